@@ -1,0 +1,158 @@
+//! Ids and keys: parsed once at the edge, correct everywhere inside.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+/// Longest id, in characters.
+pub const ID_LENGTH_MAX: usize = 64;
+/// Longest idempotency key, in characters.
+pub const KEY_LENGTH_MAX: usize = 128;
+
+/// Why a text is not an id or a key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidId {
+    /// No character at all.
+    #[error("must not be empty")]
+    Empty,
+    /// More characters than allowed.
+    #[error("must have at most {max} characters, not {length}")]
+    TooLong {
+        /// The longest allowed.
+        max: usize,
+        /// What was given.
+        length: usize,
+    },
+    /// A character outside the alphabet.
+    #[error("must consist of A-Z a-z 0-9 - _, not {0:?}")]
+    Character(char),
+}
+
+fn check(text: &str, max: usize) -> Result<(), InvalidId> {
+    if text.is_empty() {
+        return Err(InvalidId::Empty);
+    }
+    if let Some(bad) = text.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))) {
+        return Err(InvalidId::Character(bad));
+    }
+    if text.len() > max {
+        return Err(InvalidId::TooLong { max, length: text.len() });
+    }
+    Ok(())
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $max:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// The text of the id.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                check(text, $max)?;
+                Ok(Self(text.into()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = Box::<str>::deserialize(deserializer)?;
+                check(&text, $max).map_err(D::Error::custom)?;
+                Ok(Self(text))
+            }
+        }
+    };
+}
+
+id!(
+    /// The id of any entity: 1–64 characters of `A-Z a-z 0-9 - _`.
+    Id,
+    ID_LENGTH_MAX
+);
+id!(
+    /// The id of a user, which is the id of the user's wallet and of the user's page.
+    UserId,
+    ID_LENGTH_MAX
+);
+id!(
+    /// The id of a product.
+    ProductId,
+    ID_LENGTH_MAX
+);
+id!(
+    /// The id of an order, which is the id of its delivery.
+    OrderId,
+    ID_LENGTH_MAX
+);
+id!(
+    /// An idempotency key: 1–128 characters of `A-Z a-z 0-9 - _`.
+    Key,
+    KEY_LENGTH_MAX
+);
+
+macro_rules! entity_id {
+    ($($name:ident),*) => {$(
+        impl From<$name> for Id {
+            fn from(id: $name) -> Self {
+                Self(id.0)
+            }
+        }
+
+        impl From<Id> for $name {
+            fn from(id: Id) -> Self {
+                Self(id.0)
+            }
+        }
+    )*};
+}
+entity_id!(UserId, ProductId, OrderId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_one_to_sixty_four_characters_of_the_alphabet() {
+        assert!("a".parse::<Id>().is_ok());
+        assert!("A-z_09".parse::<Id>().is_ok());
+        assert!("x".repeat(64).parse::<Id>().is_ok());
+        assert_eq!("".parse::<Id>(), Err(InvalidId::Empty));
+        assert_eq!("x".repeat(65).parse::<Id>(), Err(InvalidId::TooLong { max: 64, length: 65 }));
+        for bad in ["a.b", "a b", "*", ">", "🍎", "a/b", "é", "a\0"] {
+            assert!(matches!(bad.parse::<Id>(), Err(InvalidId::Character(_))), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_may_have_twice_as_many() {
+        assert!("k".repeat(128).parse::<Key>().is_ok());
+        assert!("k".repeat(129).parse::<Key>().is_err());
+    }
+
+    #[test]
+    fn an_id_is_checked_when_it_is_read_from_bytes() {
+        assert!(serde_json::from_str::<Id>(r#""a.b""#).is_err());
+    }
+}

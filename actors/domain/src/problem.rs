@@ -1,0 +1,105 @@
+//! Error answers: one table of stable codes, and RFC 9457 problems made from it.
+
+use serde_json::{Map, Value, json};
+
+/// What went wrong, for programs: the code is stable, the HTTP status and title follow from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Code {
+    /// The stable name, for example `out_of_stock`.
+    pub name: &'static str,
+    /// The HTTP status that goes with it.
+    pub status: u16,
+    /// A short title for people.
+    pub title: &'static str,
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $constant:ident = $name:literal, $status:literal, $title:literal;)*) => {
+        impl Code {
+            $($(#[$doc])* pub const $constant: Self = Self { name: $name, status: $status, title: $title };)*
+
+            /// Every code, in the order of the table.
+            pub const ALL: &[Self] = &[$(Self::$constant),*];
+        }
+    };
+}
+
+codes! {
+    /// A body, id or number breaks a rule.
+    INVALID = "invalid", 422, "The request breaks a rule";
+    /// Not JSON, or a bad query string.
+    MALFORMED = "malformed", 400, "The request cannot be read";
+    /// No such product, wallet, order, delivery or route.
+    NOT_FOUND = "not_found", 404, "Not found";
+    /// The path exists, but not with this method.
+    METHOD_NOT_ALLOWED = "method_not_allowed", 405, "Method not allowed";
+    /// Create with an id that is in use.
+    ALREADY_EXISTS = "already_exists", 409, "Already exists";
+    /// The wallet holds less than the order costs.
+    INSUFFICIENT_BALANCE = "insufficient_balance", 409, "Insufficient balance";
+    /// The product has fewer pieces than the order wants.
+    OUT_OF_STOCK = "out_of_stock", 409, "Out of stock";
+    /// The price is no longer the one that the customer agreed to.
+    PRICE_CHANGED = "price_changed", 409, "Price changed";
+    /// The order was dispatched, delivered or rejected.
+    NOT_CANCELLABLE = "not_cancellable", 409, "Not cancellable";
+    /// The delivery is not scheduled.
+    NOT_DISPATCHABLE = "not_dispatchable", 409, "Not dispatchable";
+    /// The delivery is not dispatched.
+    NOT_DELIVERABLE = "not_deliverable", 409, "Not deliverable";
+    /// The same idempotency key (or order id) came with another body.
+    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused", 409, "Idempotency key reused";
+    /// The body is larger than allowed.
+    PAYLOAD_TOO_LARGE = "payload_too_large", 413, "Payload too large";
+    /// The body is not JSON by its content type.
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type", 415, "Unsupported media type";
+    /// More requests wait than the shop holds at a time.
+    OVERLOADED = "overloaded", 503, "Overloaded";
+    /// The service that owns the resource is not running.
+    UNAVAILABLE = "unavailable", 503, "Unavailable";
+}
+
+impl Code {
+    /// The code of that name, if there is one.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.name == name)
+    }
+}
+
+/// An error answer: an RFC 9457 problem with a stable code and the facts behind it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    /// The stable code.
+    pub code: Code,
+    /// One sentence about this occurrence.
+    pub detail: String,
+    /// Further members: the numbers and ids that explain the refusal.
+    pub facts: Map<String, Value>,
+}
+
+impl Problem {
+    /// A problem without further facts.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), facts: Map::new() }
+    }
+
+    /// The same problem with one more fact.
+    #[must_use]
+    pub fn fact(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.facts.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The problem as `application/problem+json`.
+    pub fn to_json(&self) -> Vec<u8> {
+        let Code { name, status, title } = self.code;
+        let mut members = Map::new();
+        members.insert("type".into(), json!(format!("urn:shop:problem:{name}")));
+        members.insert("title".into(), json!(title));
+        members.insert("status".into(), json!(status));
+        members.insert("code".into(), json!(name));
+        members.insert("detail".into(), json!(self.detail));
+        members.extend(self.facts.clone());
+        Value::Object(members).to_string().into_bytes()
+    }
+}

@@ -1,0 +1,173 @@
+//! A connection to NATS that never gives up: it reconnects for ever, and says what it sees.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_nats::{Client, ConnectOptions, Event, connection::State};
+use tokio::sync::watch;
+
+/// Oldest server that the shop runs on: before 2.12, `sync_interval: always` could still
+/// lose acknowledged messages and stream metadata was rewritten on update.
+pub const SERVER_VERSION_MIN: (u64, u64) = (2, 12);
+
+/// How often an idle connection is checked; a dead peer is noticed after two missed answers.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest pause between two attempts to reconnect.
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
+/// Commands that may wait in the client while the socket is busy. Past it `send` waits.
+const CLIENT_CAPACITY: usize = 65_536;
+/// Messages that may wait in one subscription. The host bounds what it takes in long before;
+/// past this the client drops messages and reports a slow consumer, which we log.
+const SUBSCRIPTION_CAPACITY: usize = 65_536;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Nobody answers there, or the handshake failed.
+    #[error(
+        "cannot reach a nats-server at {url}: {source} (is it running? `cargo run --release` starts one by itself)"
+    )]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// What the client said.
+        source: async_nats::ConnectError,
+    },
+    /// The server is older than [`SERVER_VERSION_MIN`].
+    #[error("the nats-server at {url} is version {version}; the shop needs 2.12 or newer (2.15 is what is tested)")]
+    TooOld {
+        /// Where.
+        url: String,
+        /// What the server calls itself.
+        version: String,
+    },
+}
+
+/// One TCP connection to NATS. Clones share it.
+#[derive(Clone)]
+pub struct Connection {
+    client: Client,
+    connects: watch::Receiver<u64>,
+}
+
+impl Connection {
+    /// Connects to `url` (`nats://host:port`, several separated by commas) under a `name`
+    /// that `nats server report connections` shows.
+    pub async fn connect(url: &str, name: &str) -> Result<Self, ConnectError> {
+        let unreachable = |source| ConnectError::Unreachable { url: url.to_owned(), source };
+        let (connected, connects) = watch::channel(0);
+        let connected = Arc::new(connected);
+        let label: Arc<str> = name.into();
+        let servers: Vec<&str> = url.split(',').map(str::trim).collect();
+        let client = ConnectOptions::new()
+            .name(name)
+            .ping_interval(PING_INTERVAL)
+            .client_capacity(CLIENT_CAPACITY)
+            .subscription_capacity(SUBSCRIPTION_CAPACITY)
+            .reconnect_delay_callback(reconnect_delay)
+            .event_callback(move |event| {
+                let (connected, label) = (Arc::clone(&connected), Arc::clone(&label));
+                async move { observe(&event, &label, &connected) }
+            })
+            .connect(servers)
+            .await
+            .map_err(unreachable)?;
+        let version = client.server_info().version;
+        if !is_new_enough(&version) {
+            return Err(ConnectError::TooOld { url: url.to_owned(), version });
+        }
+        Ok(Self { client, connects })
+    }
+
+    /// The client underneath, for this crate only.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Whether the socket is up right now.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Counts the times that the connection was (re-)established; a change means that
+    /// whatever was on its way may be lost.
+    pub fn connects(&self) -> watch::Receiver<u64> {
+        self.connects.clone()
+    }
+
+    /// Whether the server is part of a cluster.
+    pub fn is_clustered(&self) -> bool {
+        self.client.server_info().cluster.is_some()
+    }
+
+    /// Largest payload that the server takes, in bytes.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.client.server_info().max_payload
+    }
+
+    /// Waits until all that was published has left, at most `limit`.
+    pub async fn flush(&self, limit: Duration) {
+        if !matches!(tokio::time::timeout(limit, self.client.flush()).await, Ok(Ok(()))) {
+            tracing::warn!("not everything published could be flushed within {limit:?}");
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("state", &self.client.connection_state()).finish_non_exhaustive()
+    }
+}
+
+fn observe(event: &Event, name: &str, connected: &watch::Sender<u64>) {
+    match event {
+        Event::Connected => {
+            connected.send_modify(|times| *times += 1);
+            tracing::info!("{name}: connected to NATS");
+        }
+        Event::Disconnected => tracing::warn!("{name}: lost the connection to NATS, trying again"),
+        Event::SlowConsumer(subscription) => {
+            tracing::error!("{name}: subscription {subscription} is full, messages were dropped");
+        }
+        Event::ServerError(error) => tracing::error!("{name}: the nats-server says: {error}"),
+        Event::ClientError(error) => tracing::error!("{name}: NATS client error: {error}"),
+        Event::LameDuckMode => tracing::warn!("{name}: the nats-server is shutting down"),
+        Event::Draining | Event::Closed => tracing::debug!("{name}: {event}"),
+    }
+}
+
+/// Doubles from 10 ms to [`RECONNECT_DELAY_MAX`], with up to a quarter of jitter so that a
+/// whole fleet does not knock at the same moment.
+fn reconnect_delay(attempts: usize) -> Duration {
+    let doubled = Duration::from_millis(10) * 2u32.saturating_pow(attempts.min(16) as u32);
+    let delay = doubled.min(RECONNECT_DELAY_MAX);
+    let jitter = uuid::Uuid::new_v4().as_bytes()[0];
+    delay - delay / 4 * u32::from(jitter) / 255
+}
+
+fn is_new_enough(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-']).map_while(|part| part.parse::<u64>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= SERVER_VERSION_MIN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_from_2_12_on_are_new_enough() {
+        for version in ["2.12.0", "2.15.1", "2.15.0-RC.1", "3.0.0"] {
+            assert!(is_new_enough(version), "{version}");
+        }
+        for version in ["2.11.11", "2.9.0", "1.99.0", "", "dev"] {
+            assert!(!is_new_enough(version), "{version:?}");
+        }
+    }
+
+    #[test]
+    fn the_pause_between_two_attempts_is_bounded() {
+        for attempts in [0, 1, 5, 16, 1_000_000] {
+            assert!(reconnect_delay(attempts) <= RECONNECT_DELAY_MAX);
+        }
+    }
+}

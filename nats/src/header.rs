@@ -1,0 +1,25 @@
+//! The headers of requests and answers, all in one place.
+
+/// Request: makes a write idempotent; see `Key` in the domain.
+pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+/// Request: `respond-async` asks for an answer as soon as the log has taken the request.
+pub const PREFER: &str = "Prefer";
+/// Request and answer: the W3C trace context, carried through.
+pub const TRACEPARENT: &str = "traceparent";
+/// Answer: `true` when it is the repeated first answer to a key or order id.
+pub const IDEMPOTENCY_REPLAYED: &str = "Idempotency-Replayed";
+/// Answer: `respond-async` when the request was taken but is not settled yet (HTTP 202).
+pub const PREFERENCE_APPLIED: &str = "Preference-Applied";
+/// Answer: seconds after which a retry makes sense.
+pub const RETRY_AFTER: &str = "Retry-After";
+/// Error answer: the stable code (NATS service convention, ADR-32).
+pub const SERVICE_ERROR: &str = "Nats-Service-Error";
+/// Error answer: the HTTP status (NATS service convention, ADR-32).
+pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
+/// Dead letter: why the message could not be read.
+pub const DEAD_REASON: &str = "Shop-Dead-Reason";
+/// Dead letter: the log and the sequence that it came from, `wallet/17`.
+pub const DEAD_ORIGIN: &str = "Shop-Dead-Origin";
+
+/// The value of [`PREFER`] and [`PREFERENCE_APPLIED`] for an answer before the outcome.
+pub const RESPOND_ASYNC: &str = "respond-async";

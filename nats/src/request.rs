@@ -1,0 +1,113 @@
+//! Requests to the doors: what the bridge sends, and what comes back.
+
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Request as NatsRequest, RequestErrorKind};
+use bytes::Bytes;
+use shop_domain::problem::Code;
+
+use crate::{connection::Connection, header};
+
+/// A request to a door.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Where to, see [`crate::subject::door`].
+    pub subject: String,
+    /// JSON, or MessagePack; nothing for a verb without arguments.
+    pub body: Bytes,
+    /// The caller's idempotency key, unchecked: the door checks it.
+    pub idempotency_key: Option<String>,
+    /// The caller's W3C trace context.
+    pub traceparent: Option<String>,
+    /// Whether to answer as soon as the log has taken the request.
+    pub respond_async: bool,
+}
+
+/// What a door, or the entity behind it, answered.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The body, in the format of the request.
+    pub body: Bytes,
+    /// The code of an error answer; then the body is a problem.
+    pub error: Option<Code>,
+    /// Whether this is the first answer once more.
+    pub replayed: bool,
+    /// Whether the request was taken but is not settled.
+    pub accepted: bool,
+    /// Seconds after which a retry makes sense.
+    pub retry_after: Option<String>,
+}
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// No process serves this kind.
+    #[error("nobody serves {subject}")]
+    NoResponders {
+        /// What was asked.
+        subject: String,
+    },
+    /// Nothing came within the wait. The request may or may not have been taken.
+    #[error("no answer on {subject} within {wait:?}")]
+    TimedOut {
+        /// What was asked.
+        subject: String,
+        /// How long.
+        wait: Duration,
+    },
+    /// The connection does not work, or the request cannot be sent over it.
+    #[error("cannot ask {subject}: {source}")]
+    Failed {
+        /// What was asked.
+        subject: String,
+        /// What the client said.
+        source: async_nats::RequestError,
+    },
+}
+
+impl Connection {
+    /// Sends a request and waits for the answer, at most `wait`.
+    pub async fn request(&self, request: Request, wait: Duration) -> Result<Reply, RequestError> {
+        let Request { subject, body, .. } = request.clone();
+        let mut outgoing = NatsRequest::new().payload(body).timeout(Some(wait));
+        let headers = headers_of(&request);
+        if !headers.is_empty() {
+            outgoing = outgoing.headers(headers);
+        }
+        match self.client().send_request(subject.clone(), outgoing).await {
+            Ok(message) => Ok(read_reply(message.headers.as_ref(), message.payload)),
+            Err(error) => Err(match error.kind() {
+                RequestErrorKind::NoResponders => RequestError::NoResponders { subject },
+                RequestErrorKind::TimedOut => RequestError::TimedOut { subject, wait },
+                RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::Other => {
+                    RequestError::Failed { subject, source: error }
+                }
+            }),
+        }
+    }
+}
+
+fn headers_of(request: &Request) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(key) = &request.idempotency_key {
+        headers.insert(header::IDEMPOTENCY_KEY, key.as_str());
+    }
+    if let Some(traceparent) = &request.traceparent {
+        headers.insert(header::TRACEPARENT, traceparent.as_str());
+    }
+    if request.respond_async {
+        headers.insert(header::PREFER, header::RESPOND_ASYNC);
+    }
+    headers
+}
+
+fn read_reply(headers: Option<&HeaderMap>, body: Bytes) -> Reply {
+    let get = |name| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str());
+    Reply {
+        body,
+        error: get(header::SERVICE_ERROR).and_then(Code::named),
+        replayed: get(header::IDEMPOTENCY_REPLAYED).is_some(),
+        accepted: get(header::PREFERENCE_APPLIED).is_some(),
+        retry_after: get(header::RETRY_AFTER).map(str::to_owned),
+    }
+}

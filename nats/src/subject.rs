@@ -1,0 +1,63 @@
+//! Every subject and stream name of the shop.
+
+use shop_domain::{id::Id, kind::Kind};
+
+/// Where bytes go that could not be read as a frame.
+pub const DEAD_STREAM: &str = "SHOP_DEAD";
+
+/// `shop.<kind>.<id>.<verb>`: where a request about one entity goes.
+pub fn door(kind: Kind, id: &str, verb: &str) -> String {
+    format!("shop.{kind}.{id}.{verb}")
+}
+
+/// `shop.<kind>.<verb>`: where a request about a whole kind goes: `list` (products), `status`.
+pub fn door_of_kind(kind: Kind, verb: &str) -> String {
+    format!("shop.{kind}.{verb}")
+}
+
+/// `shop.<kind>.>`: all that the doors of a kind listen to.
+pub fn doors(kind: Kind) -> String {
+    format!("shop.{kind}.>")
+}
+
+/// `SHOP_<KIND>`: the stream that is the log of a kind.
+pub fn stream(kind: Kind) -> String {
+    format!("SHOP_{}", kind.as_str().to_uppercase())
+}
+
+/// `shop.log.<kind>.<partition>`: the part of a kind's log that belongs to one partition.
+pub fn log(kind: Kind, partition: u16) -> String {
+    format!("shop.log.{kind}.{partition}")
+}
+
+/// `shop.log.<kind>.*`: all of a kind's log.
+pub fn logs(kind: Kind) -> String {
+    format!("shop.log.{kind}.*")
+}
+
+/// `shop.dead.<kind>.<partition>`: dead letters from one partition of a kind's log.
+pub fn dead(kind: Kind, partition: u16) -> String {
+    format!("shop.dead.{kind}.{partition}")
+}
+
+/// The partition of an entity: FNV-1a (32 bit) of its id modulo the number of partitions, which
+/// is what the server's own `{{partition()}}` subject mapping computes.
+pub fn partition_of(id: &Id, partitions: u16) -> u16 {
+    let hash =
+        id.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash % u32::from(partitions)) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_partition_of_an_id_is_what_the_server_computes() {
+        // FNV-1a 32-bit test vectors: http://www.isthe.com/chongo/tech/comp/fnv/
+        let hash = |id: &str| u32::from(partition_of(&id.parse().unwrap(), u16::MAX));
+        assert_eq!(hash("a"), 0xe40c_292c % 65_535);
+        assert_eq!(hash("foobar"), 0xbf9c_f968 % 65_535);
+        assert_eq!(partition_of(&"alice".parse().unwrap(), 1), 0);
+    }
+}

@@ -28,11 +28,6 @@ impl Rows {
         self.slots.entry(key).or_insert(Slot { bytes, changed: false });
     }
 
-    /// Whether the row was loaded or written.
-    pub fn holds(&self, key: &str) -> bool {
-        self.slots.contains_key(key)
-    }
-
     /// The row, if there is one.
     ///
     /// # Panics

@@ -1,11 +1,23 @@
 //! The host: runs the shop's entities as actors over the log, and keeps their state at hand.
+//!
+//! A request comes in at the [`door`], which appends it to the log of its kind. The reader in
+//! [`kind_host`] hands records to their [`partition`], whose [`entities`] handle the messages;
+//! what they send leaves through the [`outbox`], and once the logs have that, the round is
+//! [settled](settle): callers are answered, and a checkpoint may be kept in the [`store`].
 
+pub mod cli;
 pub mod config;
+pub mod door;
 pub mod entities;
 pub mod entity_actor;
+pub mod fence;
+pub mod host;
+pub mod kind_host;
 pub mod link;
 pub mod memory;
 pub mod outbox;
 pub mod partition;
+pub mod query;
+pub mod reply;
 pub mod settle;
 pub mod store;

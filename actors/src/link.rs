@@ -36,10 +36,11 @@ impl Links {
     /// will send again from the hole on.
     pub fn accept(&mut self, source: Source, first: u64, count: usize, at: u64) -> Range<usize> {
         let accepted = self.accepted.get(&source).map_or(0, |accepted| accepted.number);
-        let last = first.saturating_add(count as u64 - 1);
-        if count == 0 || last <= accepted || first > accepted + 1 {
+        let next = first.saturating_add(count as u64);
+        if next <= accepted + 1 || first > accepted + 1 || count == 0 {
             return 0..0;
         }
+        let last = next - 1;
         self.accepted.insert(source, Accepted { number: last, at });
         if source.origin == Origin::Door {
             self.forget_doors();

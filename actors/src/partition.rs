@@ -51,6 +51,15 @@ pub struct Partition {
     last_checkpoint: Instant,
 }
 
+/// How many records a partition takes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// All that wait, up to a limit.
+    WhatIsThere,
+    /// One: after a panic, to learn which record it was.
+    RecordByRecord,
+}
+
 /// What others see of a partition.
 #[derive(Clone, Debug)]
 pub struct Handle {
@@ -167,13 +176,18 @@ impl Partition {
     pub async fn run(
         mut self,
         mut records: mpsc::Receiver<Record>,
+        pace: Pace,
         stop: CancellationToken,
     ) -> Result<(), PartitionError> {
-        let mut taken = Vec::with_capacity(ROUND_RECORDS_MAX);
+        let limit = match pace {
+            Pace::WhatIsThere => ROUND_RECORDS_MAX,
+            Pace::RecordByRecord => 1,
+        };
+        let mut taken = Vec::with_capacity(limit);
         loop {
             let checkpoint_due = self.last_checkpoint + CHECKPOINT_INTERVAL;
             tokio::select! {
-                count = records.recv_many(&mut taken, ROUND_RECORDS_MAX) => match count {
+                count = records.recv_many(&mut taken, limit) => match count {
                     0 => break,
                     _ => self.round(taken.drain(..)).await?,
                 },

@@ -343,9 +343,8 @@ mod tests {
     #[test]
     fn a_database_that_cannot_be_read_is_set_aside() {
         let folder = tempfile::tempdir().unwrap();
-        fs::create_dir_all(folder.path().join("order/sled")).unwrap();
-        fs::write(folder.path().join("order/sled/conf"), "garbage").unwrap();
-        fs::write(folder.path().join("order/sled/db"), "garbage").unwrap();
+        fs::create_dir_all(folder.path().join("order")).unwrap();
+        fs::write(folder.path().join("order/sled"), "no database").unwrap();
         let store = Store::open(folder.path(), Kind::Order).unwrap();
         assert_eq!(store.shelf(0).unwrap().meta().unwrap(), None);
         let aside = fs::read_dir(folder.path().join("order")).unwrap();

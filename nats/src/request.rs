@@ -105,7 +105,8 @@ fn read_reply(headers: Option<&HeaderMap>, body: Bytes) -> Reply {
     let get = |name| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str());
     Reply {
         body,
-        error: get(header::SERVICE_ERROR).and_then(Code::named),
+        // An error is an error, also under a name that this program does not know yet.
+        error: get(header::SERVICE_ERROR).map(|name| Code::named(name).unwrap_or(Code::UNAVAILABLE)),
         replayed: get(header::IDEMPOTENCY_REPLAYED).is_some(),
         accepted: get(header::PREFERENCE_APPLIED).is_some(),
         retry_after: get(header::RETRY_AFTER).map(str::to_owned),

@@ -312,7 +312,8 @@ impl Placed {
                 self.accept_cancel(reason, ctx);
             }
             Phase::Rejected(_) => {
-                ctx.refuse(&Refusal::NotCancellable { status: Status::Rejected.to_string().into() });
+                let status = Status::Rejected.to_string().into();
+                ctx.refuse(&Refusal::NotCancellable { kind: Kind::Order, status });
             }
             Phase::Cancelled => ctx.answer(Answer::ok(&self.view(ctx.id))),
         }
@@ -397,8 +398,8 @@ impl Placed {
         self.cancel_reason = None;
         self.updated_at = ctx.now;
         self.tell_page(ctx);
-        let refused = Answer::refused(&Refusal::NotCancellable { status: status.to_string().into() });
-        self.answer_cancellers(&refused, ctx);
+        let refusal = Refusal::NotCancellable { kind: Kind::Delivery, status: status.to_string().into() };
+        self.answer_cancellers(&Answer::refused(&refusal), ctx);
     }
 
     /// A step was refused: undoes what was `done`, and ends the order. A cancel that was accepted

@@ -55,7 +55,9 @@ pub enum Refusal {
     },
     /// The order cannot be cancelled any more.
     NotCancellable {
-        /// The status, of the order or of its delivery, that forbids it.
+        /// Whose status forbids it: the order's, or its delivery's.
+        kind: Kind,
+        /// That status.
         status: Box<str>,
     },
     /// The delivery is not waiting to be dispatched.
@@ -119,14 +121,16 @@ impl Refusal {
                     .fact("price", price.get())
                     .fact("agreed", agreed.get())
             }
-            Self::NotCancellable { status } => {
-                problem(format!("an order that is {status} cannot be cancelled")).fact("status", &**status)
+            // A problem's own `status` is the HTTP status, so the fact says whose status it is.
+            Self::NotCancellable { kind, status } => {
+                problem(format!("the {kind} is {status}, so the order cannot be cancelled"))
+                    .fact(&format!("{kind}_status"), &**status)
             }
             Self::NotDispatchable { status } => {
-                problem(format!("a delivery that is {status} cannot be dispatched")).fact("status", &**status)
+                problem(format!("a delivery that is {status} cannot be dispatched")).fact("delivery_status", &**status)
             }
             Self::NotDeliverable { status } => {
-                problem(format!("a delivery that is {status} cannot be delivered")).fact("status", &**status)
+                problem(format!("a delivery that is {status} cannot be delivered")).fact("delivery_status", &**status)
             }
             Self::IdempotencyKeyReused => {
                 problem("this idempotency key or order id was used before with another request; take a new one".into())

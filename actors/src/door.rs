@@ -1,0 +1,208 @@
+//! The door of a kind: lets requests in. Reads are answered; writes are checked, quoted where a
+//! price is missing, and appended to the log. The answer to a write comes from the entity.
+
+pub mod appender;
+pub mod body;
+pub mod command;
+pub mod quotes;
+
+use std::{sync::Arc, time::Instant};
+
+use shop_domain::{
+    id::Id,
+    kind::Kind,
+    message::{Envelope, Message, ReplyTo, Request},
+    order,
+    problem::{Code, Problem},
+};
+use shop_nats::{
+    door::{Incoming, Listener, Response},
+    log::SharedLog,
+    subject::partition_of,
+};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    appender::{Appender, Pending},
+    body::format_of,
+    command::Command,
+    quotes::Quotes,
+};
+use crate::{query::Reads, reply::Answers};
+
+/// Most requests that are being answered or quoted at a time: beyond it the door is overloaded.
+const BUSY_MAX: usize = 8_192;
+
+/// The door of one kind.
+#[derive(Debug)]
+pub struct Door {
+    kind: Kind,
+    reads: Reads,
+    quotes: Quotes,
+    answers: Answers,
+    appenders: Vec<Appender>,
+    busy: Arc<Semaphore>,
+}
+
+/// A request that was read and is worth an effort.
+struct Admitted {
+    command: Command,
+    /// Nobody waits for the answer when there is none.
+    reply: Option<ReplyTo>,
+    key: Option<shop_domain::id::Key>,
+    trace: Option<String>,
+    respond_async: bool,
+    since: Instant,
+}
+
+impl Door {
+    /// A door into the log of a kind with so many partitions.
+    pub fn new(kind: Kind, partitions: u16, log: &SharedLog, reads: Reads, answers: Answers) -> Arc<Self> {
+        let appender = |partition| Appender::new(log.clone(), kind, partition, answers.clone());
+        Arc::new(Self {
+            kind,
+            appenders: (0..partitions).map(appender).collect(),
+            quotes: Quotes::new(answers.connection.clone()),
+            reads,
+            answers,
+            busy: Arc::new(Semaphore::new(BUSY_MAX)),
+        })
+    }
+
+    /// Lets requests in until `stop`; then finishes what came in, and waits until the log has it.
+    pub async fn run(self: Arc<Self>, mut listener: Listener, stop: CancellationToken) {
+        let tasks = TaskTracker::new();
+        loop {
+            let incoming = tokio::select! {
+                incoming = listener.next() => incoming,
+                () = stop.cancelled() => break,
+            };
+            match incoming {
+                Some(incoming) => self.admit(incoming, &tasks).await,
+                None => break,
+            }
+        }
+        listener.close().await;
+        while let Some(incoming) = listener.next().await {
+            self.admit(incoming, &tasks).await;
+        }
+        tasks.close();
+        tasks.wait().await;
+        if let Some(door) = Arc::into_inner(self) {
+            futures::future::join_all(door.appenders.into_iter().map(Appender::finish)).await;
+        }
+    }
+
+    /// Sends a request on its way: plain writes at once and in their order, the rest beside it.
+    async fn admit(self: &Arc<Self>, incoming: Incoming, tasks: &TaskTracker) {
+        let since = Instant::now();
+        let Incoming { target, body, inbox, idempotency_key, traceparent, respond_async } = incoming;
+        let format = format_of(&body);
+        let reply = inbox.map(|inbox| ReplyTo { inbox: inbox.into(), format });
+        let read = command::read(self.kind, &target, &body)
+            .and_then(|command| Ok((command, idempotency_key.as_deref().map(command::key).transpose()?)));
+        let (command, key) = match read {
+            Ok(read) => read,
+            Err(problem) => {
+                self.answers.stats.request(since.elapsed());
+                return self.refuse(reply, &problem, traceparent).await;
+            }
+        };
+        let admitted = Admitted { command, reply, key, trace: traceparent, respond_async, since };
+        if admitted.is_quick() {
+            return self.serve(admitted).await;
+        }
+        match Arc::clone(&self.busy).try_acquire_owned() {
+            Ok(permit) => {
+                let door = Arc::clone(self);
+                tasks.spawn(async move {
+                    door.serve(admitted).await;
+                    drop(permit);
+                });
+            }
+            Err(_) => self.refuse(admitted.reply, &overloaded(), admitted.trace).await,
+        }
+    }
+
+    async fn serve(&self, admitted: Admitted) {
+        let Admitted { command, reply, key, trace, respond_async, since } = admitted;
+        match command {
+            Command::Read(query) => match (self.reads.answer(query).await, reply) {
+                (Ok(body), Some(to)) => {
+                    let response = Response { body, error: None, replayed: false, accepted: false, traceparent: trace };
+                    self.answers.send(to, response).await;
+                }
+                (Ok(_), None) => {}
+                (Err(problem), reply) => self.refuse(reply, &problem, trace).await,
+            },
+            Command::Write(to, message) => {
+                let fingerprint = message.fingerprint();
+                match self.quote(message).await {
+                    Ok(message) => {
+                        let (reply, tell_accepted) = if respond_async { (None, reply) } else { (reply, None) };
+                        let request = Some(Request { key, fingerprint, reply });
+                        let envelope = Envelope { to, message, request, trace: trace.map(Into::into) };
+                        self.append(Pending { envelope, tell_accepted, since }).await;
+                    }
+                    Err(problem) => self.refuse(reply, &problem, trace).await,
+                }
+            }
+        }
+        self.answers.stats.request(since.elapsed());
+    }
+
+    /// Puts a quote on every line of an order that names no price.
+    async fn quote(&self, message: Message) -> Result<Message, Problem> {
+        let Message::Order(order::Message::Place(mut place)) = message else { return Ok(message) };
+        if place.lines.iter().any(|line| line.unit_price.is_none()) {
+            if !self.quotes.fill(&mut place.lines).await {
+                let detail = "nobody could be asked for the price; name a unit_price, or try again";
+                return Err(Problem::new(Code::UNAVAILABLE, detail));
+            }
+            match order::price(&place.lines) {
+                Err(refusal) if refusal.code() == Code::INVALID => return Err(refusal.problem()),
+                // Any other refusal is the order's to give, and stays readable.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(order::Message::Place(place).into())
+    }
+
+    async fn append(&self, pending: Pending) {
+        let partition = self.partition_of(&pending.envelope.to);
+        if let Err(pending) = self.appenders[partition].take(pending) {
+            let Pending { envelope, tell_accepted, .. } = *pending;
+            let reply = envelope.request.and_then(|request| request.reply).or(tell_accepted);
+            self.refuse(reply, &overloaded(), envelope.trace.map(Into::into)).await;
+        }
+    }
+
+    fn partition_of(&self, id: &Id) -> usize {
+        usize::from(partition_of(id, self.appenders.len() as u16))
+    }
+
+    async fn refuse(&self, reply: Option<ReplyTo>, problem: &Problem, trace: Option<String>) {
+        match reply {
+            Some(to) => self.answers.problem(to, problem, trace).await,
+            None => tracing::info!("a request to {} that nobody waits for was refused: {}", self.kind, problem.detail),
+        }
+    }
+}
+
+impl Admitted {
+    /// Whether serving it waits for nobody.
+    fn is_quick(&self) -> bool {
+        match &self.command {
+            Command::Write(_, Message::Order(order::Message::Place(place))) => {
+                place.lines.iter().all(|line| line.unit_price.is_some())
+            }
+            Command::Write(_, _) => true,
+            Command::Read(_) => false,
+        }
+    }
+}
+
+fn overloaded() -> Problem {
+    Problem::new(Code::OVERLOADED, "more requests wait than the shop holds at a time; nothing was done, try again")
+}

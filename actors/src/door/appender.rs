@@ -1,0 +1,156 @@
+//! From the door into the log: commands for one partition, as frames that form by themselves
+//! while the frame before is being made durable.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::json;
+use shop_domain::{
+    kind::Kind,
+    message::Message,
+    message::{Envelope, ReplyTo},
+    order,
+    problem::{Code, Problem},
+};
+use shop_nats::{
+    door::Response,
+    frame::{EncodedMessage, Origin, Source, frames},
+    log::SharedLog,
+    publisher::Publisher,
+};
+use tokio::{
+    sync::mpsc::{self, error::TrySendError},
+    task::JoinHandle,
+};
+
+use crate::reply::Answers;
+
+/// Commands that wait for one partition's log. Beyond it the door is overloaded: at the slowest
+/// disk that we know (250 frames/s) it is a good second of work.
+const WAITING_MAX: usize = 8_192;
+/// Most commands in one frame.
+const FRAME_COMMANDS_MAX: usize = 1_024;
+/// Frames on their way. One: the commands that come meanwhile make up the next.
+const WINDOW_FRAMES: usize = 1;
+/// A command that has waited this long without being sent is refused: its caller has given up.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+/// A door that was idle this long counts its messages from 1 again under a new epoch, because
+/// partitions remember the doors' numbers only for the most recent ones.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// A command on its way into the log.
+#[derive(Debug)]
+pub struct Pending {
+    /// The command.
+    pub envelope: Envelope,
+    /// Who is to be told as soon as the log has it.
+    pub tell_accepted: Option<ReplyTo>,
+    /// When it came in.
+    pub since: Instant,
+}
+
+/// Appends commands to one partition's log.
+#[derive(Debug)]
+pub struct Appender {
+    commands: mpsc::Sender<Pending>,
+    task: JoinHandle<()>,
+}
+
+impl Appender {
+    /// Appends to one partition's log; refusals and early answers go out through `answers`.
+    pub fn new(log: SharedLog, kind: Kind, partition: u16, answers: Answers) -> Self {
+        let (commands, waiting) = mpsc::channel(WAITING_MAX);
+        let publisher = Publisher::new(log, kind, partition, WINDOW_FRAMES);
+        let task = tokio::spawn(append(publisher, waiting, answers));
+        Self { commands, task }
+    }
+
+    /// Takes a command, or gives it back when too many wait.
+    pub fn take(&self, pending: Pending) -> Result<(), Box<Pending>> {
+        self.commands.try_send(pending).map_err(|error| match error {
+            TrySendError::Full(pending) | TrySendError::Closed(pending) => Box::new(pending),
+        })
+    }
+
+    /// Takes no more, and waits until the log has all that was taken.
+    pub async fn finish(self) {
+        drop(self.commands);
+        if let Err(error) = self.task.await {
+            tracing::error!("an appender panicked: {error}");
+        }
+    }
+}
+
+async fn append(publisher: Publisher, mut waiting: mpsc::Receiver<Pending>, answers: Answers) {
+    let mut link = Link::new();
+    let mut taken = Vec::new();
+    while waiting.recv_many(&mut taken, FRAME_COMMANDS_MAX).await > 0 {
+        let mut messages = Vec::with_capacity(taken.len());
+        let mut accepted = Vec::new();
+        for Pending { envelope, tell_accepted, since } in taken.drain(..) {
+            if since.elapsed() > WAIT_MAX {
+                give_up(&answers, envelope, tell_accepted).await;
+                continue;
+            }
+            messages.push(EncodedMessage::new(&envelope));
+            accepted.extend(tell_accepted.map(|to| (to, acceptance(&envelope), envelope.trace)));
+        }
+        let (source, first) = link.number(messages.len());
+        for (frame, _) in frames(source, first, &messages) {
+            // The publisher resends until the log has it; it ends only with the process.
+            let _ = publisher.send(frame).await.await;
+        }
+        for (to, body, trace) in accepted {
+            let traceparent = trace.map(Into::into);
+            answers.send(to, Response { body, error: None, replayed: false, accepted: true, traceparent }).await;
+        }
+    }
+}
+
+/// The numbers of a door's messages to one partition.
+struct Link {
+    source: Source,
+    next: u64,
+    used: Instant,
+}
+
+impl Link {
+    fn new() -> Self {
+        let epoch = uuid::Uuid::new_v4().as_u64_pair().0;
+        Self { source: Source { origin: Origin::Door, epoch }, next: 1, used: Instant::now() }
+    }
+
+    fn number(&mut self, count: usize) -> (Source, u64) {
+        if self.used.elapsed() > IDLE_MAX {
+            *self = Self::new();
+        }
+        let first = self.next;
+        self.next += count as u64;
+        self.used = Instant::now();
+        (self.source, first)
+    }
+}
+
+/// What a caller is told who does not wait for the outcome.
+fn acceptance(envelope: &Envelope) -> Bytes {
+    let status = match &envelope.message {
+        Message::Order(order::Message::Place(_)) => Some(order::Status::Pending),
+        Message::Order(order::Message::Cancel { .. }) => Some(order::Status::Cancelling),
+        Message::Order(_) | Message::Wallet(_) | Message::Product(_) | Message::Delivery(_) | Message::Mypage(_) => {
+            None
+        }
+    };
+    let mut body = json!({ "id": envelope.to });
+    if let Some(status) = status {
+        body["status"] = json!(status);
+    }
+    body.to_string().into()
+}
+
+async fn give_up(answers: &Answers, envelope: Envelope, tell_accepted: Option<ReplyTo>) {
+    let reply = envelope.request.and_then(|request| request.reply).or(tell_accepted);
+    if let Some(to) = reply {
+        let detail = "the log did not take the request in time; nothing was done, try again";
+        answers.problem(to, &Problem::new(Code::UNAVAILABLE, detail), envelope.trace.map(Into::into)).await;
+    }
+}

@@ -1,0 +1,202 @@
+//! Every verb of every kind: from a request to a message or a question, on one screen.
+
+use std::collections::HashSet;
+
+use shop_domain::{
+    delivery,
+    id::{Id, Key, ProductId},
+    kind::Kind,
+    message::Message,
+    money::{Money, Quantity},
+    order::{self, LINES_MAX, Place, Wanted},
+    problem::{Code, Problem},
+    product, wallet,
+};
+
+use super::body::Fields;
+use crate::query::{Page, Query};
+
+/// Most characters of a product's name.
+const NAME_LENGTH_MAX: usize = 200;
+/// Most characters of the reason for a cancel.
+const REASON_LENGTH_MAX: usize = 500;
+/// Items of a page when nothing else is asked for, and at most.
+const PAGE_ITEMS: (usize, usize) = (50, 1_000);
+/// Most characters of a place in a list: a row's key.
+const PLACE_LENGTH_MAX: usize = 128;
+/// Most products of one question for quotes: their ids stay within one body.
+pub const QUOTES_MAX: usize = 500;
+
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Append this to the log.
+    Write(Id, Message),
+    /// Answer this.
+    Read(Query),
+}
+
+/// Reads the request of `kind` with `target` (`<id>.<verb>`, or a verb for the whole kind).
+pub fn read(kind: Kind, target: &str, body: &[u8]) -> Result<Command, Problem> {
+    let fields = Fields::read(body)?;
+    match target.rsplit_once('.') {
+        Some((id, verb)) => {
+            let id = id.parse().map_err(|error| invalid("/id", &format!("{error}")))?;
+            about_one(kind, id, verb, fields)
+        }
+        None => about_all(kind, target, fields),
+    }
+}
+
+/// Reads an idempotency key.
+pub fn key(text: &str) -> Result<Key, Problem> {
+    text.parse().map_err(|error| invalid("/headers/Idempotency-Key", &format!("{error}")))
+}
+
+fn about_one(kind: Kind, id: Id, verb: &str, mut fields: Fields) -> Result<Command, Problem> {
+    let f = &mut fields;
+    let write = |message: Option<Message>| message.map(|message| Command::Write(id.clone(), message));
+    let read = |query: Query| Some(Command::Read(query));
+    let command = match (kind, verb) {
+        (Kind::Wallet, "open") => write(open(&id, f)),
+        (Kind::Wallet, "top-up") => write(top_up(f)),
+        (Kind::Wallet, "statement") => page(f, "before").and_then(|page| read(Query::Statement(id.clone(), page))),
+        (Kind::Product, "create") => write(create(&id, f)),
+        (Kind::Product, "restock") => write(restock(f)),
+        (Kind::Product, "change") => write(change(f)),
+        (Kind::Order, "place") => write(place(&id, f)),
+        (Kind::Order, "cancel") => write(cancel(f)),
+        (Kind::Delivery, "dispatch") => write(Some(delivery::Message::Dispatch.into())),
+        (Kind::Delivery, "deliver") => write(Some(delivery::Message::Deliver.into())),
+        (Kind::Mypage, "get") => page(f, "before").and_then(|page| read(Query::Orders(id.clone(), page))),
+        (Kind::Wallet | Kind::Product | Kind::Order | Kind::Delivery, "get") => read(Query::Get(id)),
+        (_, verb) => return Err(no_such_verb(kind, verb)),
+    };
+    fields.finish()?;
+    Ok(command.expect("what is not a command left a mistake"))
+}
+
+fn about_all(kind: Kind, verb: &str, mut fields: Fields) -> Result<Command, Problem> {
+    let f = &mut fields;
+    let query = match (kind, verb) {
+        (Kind::Product, "list") => products(f),
+        (Kind::Product, "quote") => quotes(f),
+        (_, "status") => Some(Query::Status),
+        (_, verb) => return Err(no_such_verb(kind, verb)),
+    };
+    fields.finish()?;
+    Ok(Command::Read(query.expect("what is not a query left a mistake")))
+}
+
+fn open(id: &Id, f: &mut Fields) -> Option<Message> {
+    same_id(id, f);
+    let balance = f.optional_integer("balance", 0, Money::new).unwrap_or(Money::ZERO);
+    Some(wallet::Message::Open { balance }.into())
+}
+
+fn top_up(f: &mut Fields) -> Option<Message> {
+    let amount = f.integer("amount", 0, Money::new)?;
+    Some(wallet::Message::TopUp { amount }.into())
+}
+
+fn create(id: &Id, f: &mut Fields) -> Option<Message> {
+    same_id(id, f);
+    let name = f.text("name", NAME_LENGTH_MAX);
+    let price = f.integer("price", 0, Money::new);
+    let stock = f.integer("stock", 0, Quantity::new);
+    Some(product::Message::Create { name: name?, price: price?, stock: stock? }.into())
+}
+
+fn restock(f: &mut Fields) -> Option<Message> {
+    let quantity = f.integer("quantity", 0, Quantity::new)?;
+    Some(product::Message::Restock { quantity }.into())
+}
+
+fn change(f: &mut Fields) -> Option<Message> {
+    let name = f.optional_text("name", NAME_LENGTH_MAX);
+    let price = f.optional_integer("price", 0, Money::new);
+    Some(product::Message::Change { name, price }.into())
+}
+
+fn place(id: &Id, f: &mut Fields) -> Option<Message> {
+    same_id(id, f);
+    let user = f.id("user");
+    let lines = if f.has("lines") {
+        for single in ["product", "quantity", "unit_price"] {
+            if f.has(single) {
+                f.note("lines", format!("stands in place of {single}; give one or the other"));
+            }
+        }
+        f.optional_list("lines", LINES_MAX, wanted)
+    } else {
+        wanted(f).map(|line| vec![line])
+    };
+    let lines = lines?;
+    let mut seen = HashSet::new();
+    for (index, line) in lines.iter().enumerate() {
+        if !seen.insert(&line.product) {
+            f.note("lines", format!("name {} more than once (again at index {index})", line.product));
+        }
+    }
+    if let Some(Err(refusal)) = lines.iter().all(|line| line.unit_price.is_some()).then(|| order::price(&lines)) {
+        f.note("lines", refusal.problem().detail);
+    }
+    Some(order::Message::Place(Place { user: user?, lines }).into())
+}
+
+fn wanted(f: &mut Fields) -> Option<Wanted> {
+    let product = f.id("product");
+    let quantity = f.integer("quantity", 1, Quantity::new);
+    let unit_price = f.optional_integer("unit_price", 0, Money::new);
+    Some(Wanted { product: product?, quantity: quantity?, unit_price, quote: None })
+}
+
+fn cancel(f: &mut Fields) -> Option<Message> {
+    let reason = f.optional_text("reason", REASON_LENGTH_MAX);
+    Some(order::Message::Cancel { reason }.into())
+}
+
+fn products(f: &mut Fields) -> Option<Query> {
+    let from: Option<ProductId> = f.optional_id("after");
+    let limit = limit(f)?;
+    Some(Query::Products(Page { limit, from: from.map(|id| id.to_string()) }))
+}
+
+fn quotes(f: &mut Fields) -> Option<Query> {
+    f.list("products", QUOTES_MAX, |f| f.id("id")).map(Query::Quotes)
+}
+
+fn page(f: &mut Fields, from: &str) -> Option<Page> {
+    let from = f.optional_place(from, PLACE_LENGTH_MAX);
+    Some(Page { limit: limit(f)?, from })
+}
+
+fn limit(f: &mut Fields) -> Option<usize> {
+    let (default, max) = PAGE_ITEMS;
+    if !f.has("limit") {
+        return Some(default);
+    }
+    let limit = f.optional_integer("limit", 1, |limit| usize::try_from(limit).ok())?;
+    if limit > max {
+        f.note("limit", format!("must be at most {max}, not {limit}"));
+        return None;
+    }
+    Some(limit)
+}
+
+/// An id in the body must be the one that the request is about.
+fn same_id(id: &Id, f: &mut Fields) {
+    if let Some(other) = f.optional_id::<Id>("id").filter(|other| other != id) {
+        f.note("id", format!("is {other}, but the request is about {id}"));
+    }
+}
+
+fn invalid(pointer: &str, detail: &str) -> Problem {
+    let errors = serde_json::json!([{ "pointer": pointer, "detail": detail }]);
+    Problem::new(Code::INVALID, format!("{pointer} {detail}")).fact("errors", errors)
+}
+
+fn no_such_verb(kind: Kind, verb: &str) -> Problem {
+    let shown: String = verb.chars().take(64).collect();
+    Problem::new(Code::NOT_FOUND, format!("a {kind} has no verb {shown:?}"))
+}

@@ -1,0 +1,170 @@
+//! The host: connects, makes sure of the logs, and runs kinds behind their doors until it is told to stop.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use shop_domain::kind::Kind;
+use shop_nats::{
+    connection::{ConnectError, Connection},
+    discovery::Stats,
+    door::ListenError,
+    jetstream::JetStreamLog,
+    log::{Identity, SharedLog},
+    topology::TopologyError,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    door::Door,
+    fence::Fence,
+    kind_host::{KindError, KindHost, View},
+    outbox::Partitions,
+    query::Reads,
+    reply::Answers,
+    store::{Store, StoreError},
+};
+
+/// Answers of one kind that wait to be sent.
+const REPLIES_MAX: usize = 4_096;
+/// How long what is on its way may take to leave when the host stops.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a host does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// There is no connection to NATS.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The streams are not as they should be.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// Checkpoints cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A kind cannot be served.
+    #[error(transparent)]
+    Kind(#[from] KindError),
+    /// Requests cannot be listened to.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// What all kinds of a host share. The client runs each connection in one task, so what is read,
+/// what is published, and what callers send each have a connection of their own.
+struct Shared {
+    log: SharedLog,
+    publishing: Connection,
+    doors: Connection,
+    identities: BTreeMap<Kind, Identity>,
+    partitions: Partitions,
+}
+
+/// Runs the host until `stop`: first the doors close and what came in is appended, then the
+/// partitions write a last checkpoint.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostError> {
+    let names: Vec<_> = config.kinds.iter().map(|kind| kind.as_str()).collect();
+    let names = names.join(",");
+    let connect = |role: &str| {
+        let (url, name) = (config.nats_url.clone(), format!("shop-actors {names} {role}"));
+        async move { Connection::connect(&url, &name).await }
+    };
+    let (reading, publishing, doors) = (connect("reader").await?, connect("publisher").await?, connect("doors").await?);
+    let mut identities = BTreeMap::new();
+    for kind in Kind::ALL {
+        identities.insert(kind, publishing.ensure_log(kind, config.topology).await?);
+    }
+    publishing.ensure_dead_letters(config.topology).await?;
+    let partitions = identities.iter().map(|(kind, log)| (*kind, log.partitions)).collect();
+    let log = Arc::new(JetStreamLog::new(&reading, &publishing));
+    let shared = Arc::new(Shared { log, publishing, doors, identities, partitions });
+
+    let mut kinds = JoinSet::new();
+    let failed = stop.child_token();
+    for kind in config.kinds {
+        let store = Store::open(&config.data_dir, kind)?;
+        kinds.spawn(serve(kind, store, Arc::clone(&shared), failed.clone()));
+    }
+    let mut outcome = Ok(());
+    while let Some(ended) = kinds.join_next().await {
+        let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        if let Err(error) = ended {
+            // A host that cannot serve one of its kinds ends, so that somebody notices.
+            failed.cancel();
+            outcome = outcome.and(Err(error));
+        }
+    }
+    shared.publishing.flush(FLUSH_LIMIT).await;
+    shared.doors.flush(FLUSH_LIMIT).await;
+    outcome
+}
+
+/// Serves one kind: partitions first, and once they have caught up with the log, the door.
+async fn serve(kind: Kind, store: Store, shared: Arc<Shared>, stop: CancellationToken) -> Result<(), HostError> {
+    let identity = *shared.identities.get(&kind).expect("every kind has a log");
+    let stats = Arc::new(Stats::default());
+    let answers = Answers { connection: shared.doors.clone(), stats: Arc::clone(&stats) };
+    let (replies, to_send) = mpsc::channel(REPLIES_MAX);
+    let (view, seen) = watch::channel(Arc::new(View::default()));
+    let partitions = shared.partitions.clone();
+    let log = shared.log.clone();
+    let host = KindHost { kind, log, identity, partitions, store, replies, view };
+    let stop_partitions = CancellationToken::new();
+    let mut running = tokio::spawn(host.run(stop_partitions.clone()));
+    let sending = tokio::spawn(answers.clone().run(to_send));
+
+    let fence = Fence::new(shared.log.clone(), kind);
+    let reads = Reads::new(kind, identity.partitions, fence, seen.clone());
+    let opened = async {
+        caught_up(seen, identity.last_sequence).await;
+        let listener = shared.doors.listen(kind, &stats).await?;
+        tracing::info!("{kind} is served: {} partition(s)", identity.partitions);
+        let door = Door::new(kind, identity.partitions, &shared.log, reads, answers);
+        door.run(listener, stop.clone()).await;
+        Ok::<_, HostError>(())
+    };
+    let outcome = tokio::select! {
+        ended = &mut running => return flatten(ended),
+        opened = opened => opened,
+        () = stop.cancelled() => Ok(()),
+    };
+    stop_partitions.cancel();
+    let ended = flatten(running.await);
+    if let Err(panic) = sending.await {
+        tracing::error!("answers of {kind} could not all be sent: {panic}");
+    }
+    tracing::info!("{kind} has stopped");
+    outcome.and(ended)
+}
+
+/// Waits until every partition that runs has settled all that the log held when the host started.
+async fn caught_up(mut view: watch::Receiver<Arc<View>>, last: u64) {
+    loop {
+        let (mut waiting, dispatched) = {
+            let view = view.borrow_and_update();
+            (view.partitions.values().cloned().collect::<Vec<_>>(), view.dispatched.clone())
+        };
+        let wait = async {
+            let mut dispatched = dispatched?;
+            dispatched.wait_for(|dispatched| *dispatched >= last).await.ok()?;
+            for partition in &mut waiting {
+                let assigned = partition.assigned.load(std::sync::atomic::Ordering::Acquire);
+                partition.handle.settled.wait_for(|settled| *settled >= assigned).await.ok()?;
+            }
+            Some(())
+        };
+        if wait.await.is_some() || view.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn flatten(ended: Result<Result<(), KindError>, tokio::task::JoinError>) -> Result<(), HostError> {
+    match ended {
+        Ok(outcome) => Ok(outcome?),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}

@@ -1,0 +1,207 @@
+//! All partitions of one kind on this host, the one reader that feeds them, and their restarts.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use shop_domain::{entity::Reply, kind::Kind};
+use shop_nats::log::{Identity, LogError, Record, SharedLog};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    entities::ApplyError,
+    outbox::Partitions,
+    partition::{AttachError, Handle, Pace, Partition, PartitionError, attach},
+    store::{Store, StoreError},
+};
+
+/// Records that wait for one partition. Small: the reader ahead of it buffers as well.
+const PARTITION_BUFFER: usize = 64;
+/// Panics at one sequence after which a partition is parked: a bug that repeats will not go away.
+const PANICS_MAX: u32 = 3;
+
+/// One kind on this host.
+#[derive(Debug)]
+pub struct KindHost {
+    /// Which kind.
+    pub kind: Kind,
+    /// The logs.
+    pub log: SharedLog,
+    /// Which log this kind has.
+    pub identity: Identity,
+    /// In how many partitions each kind is cut.
+    pub partitions: Partitions,
+    /// Where checkpoints go.
+    pub store: Store,
+    /// Where answers go.
+    pub replies: mpsc::Sender<Reply>,
+    /// Where others see what is going on.
+    pub view: watch::Sender<Arc<View>>,
+}
+
+/// What others see of a kind on this host.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Its partitions, by number; a parked one is missing.
+    pub partitions: BTreeMap<u16, PartitionView>,
+    /// Partitions that are stopped until somebody mends the bug, and the sequence at which they stopped.
+    pub parked: BTreeMap<u16, u64>,
+    /// The sequence up to which the log was read and handed to the partitions.
+    pub dispatched: Option<watch::Receiver<u64>>,
+}
+
+/// What others see of a partition.
+#[derive(Clone, Debug)]
+pub struct PartitionView {
+    /// What it knows and how far it is.
+    pub handle: Handle,
+    /// The sequence of the last record that was handed to it.
+    pub assigned: Arc<AtomicU64>,
+}
+
+/// Why a kind cannot be served any more.
+#[derive(Debug, thiserror::Error)]
+pub enum KindError {
+    /// A partition does not start.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// Checkpoints cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A task panicked that is not an entity.
+    #[error("a task of {0} panicked: {1}")]
+    Bug(Kind, JoinError),
+}
+
+/// How one attempt to run the partitions ended.
+enum Ended {
+    Stopped,
+    Panicked { partition: u16, sequence: u64 },
+}
+
+/// Panics seen, by partition: the sequence of the last one, and how often it repeated.
+type Panics = BTreeMap<u16, (u64, u32)>;
+
+impl KindHost {
+    /// Serves the kind until `stop`. A partition whose entity panics starts again from its
+    /// checkpoint; one that panics at the same place again and again is parked.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), KindError> {
+        let mut panics = Panics::new();
+        let mut parked = BTreeMap::new();
+        loop {
+            match self.attempt(&panics, &parked, &stop).await? {
+                Ended::Stopped => return Ok(self.store.flush()?),
+                Ended::Panicked { partition, sequence } => {
+                    let (last, times) = panics.entry(partition).or_insert((sequence, 0));
+                    *times = if *last == sequence { *times + 1 } else { 1 };
+                    *last = sequence;
+                    if *times >= PANICS_MAX {
+                        tracing::error!("{}/{partition} is parked at sequence {sequence}", self.kind);
+                        parked.insert(partition, sequence);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        panics: &Panics,
+        parked: &BTreeMap<u16, u64>,
+        stop: &CancellationToken,
+    ) -> Result<Ended, KindError> {
+        let attempt = stop.child_token();
+        let mut tasks = JoinSet::new();
+        let mut settlers = JoinSet::new();
+        let mut routes = BTreeMap::new();
+        let mut view = View { parked: parked.clone(), ..View::default() };
+        let mut after = self.identity.last_sequence;
+        for number in (0..self.identity.partitions).filter(|number| !parked.contains_key(number)) {
+            let shelf = self.store.shelf(number)?;
+            let meta = attach(&self.log, self.kind, number, &shelf, &self.identity).await?;
+            after = after.min(meta.cursor);
+            let assigned = Arc::new(AtomicU64::new(meta.cursor));
+            let pace = if panics.contains_key(&number) { Pace::RecordByRecord } else { Pace::WhatIsThere };
+            let (log, partitions, replies) = (self.log.clone(), self.partitions.clone(), self.replies.clone());
+            let (partition, settler, handle) = Partition::new(self.kind, number, log, shelf, meta, partitions, replies);
+            let (records, received) = mpsc::channel(PARTITION_BUFFER);
+            let run = partition.run(received, pace, attempt.clone());
+            tasks.spawn(async move { (number, run.await) });
+            settlers.spawn(settler);
+            routes.insert(number, (records, Arc::clone(&assigned)));
+            view.partitions.insert(number, PartitionView { handle, assigned });
+        }
+        let (dispatched, dispatched_to) = watch::channel(after);
+        view.dispatched = Some(dispatched_to);
+        self.view.send_replace(Arc::new(view));
+
+        let records = self.log.read(self.kind, self.identity.epoch, after);
+        let ended = tokio::select! {
+            error = dispatch(records, &routes, &dispatched), if !routes.is_empty() => Err(error.into()),
+            Some(ended) = tasks.join_next() => self.ended(ended),
+            () = attempt.cancelled() => Ok(Ended::Stopped),
+        };
+        attempt.cancel();
+        drop(routes);
+        while let Some(task) = tasks.join_next().await {
+            let (_, outcome) = task.map_err(|error| KindError::Bug(self.kind, error))?;
+            if let Err(error) = outcome {
+                tracing::error!("{}: {error}", self.kind);
+            }
+        }
+        while let Some(settler) = settlers.join_next().await {
+            settler.map_err(|error| KindError::Bug(self.kind, error))??;
+        }
+        ended
+    }
+
+    fn ended(&self, task: Result<(u16, Result<(), PartitionError>), JoinError>) -> Result<Ended, KindError> {
+        match task.map_err(|error| KindError::Bug(self.kind, error))? {
+            (_, Ok(())) => Ok(Ended::Stopped),
+            (partition, Err(PartitionError::Apply(ApplyError::Panicked { kind, id, sequence }))) => {
+                tracing::error!("{kind} {id} panicked at sequence {sequence}; starting again from the checkpoint");
+                Ok(Ended::Panicked { partition, sequence })
+            }
+            (_, Err(PartitionError::Apply(ApplyError::Store(error)) | PartitionError::Store(error))) => {
+                Err(error.into())
+            }
+        }
+    }
+}
+
+type Routes = BTreeMap<u16, (mpsc::Sender<Record>, Arc<AtomicU64>)>;
+
+/// Hands every record to its partition; returns when the log cannot be read any more.
+async fn dispatch(
+    mut records: mpsc::Receiver<Result<Record, LogError>>,
+    routes: &Routes,
+    dispatched: &watch::Sender<u64>,
+) -> LogError {
+    loop {
+        let record = match records.recv().await {
+            Some(Ok(record)) => record,
+            Some(Err(error)) => return error,
+            // The reader ends only after its last error, or with the process.
+            None => std::future::pending().await,
+        };
+        let sequence = record.sequence;
+        // A parked partition has no route: it reads on from its checkpoint once it is mended.
+        if let Some((partition, assigned)) = routes.get(&record.partition)
+            && partition.send(record).await.is_ok()
+        {
+            assigned.store(sequence, Ordering::Release);
+        }
+        dispatched.send_replace(sequence);
+    }
+}

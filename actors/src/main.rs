@@ -1,0 +1,18 @@
+//! `shop-actors`: the host as a program.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use shop_actors::cli::{self, Cli};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    tracing_subscriber::fmt().with_env_filter(cli::log_filter()).with_writer(std::io::stderr).init();
+    match Cli::parse().run(cli::stop_signal()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Answers on their way out, each in the format of its question.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use shop_domain::{
+    entity::{Answer, Reply},
+    message::{Format, ReplyTo},
+    problem::Problem,
+};
+use shop_nats::{connection::Connection, discovery::Stats, door::Response};
+use tokio::sync::mpsc;
+
+/// Sends answers of one kind.
+#[derive(Clone, Debug)]
+pub struct Answers {
+    /// Over which connection.
+    pub connection: Connection,
+    /// Where errors are counted.
+    pub stats: Arc<Stats>,
+}
+
+impl Answers {
+    /// Sends what entities answered, until no partition is left that could answer.
+    pub async fn run(self, mut replies: mpsc::Receiver<Reply>) {
+        while let Some(Reply { to, answer, replayed, trace }) = replies.recv().await {
+            let error = answer.code();
+            let Answer { body, .. } = answer;
+            let traceparent = trace.map(Into::into);
+            self.send(to, Response { body: body.into(), error, replayed, accepted: false, traceparent }).await;
+        }
+    }
+
+    /// Sends an error answer that no entity gave.
+    pub async fn problem(&self, to: ReplyTo, problem: &Problem, traceparent: Option<String>) {
+        let (body, error) = (problem.to_json().into(), Some(problem.code));
+        self.send(to, Response { body, error, replayed: false, accepted: false, traceparent }).await;
+    }
+
+    /// Sends an answer whose body is JSON.
+    pub async fn send(&self, to: ReplyTo, response: Response) {
+        if response.error.is_some() {
+            self.stats.error();
+        }
+        let body = in_format(response.body, to.format);
+        self.connection.respond(to.inbox.into(), Response { body, ..response }).await;
+    }
+}
+
+fn in_format(json: Bytes, format: Format) -> Bytes {
+    match format {
+        Format::Json => json,
+        Format::Msgpack => {
+            let value: serde_json::Value = serde_json::from_slice(&json).expect("an answer is JSON");
+            rmp_serde::to_vec_named(&value).expect("JSON always encodes as MessagePack").into()
+        }
+    }
+}

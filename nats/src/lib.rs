@@ -1,8 +1,16 @@
 //! Everything the shop knows about NATS; no other crate knows `async-nats`.
 //!
-//! Owns subjects, streams, frames, links and requests. Must not know what a message means.
+//! Owns subjects, streams, frames, the way into and out of the logs, and requests. Must not know
+//! what a message means.
 
 pub mod connection;
+pub mod discovery;
+pub mod door;
+pub mod frame;
 pub mod header;
+pub mod jetstream;
+pub mod log;
+pub mod publisher;
 pub mod request;
 pub mod subject;
+pub mod topology;

@@ -1,0 +1,297 @@
+//! How an entity is driven: one message, one context, some effects.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    delivery::Delivery,
+    id::Id,
+    kind::Kind,
+    message::{Envelope, Message, ReplyTo},
+    mypage::Mypage,
+    order::{self, Order},
+    problem::Code,
+    product::Product,
+    refusal::Refusal,
+    rows::{RowKey, Rows},
+    timestamp::Timestamp,
+    wallet::Wallet,
+};
+
+/// A state machine of one kind.
+pub trait Entity: Default + Serialize + DeserializeOwned {
+    /// What it handles.
+    type Message;
+
+    /// The rows that handling `message` may read.
+    fn rows(message: &Self::Message) -> Vec<RowKey>;
+
+    /// Handles one message: changes the state and asks for effects.
+    fn handle(&mut self, message: Self::Message, ctx: &mut Context<'_>);
+}
+
+/// What handling a message asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Send this to another entity.
+    Send(Envelope),
+    /// Answer a caller.
+    Reply(Reply),
+}
+
+/// An answer on its way to a caller.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    /// Who waits for it.
+    pub to: ReplyTo,
+    /// The answer.
+    pub answer: Answer,
+    /// Whether it is a repeated first answer.
+    pub replayed: bool,
+    /// The caller's trace context.
+    pub trace: Option<Box<str>>,
+}
+
+/// An answer, as it is kept and as it is sent: the same bytes for ever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The name of the refusal's [`Code`]; then the body is a problem.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Box<str>>,
+    /// JSON.
+    #[serde(with = "serde_bytes")]
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// A success.
+    pub fn ok(view: &impl Serialize) -> Self {
+        Self { error: None, body: serde_json::to_vec(view).expect("a view always encodes") }
+    }
+
+    /// A refusal.
+    pub fn refused(refusal: &Refusal) -> Self {
+        Self { error: Some(refusal.code().name.into()), body: refusal.problem().to_json() }
+    }
+
+    /// A refusal of an order that stays readable under its id.
+    pub fn order_refused(refusal: &Refusal, order: &Id) -> Self {
+        Self {
+            error: Some(refusal.code().name.into()),
+            body: refusal.problem().fact("order", order.as_str()).to_json(),
+        }
+    }
+
+    /// The code, when it is an error answer.
+    pub fn code(&self) -> Option<Code> {
+        self.error.as_deref().map(|name| Code::named(name).unwrap_or(Code::INVALID))
+    }
+}
+
+/// Who asked, as long as the answer is open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// Where the answer goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<ReplyTo>,
+    /// The row that keeps the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_row: Option<RowKey>,
+    /// What was asked, see [`Message::fingerprint`].
+    pub fingerprint: u64,
+    /// The caller's trace context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Box<str>>,
+}
+
+/// A first answer, kept beside the entity for as long as the entity exists.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptAnswer {
+    fingerprint: u64,
+    answer: Answer,
+}
+
+/// What an entity may know and do while it handles one message.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The entity's own id.
+    pub id: &'a Id,
+    /// The time at which the log took the message.
+    pub now: Timestamp,
+    caller: Option<Caller>,
+    key: Option<Box<str>>,
+    trace: Option<Box<str>>,
+    rows: &'a mut Rows,
+    effects: Vec<Effect>,
+}
+
+impl Context<'_> {
+    /// Sends a message to another entity.
+    pub fn send(&mut self, to: impl Into<Id>, message: impl Into<Message>) {
+        let (to, message) = (to.into(), message.into());
+        self.effects.push(Effect::Send(Envelope { to, message, request: None, trace: self.trace.clone() }));
+    }
+
+    /// Reads a row that the message named.
+    pub fn row<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        self.rows.get(key)
+    }
+
+    /// Writes a row.
+    pub fn put_row<T: Serialize>(&mut self, key: RowKey, value: &T) {
+        self.rows.put(key, value);
+    }
+
+    /// The idempotency key of the command.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+
+    /// Takes the caller of this command, to answer it later.
+    pub fn take_caller(&mut self) -> Option<Caller> {
+        self.caller.take()
+    }
+
+    /// Answers the caller of this command, if there is one.
+    pub fn answer(&mut self, answer: Answer) {
+        if let Some(caller) = self.caller.take() {
+            self.answer_to(caller, answer);
+        }
+    }
+
+    /// Refuses what the caller of this command asked.
+    pub fn refuse(&mut self, refusal: &Refusal) {
+        self.answer(Answer::refused(refusal));
+    }
+
+    /// Answers a caller that waited, and keeps the answer.
+    pub fn answer_to(&mut self, caller: Caller, answer: Answer) {
+        let Caller { reply, answer_row, fingerprint, trace } = caller;
+        let reply = reply.map(|to| Effect::Reply(Reply { to, answer: answer.clone(), replayed: false, trace }));
+        if let Some(row) = answer_row {
+            self.rows.put(row, &KeptAnswer { fingerprint, answer });
+        }
+        self.effects.extend(reply);
+    }
+
+    /// Answers from what was kept, if this command was answered before.
+    fn answer_from_memory(&mut self) -> bool {
+        let Some(caller) = &self.caller else { return false };
+        let Some(kept) = caller.answer_row.as_deref().and_then(|row| self.rows.get::<KeptAnswer>(row)) else {
+            return false;
+        };
+        let (answer, replayed) = if kept.fingerprint == caller.fingerprint {
+            (kept.answer, true)
+        } else {
+            (Answer::refused(&Refusal::IdempotencyKeyReused), false)
+        };
+        let caller = self.caller.take();
+        self.effects.extend(caller.and_then(|Caller { reply, trace, .. }| {
+            Some(Effect::Reply(Reply { to: reply?, answer, replayed, trace }))
+        }));
+        true
+    }
+}
+
+/// The state of an entity of any kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum State {
+    /// Of a wallet.
+    Wallet(Wallet),
+    /// Of a product.
+    Product(Product),
+    /// Of an order.
+    Order(Order),
+    /// Of a delivery.
+    Delivery(Delivery),
+    /// Of a customer's page.
+    Mypage(Mypage),
+}
+
+impl State {
+    /// The state of an entity that nobody has written to yet.
+    pub fn absent(kind: Kind) -> Self {
+        match kind {
+            Kind::Wallet => Self::Wallet(Wallet::default()),
+            Kind::Product => Self::Product(Product::default()),
+            Kind::Order => Self::Order(Order::default()),
+            Kind::Delivery => Self::Delivery(Delivery::default()),
+            Kind::Mypage => Self::Mypage(Mypage::default()),
+        }
+    }
+
+    /// The state as it is stored: MessagePack with field names.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Wallet(state) => rmp_serde::to_vec_named(state),
+            Self::Product(state) => rmp_serde::to_vec_named(state),
+            Self::Order(state) => rmp_serde::to_vec_named(state),
+            Self::Delivery(state) => rmp_serde::to_vec_named(state),
+            Self::Mypage(state) => rmp_serde::to_vec_named(state),
+        }
+        .expect("a state always encodes")
+    }
+
+    /// Reads a stored state.
+    pub fn decode(kind: Kind, bytes: &[u8]) -> Result<Self, rmp_serde::decode::Error> {
+        Ok(match kind {
+            Kind::Wallet => Self::Wallet(rmp_serde::from_slice(bytes)?),
+            Kind::Product => Self::Product(rmp_serde::from_slice(bytes)?),
+            Kind::Order => Self::Order(rmp_serde::from_slice(bytes)?),
+            Kind::Delivery => Self::Delivery(rmp_serde::from_slice(bytes)?),
+            Kind::Mypage => Self::Mypage(rmp_serde::from_slice(bytes)?),
+        })
+    }
+
+    /// Handles what an envelope brings, at the time `now`, and returns the effects. A command
+    /// that was answered before is not handled again: it gets the kept answer.
+    ///
+    /// # Panics
+    /// When the message is not for this kind of entity, or a row that it names is not loaded:
+    /// the host routes and loads by the same envelope.
+    pub fn handle(&mut self, envelope: Envelope, now: Timestamp, rows: &mut Rows) -> Vec<Effect> {
+        let answer_row = answer_row(&envelope);
+        let Envelope { to, message, request, trace } = envelope;
+        let key = request.as_ref().and_then(|request| request.key.as_ref()).map(|key| key.as_str().into());
+        let caller = request.map(|request| Caller {
+            reply: request.reply,
+            answer_row,
+            fingerprint: request.fingerprint,
+            trace: trace.clone(),
+        });
+        let mut ctx = Context { id: &to, now, caller, key, trace, rows, effects: Vec::new() };
+        if !ctx.answer_from_memory() {
+            match (self, message) {
+                (Self::Wallet(wallet), Message::Wallet(message)) => wallet.handle(message, &mut ctx),
+                (Self::Product(product), Message::Product(message)) => product.handle(message, &mut ctx),
+                (Self::Order(order), Message::Order(message)) => order.handle(message, &mut ctx),
+                (Self::Delivery(delivery), Message::Delivery(message)) => delivery.handle(message, &mut ctx),
+                (Self::Mypage(mypage), Message::Mypage(message)) => mypage.handle(message, &mut ctx),
+                (state, message) => panic!("{message:?} reached {state:?}"),
+            }
+        }
+        ctx.effects
+    }
+}
+
+/// The rows that handling an envelope may read: what its message names, and the kept answer.
+pub fn rows(envelope: &Envelope) -> Vec<RowKey> {
+    let mut rows = match &envelope.message {
+        Message::Wallet(message) => Wallet::rows(message),
+        Message::Product(message) => Product::rows(message),
+        Message::Order(message) => Order::rows(message),
+        Message::Delivery(message) => Delivery::rows(message),
+        Message::Mypage(message) => Mypage::rows(message),
+    };
+    rows.extend(answer_row(envelope));
+    rows
+}
+
+/// The row that keeps the answer to a command: by its key, and for `place` by the order itself,
+/// because an order's id is its key. (A key is never empty, so the two cannot meet.)
+fn answer_row(envelope: &Envelope) -> Option<RowKey> {
+    let request = envelope.request.as_ref()?;
+    if let Message::Order(order::Message::Place(_)) = envelope.message {
+        return Some("answer/".into());
+    }
+    request.key.as_ref().map(|key| format!("answer/{key}").into())
+}

@@ -1,0 +1,111 @@
+//! What entities handle: every message of every kind, and the envelope that it travels in.
+
+use std::hash::Hasher;
+
+use fnv::FnvHasher;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    delivery,
+    id::{Id, Key},
+    kind::Kind,
+    mypage, order, product, wallet,
+};
+
+/// A message to an entity of any kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Message {
+    /// To a wallet.
+    Wallet(wallet::Message),
+    /// To a product.
+    Product(product::Message),
+    /// To an order.
+    Order(order::Message),
+    /// To a delivery.
+    Delivery(delivery::Message),
+    /// To a customer's page.
+    Mypage(mypage::Message),
+}
+
+impl Message {
+    /// The kind of entity that handles this message.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Wallet(_) => Kind::Wallet,
+            Self::Product(_) => Kind::Product,
+            Self::Order(_) => Kind::Order,
+            Self::Delivery(_) => Kind::Delivery,
+            Self::Mypage(_) => Kind::Mypage,
+        }
+    }
+
+    /// What tells this command from another one under the same idempotency key: FNV-1a (64 bit)
+    /// of its bytes in the log. Taken before a quote is added, which the caller did not send.
+    pub fn fingerprint(&self) -> u64 {
+        let bytes = rmp_serde::to_vec_named(self).expect("a message always encodes");
+        let mut hasher = FnvHasher::default();
+        hasher.write(&bytes);
+        hasher.finish()
+    }
+}
+
+macro_rules! message_from {
+    ($($kind:ident: $module:ident),*) => {$(
+        impl From<$module::Message> for Message {
+            fn from(message: $module::Message) -> Self {
+                Self::$kind(message)
+            }
+        }
+    )*};
+}
+message_from!(Wallet: wallet, Product: product, Order: order, Delivery: delivery, Mypage: mypage);
+
+/// A message on its way: to whom, and for a command from outside, who asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The entity that handles the message.
+    pub to: Id,
+    /// The message; its kind is the entity's kind.
+    pub message: Message,
+    /// Present on commands from outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Request>,
+    /// The W3C trace context of the request that all this follows from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Box<str>>,
+}
+
+/// What a command from outside brings along.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The caller's idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
+    /// See [`Message::fingerprint`].
+    pub fingerprint: u64,
+    /// Where the answer goes; nobody waits when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<ReplyTo>,
+}
+
+/// Where an answer goes, and how it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyTo {
+    /// The NATS subject on which the caller waits.
+    pub inbox: Box<str>,
+    /// The format of the question, which is that of the answer.
+    #[serde(default)]
+    pub format: Format,
+}
+
+/// How a request is written, and so its answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// JSON, RFC 8259.
+    #[default]
+    Json,
+    /// MessagePack.
+    Msgpack,
+}

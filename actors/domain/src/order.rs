@@ -1,0 +1,537 @@
+//! One order: the only orchestrator. It walks the steps of its [`saga`] forward when it is
+//! placed, and back when a step is refused or the order is cancelled.
+
+pub mod saga;
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    delivery,
+    entity::{Answer, Caller, Context, Entity},
+    id::{Id, OrderId, ProductId, UserId},
+    kind::Kind,
+    money::{Money, Quantity},
+    mypage,
+    product::Quote,
+    refusal::Refusal,
+    rows::RowKey,
+    timestamp::Timestamp,
+};
+
+/// Most lines of one order: keeps an order, and every message about it, within a few kilobytes.
+pub const LINES_MAX: usize = 50;
+/// Most callers that wait for one order. Each one more is a repetition of the same request, so
+/// the one that waits longest has most likely given up: it is forgotten.
+const CALLERS_MAX: usize = 16;
+
+/// What an order handles.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Message {
+    /// Command: make the order and carry it out.
+    Place(Place),
+    /// Command: undo the order.
+    Cancel {
+        /// Why, in the customer's words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<Box<str>>,
+    },
+    /// From the wallet: the order is paid.
+    Charged,
+    /// From the wallet: the order cannot be paid.
+    ChargeRefused {
+        /// Why.
+        refusal: Refusal,
+    },
+    /// From a product: the pieces are taken.
+    Taken {
+        /// Which product.
+        product: ProductId,
+    },
+    /// From a product: no pieces were taken.
+    TakeRefused {
+        /// Which product.
+        product: ProductId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// From the delivery: it will not be sent.
+    DeliveryCancelled,
+    /// From the delivery: it cannot be stopped any more.
+    DeliveryKept {
+        /// How far it is.
+        status: delivery::Status,
+    },
+}
+
+/// What a customer orders.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// Who pays.
+    pub user: UserId,
+    /// What is ordered: 1 to [`LINES_MAX`] lines, each product once.
+    pub lines: Vec<Wanted>,
+}
+
+/// What a customer orders of one product.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The product.
+    pub product: ProductId,
+    /// How many pieces, at least one.
+    pub quantity: Quantity,
+    /// The price of one piece that the customer agreed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit_price: Option<Money>,
+    /// Where the customer named no price: what the product was offered at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quote: Option<Quote>,
+}
+
+/// An order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Nobody has placed it.
+    #[default]
+    Absent,
+    /// Placed at least.
+    Placed(Box<Placed>),
+}
+
+/// What an order knows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Placed {
+    /// Who pays.
+    pub user: UserId,
+    /// What is ordered.
+    pub lines: Vec<Line>,
+    /// What it costs altogether.
+    pub amount: Money,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Set once the delivery was asked for.
+    pub shipped: bool,
+    /// Set when a cancel was accepted and is not carried out yet.
+    pub cancelling: bool,
+    /// Why the order was cancelled, in the customer's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel_reason: Option<Box<str>>,
+    /// When it was placed.
+    pub placed_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// Who waits for the outcome of placing it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub placers: Vec<Caller>,
+    /// Who waits for the outcome of cancelling it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cancellers: Vec<Caller>,
+}
+
+/// One line of an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// The product.
+    pub product: ProductId,
+    /// How many pieces.
+    pub quantity: Quantity,
+    /// The agreed price of one piece; none when there was no product to ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit_price: Option<Money>,
+}
+
+/// Where an order is in its life.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The wallet was asked.
+    Paying,
+    /// The products were asked.
+    Taking {
+        /// What they answered: nothing for "taken", or why not.
+        answers: BTreeMap<ProductId, Option<Refusal>>,
+    },
+    /// Paid, taken, and being shipped.
+    Confirmed,
+    /// The delivery was asked whether it can be stopped.
+    Stopping,
+    /// Refused, and all that was done is undone.
+    Rejected(Refusal),
+    /// Cancelled, and all that was done is undone.
+    Cancelled,
+}
+
+/// What callers are told about where an order is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Status {
+    /// Being carried out.
+    Pending,
+    /// Carried out.
+    Confirmed,
+    /// Refused and undone.
+    Rejected,
+    /// A cancel was accepted and is being carried out.
+    Cancelling,
+    /// Cancelled and undone.
+    Cancelled,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pending => "PENDING",
+            Self::Confirmed => "CONFIRMED",
+            Self::Rejected => "REJECTED",
+            Self::Cancelling => "CANCELLING",
+            Self::Cancelled => "CANCELLED",
+        })
+    }
+}
+
+/// What callers, and the customer's page, see of an order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    /// The order's id.
+    pub id: OrderId,
+    /// Who pays.
+    pub user: UserId,
+    /// What is ordered.
+    pub lines: Vec<Line>,
+    /// What it costs altogether.
+    pub amount: Money,
+    /// Where it is.
+    pub status: Status,
+    /// The code of the refusal, or the customer's reason for the cancel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Box<str>>,
+    /// The id of the delivery, once there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<OrderId>,
+    /// When it was placed.
+    pub placed_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+}
+
+impl Entity for Order {
+    type Message = Message;
+
+    fn rows(_: &Message) -> Vec<RowKey> {
+        vec![]
+    }
+
+    fn handle(&mut self, message: Message, ctx: &mut Context<'_>) {
+        match (&mut *self, message) {
+            (Self::Absent, Message::Place(place)) => *self = Self::Placed(Box::new(Placed::place(place, ctx))),
+            (Self::Placed(order), Message::Place(_)) => order.place_again(ctx),
+            (Self::Absent, Message::Cancel { .. }) => {
+                ctx.refuse(&Refusal::NotFound { kind: Kind::Order, id: ctx.id.clone() });
+            }
+            (Self::Placed(order), Message::Cancel { reason }) => order.cancel(reason, ctx),
+            (Self::Placed(order), Message::Charged) => order.charged(ctx),
+            (Self::Placed(order), Message::ChargeRefused { refusal }) => order.charge_refused(refusal, ctx),
+            (Self::Placed(order), Message::Taken { product }) => order.take_answered(product, None, ctx),
+            (Self::Placed(order), Message::TakeRefused { product, refusal }) => {
+                order.take_answered(product, Some(refusal), ctx);
+            }
+            (Self::Placed(order), Message::DeliveryCancelled) => order.delivery_cancelled(ctx),
+            (Self::Placed(order), Message::DeliveryKept { status }) => order.delivery_kept(status, ctx),
+            // Nobody answers an order that never asked.
+            (
+                Self::Absent,
+                Message::Charged
+                | Message::ChargeRefused { .. }
+                | Message::Taken { .. }
+                | Message::TakeRefused { .. }
+                | Message::DeliveryCancelled
+                | Message::DeliveryKept { .. },
+            ) => {}
+        }
+    }
+}
+
+impl Order {
+    /// What callers see, if the order exists.
+    pub fn view(&self, id: &Id) -> Option<View> {
+        match self {
+            Self::Absent => None,
+            Self::Placed(order) => Some(order.view(id)),
+        }
+    }
+}
+
+impl Placed {
+    fn place(place: Place, ctx: &mut Context<'_>) -> Self {
+        let priced = price(&place.lines);
+        let lines = place.lines.into_iter().map(Line::from).collect();
+        let mut order = Self {
+            user: place.user,
+            lines,
+            amount: *priced.as_ref().unwrap_or(&Money::ZERO),
+            phase: Phase::Paying,
+            shipped: false,
+            cancelling: false,
+            cancel_reason: None,
+            placed_at: ctx.now,
+            updated_at: ctx.now,
+            placers: ctx.take_caller().into_iter().collect(),
+            cancellers: vec![],
+        };
+        match priced {
+            Ok(_) => {
+                saga::PAY.forward(&order, ctx);
+                order.tell_page(ctx);
+            }
+            Err(refusal) => order.reject(refusal, ctx),
+        }
+        order
+    }
+
+    /// The same id once more. Once it is settled the kept answer is given before this is reached.
+    fn place_again(&mut self, ctx: &mut Context<'_>) {
+        let Some(caller) = ctx.take_caller() else { return };
+        if self.placers.first().is_some_and(|first| first.fingerprint == caller.fingerprint) {
+            wait(&mut self.placers, caller);
+        } else {
+            ctx.answer_to(Caller { answer_row: None, ..caller }, Answer::refused(&Refusal::IdempotencyKeyReused));
+        }
+    }
+
+    fn cancel(&mut self, reason: Option<Box<str>>, ctx: &mut Context<'_>) {
+        match self.phase {
+            Phase::Paying | Phase::Taking { .. } | Phase::Stopping => {
+                self.accept_cancel(reason, ctx);
+            }
+            Phase::Confirmed => {
+                self.phase = Phase::Stopping;
+                saga::SHIP.undo(self, ctx);
+                self.accept_cancel(reason, ctx);
+            }
+            Phase::Rejected(_) => {
+                ctx.refuse(&Refusal::NotCancellable { status: Status::Rejected.to_string().into() });
+            }
+            Phase::Cancelled => ctx.answer(Answer::ok(&self.view(ctx.id))),
+        }
+    }
+
+    /// Remembers that the order is to be cancelled, and who waits for it.
+    fn accept_cancel(&mut self, reason: Option<Box<str>>, ctx: &mut Context<'_>) {
+        if let Some(caller) = ctx.take_caller() {
+            let reused = |other: &Caller| {
+                caller.answer_row.is_some()
+                    && other.answer_row == caller.answer_row
+                    && other.fingerprint != caller.fingerprint
+            };
+            if self.cancellers.iter().any(reused) {
+                let refused = Answer::refused(&Refusal::IdempotencyKeyReused);
+                return ctx.answer_to(Caller { answer_row: None, ..caller }, refused);
+            }
+            wait(&mut self.cancellers, caller);
+        }
+        if !self.cancelling {
+            self.cancelling = true;
+            self.cancel_reason = reason;
+            self.updated_at = ctx.now;
+            self.tell_page(ctx);
+        }
+    }
+
+    fn charged(&mut self, ctx: &mut Context<'_>) {
+        match self.phase {
+            Phase::Paying if self.cancelling => self.end_cancelled(&[saga::PAY], ctx),
+            Phase::Paying => {
+                self.phase = Phase::Taking { answers: BTreeMap::new() };
+                saga::TAKE.forward(self, ctx);
+            }
+            Phase::Taking { .. } | Phase::Confirmed | Phase::Stopping | Phase::Rejected(_) | Phase::Cancelled => {}
+        }
+    }
+
+    fn charge_refused(&mut self, refusal: Refusal, ctx: &mut Context<'_>) {
+        match self.phase {
+            Phase::Paying => self.end_undone(&[], refusal, ctx),
+            Phase::Taking { .. } | Phase::Confirmed | Phase::Stopping | Phase::Rejected(_) | Phase::Cancelled => {}
+        }
+    }
+
+    fn take_answered(&mut self, product: ProductId, refusal: Option<Refusal>, ctx: &mut Context<'_>) {
+        let Phase::Taking { answers } = &mut self.phase else { return };
+        answers.insert(product, refusal);
+        if answers.len() < self.lines.len() {
+            return;
+        }
+        let refusal = self.lines.iter().find_map(|line| answers.get(&line.product).cloned().flatten());
+        match refusal {
+            Some(refusal) => self.end_undone(&[saga::PAY, saga::TAKE], refusal, ctx),
+            None if self.cancelling => self.end_cancelled(&[saga::PAY, saga::TAKE], ctx),
+            None => self.confirm(ctx),
+        }
+    }
+
+    /// The pivot: from here on the order is carried out unless it is cancelled.
+    fn confirm(&mut self, ctx: &mut Context<'_>) {
+        self.phase = Phase::Confirmed;
+        self.shipped = true;
+        self.updated_at = ctx.now;
+        saga::SHIP.forward(self, ctx);
+        self.tell_page(ctx);
+        self.answer_placers(&Answer::ok(&self.view(ctx.id)), ctx);
+    }
+
+    fn delivery_cancelled(&mut self, ctx: &mut Context<'_>) {
+        if self.phase == Phase::Stopping {
+            self.end_cancelled(&[saga::PAY, saga::TAKE], ctx);
+        }
+    }
+
+    fn delivery_kept(&mut self, status: delivery::Status, ctx: &mut Context<'_>) {
+        if self.phase != Phase::Stopping {
+            return;
+        }
+        self.phase = Phase::Confirmed;
+        self.cancelling = false;
+        self.cancel_reason = None;
+        self.updated_at = ctx.now;
+        self.tell_page(ctx);
+        let refused = Answer::refused(&Refusal::NotCancellable { status: status.to_string().into() });
+        self.answer_cancellers(&refused, ctx);
+    }
+
+    /// A step was refused: undoes what was `done`, and ends the order. A cancel that was accepted
+    /// meanwhile has promised its caller a cancelled order.
+    fn end_undone(&mut self, done: &[saga::Step], refusal: Refusal, ctx: &mut Context<'_>) {
+        if self.cancelling {
+            return self.end_cancelled(done, ctx);
+        }
+        saga::undo(done, self, ctx);
+        self.reject(refusal, ctx);
+    }
+
+    fn reject(&mut self, refusal: Refusal, ctx: &mut Context<'_>) {
+        let answer = Answer::order_refused(&refusal, ctx.id);
+        self.phase = Phase::Rejected(refusal);
+        self.updated_at = ctx.now;
+        self.tell_page(ctx);
+        self.answer_placers(&answer, ctx);
+    }
+
+    fn end_cancelled(&mut self, done: &[saga::Step], ctx: &mut Context<'_>) {
+        saga::undo(done, self, ctx);
+        self.phase = Phase::Cancelled;
+        self.updated_at = ctx.now;
+        self.tell_page(ctx);
+        let answer = Answer::ok(&self.view(ctx.id));
+        self.answer_placers(&answer, ctx);
+        self.answer_cancellers(&answer, ctx);
+    }
+
+    fn answer_placers(&mut self, answer: &Answer, ctx: &mut Context<'_>) {
+        for caller in std::mem::take(&mut self.placers) {
+            ctx.answer_to(caller, answer.clone());
+        }
+    }
+
+    fn answer_cancellers(&mut self, answer: &Answer, ctx: &mut Context<'_>) {
+        for caller in std::mem::take(&mut self.cancellers) {
+            ctx.answer_to(caller, answer.clone());
+        }
+    }
+
+    fn tell_page(&self, ctx: &mut Context<'_>) {
+        let order = Box::new(self.view(ctx.id));
+        let delivery_status = self.shipped.then_some(match self.phase {
+            Phase::Paying | Phase::Taking { .. } | Phase::Confirmed | Phase::Stopping | Phase::Rejected(_) => {
+                delivery::Status::Scheduled
+            }
+            Phase::Cancelled => delivery::Status::Cancelled,
+        });
+        ctx.send(self.user.clone(), mypage::Message::OrderChanged { order, delivery_status });
+    }
+
+    /// Whether the pieces of this line were taken.
+    fn took(&self, line: &Line) -> bool {
+        match &self.phase {
+            Phase::Paying => false,
+            Phase::Taking { answers } => matches!(answers.get(&line.product), Some(None)),
+            Phase::Confirmed | Phase::Stopping | Phase::Rejected(_) | Phase::Cancelled => self.shipped,
+        }
+    }
+
+    /// What callers are told about where the order is.
+    pub const fn status(&self) -> Status {
+        match self.phase {
+            Phase::Paying | Phase::Taking { .. } if self.cancelling => Status::Cancelling,
+            Phase::Paying | Phase::Taking { .. } => Status::Pending,
+            Phase::Confirmed => Status::Confirmed,
+            Phase::Stopping => Status::Cancelling,
+            Phase::Rejected(_) => Status::Rejected,
+            Phase::Cancelled => Status::Cancelled,
+        }
+    }
+
+    fn view(&self, id: &Id) -> View {
+        let reason = match &self.phase {
+            Phase::Rejected(refusal) => Some(refusal.code().name.into()),
+            Phase::Paying | Phase::Taking { .. } | Phase::Confirmed | Phase::Stopping | Phase::Cancelled => {
+                self.cancel_reason.clone()
+            }
+        };
+        View {
+            id: id.clone().into(),
+            user: self.user.clone(),
+            lines: self.lines.clone(),
+            amount: self.amount,
+            status: self.status(),
+            reason,
+            delivery: self.shipped.then(|| id.clone().into()),
+            placed_at: self.placed_at,
+            updated_at: self.updated_at,
+        }
+    }
+}
+
+impl From<Wanted> for Line {
+    fn from(wanted: Wanted) -> Self {
+        let unit_price = wanted.agreed_price();
+        Self { product: wanted.product, quantity: wanted.quantity, unit_price }
+    }
+}
+
+impl Wanted {
+    /// The customer's price, or else the one that the product was offered at.
+    pub const fn agreed_price(&self) -> Option<Money> {
+        match (self.unit_price, self.quote) {
+            (Some(price), _) | (None, Some(Quote::Offer { price, .. })) => Some(price),
+            (None, Some(Quote::NotFound) | None) => None,
+        }
+    }
+}
+
+/// What the lines cost altogether; refused when the quotes already say that it cannot work.
+pub fn price(lines: &[Wanted]) -> Result<Money, Refusal> {
+    lines.iter().try_fold(Money::ZERO, |sum, line| {
+        let out_of_range = |detail: &str| Refusal::Invalid { pointer: "/quantity".into(), detail: detail.into() };
+        match line.quote {
+            Some(Quote::NotFound) => Err(Refusal::NotFound { kind: Kind::Product, id: line.product.clone().into() }),
+            Some(Quote::Offer { stock, .. }) if stock < line.quantity => {
+                Err(Refusal::OutOfStock { product: line.product.clone(), stock, needed: line.quantity })
+            }
+            Some(Quote::Offer { .. }) | None => {
+                let price = line.agreed_price().ok_or_else(|| out_of_range("has neither a price nor a quote"))?;
+                let cost = price.checked_mul(line.quantity).and_then(|cost| sum.checked_add(cost));
+                cost.ok_or_else(|| out_of_range("makes the order cost more than the shop can count"))
+            }
+        }
+    })
+}
+
+fn wait(callers: &mut Vec<Caller>, caller: Caller) {
+    if callers.len() == CALLERS_MAX {
+        callers.remove(0);
+    }
+    callers.push(caller);
+}

@@ -1,0 +1,59 @@
+//! Rows: what grows with time beside an entity's small state.
+//!
+//! The host loads the rows that a message names before the message is handled, and writes back
+//! those that changed. Keys sort as text, so that numbered rows are padded with zeros.
+
+use std::collections::BTreeMap;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The name of a row within its entity, for example `charge/o-1`.
+pub type RowKey = Box<str>;
+
+/// The rows that are at hand while messages are handled.
+#[derive(Debug, Default)]
+pub struct Rows {
+    slots: BTreeMap<RowKey, Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    bytes: Option<Vec<u8>>,
+    changed: bool,
+}
+
+impl Rows {
+    /// Brings a stored row, or the knowledge that there is none, within reach.
+    pub fn load(&mut self, key: RowKey, bytes: Option<Vec<u8>>) {
+        self.slots.entry(key).or_insert(Slot { bytes, changed: false });
+    }
+
+    /// The row, if there is one.
+    ///
+    /// # Panics
+    /// When the row was not named by the message, or its bytes are not a `T`: both are bugs.
+    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        let slot = self.slots.get(key).unwrap_or_else(|| panic!("row {key} was not named by the message"));
+        let bytes = slot.bytes.as_deref()?;
+        Some(decode_row(bytes))
+    }
+
+    /// Writes a row, which need not have been loaded.
+    pub fn put<T: Serialize>(&mut self, key: RowKey, value: &T) {
+        let bytes = rmp_serde::to_vec_named(value).expect("a row always encodes");
+        self.slots.insert(key, Slot { bytes: Some(bytes), changed: true });
+    }
+
+    /// The rows that were written.
+    pub fn into_changed(self) -> impl Iterator<Item = (RowKey, Vec<u8>)> {
+        self.slots.into_iter().filter(|(_, slot)| slot.changed).filter_map(|(key, slot)| Some((key, slot.bytes?)))
+    }
+}
+
+/// Reads a row's bytes.
+///
+/// # Panics
+/// When the bytes are not a `T`: rows are written by this code only.
+pub fn decode_row<T: DeserializeOwned>(bytes: &[u8]) -> T {
+    rmp_serde::from_slice(bytes).expect("a stored row decodes")
+}

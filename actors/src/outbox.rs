@@ -1,0 +1,62 @@
+//! The outbox of a partition: numbers what its entities send, puts it into frames, and hands the
+//! frames to one go-back-N publisher per target.
+
+use std::collections::BTreeMap;
+
+use shop_domain::{kind::Kind, message::Envelope};
+use shop_nats::{
+    frame::{self, EncodedMessage, Source},
+    log::SharedLog,
+    publisher::{Acknowledged, Publisher},
+    subject::partition_of,
+};
+
+use crate::link::{Links, Target};
+
+/// Frames on their way to one partition. More would not make one fsync faster.
+const WINDOW_FRAMES: usize = 16;
+
+/// In how many partitions each kind is cut.
+pub type Partitions = BTreeMap<Kind, u16>;
+
+/// What a partition sends, on its way.
+#[derive(Debug)]
+pub struct Outbox {
+    log: SharedLog,
+    source: Source,
+    partitions: Partitions,
+    publishers: BTreeMap<Target, Publisher>,
+}
+
+impl Outbox {
+    /// The outbox of the partition that `source` names.
+    pub fn new(log: SharedLog, source: Source, partitions: Partitions) -> Self {
+        Self { log, source, partitions, publishers: BTreeMap::new() }
+    }
+
+    /// Sends messages, numbered in their order. Returns what to wait for until the logs have them.
+    pub async fn send(&mut self, messages: Vec<Envelope>, links: &mut Links) -> Vec<Acknowledged> {
+        let mut by_target: BTreeMap<Target, Vec<EncodedMessage>> = BTreeMap::new();
+        for envelope in &messages {
+            by_target.entry(self.target(envelope)).or_default().push(EncodedMessage::new(envelope));
+        }
+        let mut acknowledged = Vec::with_capacity(by_target.len());
+        for (target, messages) in by_target {
+            let first = links.number(target, messages.len());
+            let publisher = self
+                .publishers
+                .entry(target)
+                .or_insert_with(|| Publisher::new(self.log.clone(), target.0, target.1, WINDOW_FRAMES));
+            for (frame, _) in frame::frames(self.source, first, &messages) {
+                acknowledged.push(publisher.send(frame).await);
+            }
+        }
+        acknowledged
+    }
+
+    fn target(&self, envelope: &Envelope) -> Target {
+        let kind = envelope.message.kind();
+        let partitions = *self.partitions.get(&kind).expect("every kind has a log");
+        (kind, partition_of(&envelope.to, partitions))
+    }
+}

@@ -1,0 +1,274 @@
+//! The loop of one partition: take what is there, apply it, send what follows, settle behind.
+
+use std::{hash::Hasher, sync::Arc, time::Duration};
+
+use fnv::FnvHasher;
+use shop_domain::{
+    entity::{Effect, Reply},
+    kind::Kind,
+};
+use shop_nats::{
+    frame::{Frame, Origin, Source},
+    log::{Identity, LogError, Record, SharedLog},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    entities::{Applied, ApplyError, Entities},
+    entity_actor::Input,
+    memory::Memory,
+    outbox::{Outbox, Partitions},
+    settle::{ROUNDS_MAX, Round, Settler},
+    store::{Checkpoint, LOGIC_VERSION, Meta, Shelf, StoreError},
+};
+
+/// Most records in one round: bounds what one round holds in memory and how long it takes.
+const ROUND_RECORDS_MAX: usize = 64;
+/// How often a checkpoint is written while something changes. It bounds what is replayed after a
+/// crash; each touched entity is written once however often it changed meanwhile.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
+/// Pause before a dead letter is kept once more when that failed.
+const BURY_RETRY: Duration = Duration::from_millis(500);
+
+/// One slice of a kind's log and the entities in it.
+#[derive(Debug)]
+pub struct Partition {
+    kind: Kind,
+    number: u16,
+    log: SharedLog,
+    meta: Meta,
+    memory: Arc<Memory>,
+    entities: Entities,
+    outbox: Outbox,
+    rounds: mpsc::Sender<Round>,
+    saved: watch::Receiver<u64>,
+    /// The cursor of the last checkpoint handed to the settler.
+    checkpointed: u64,
+    last_checkpoint: Instant,
+}
+
+/// What others see of a partition.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    /// Which one it is.
+    pub number: u16,
+    /// What it knows.
+    pub memory: Arc<Memory>,
+    /// The sequence up to which everything is settled.
+    pub settled: watch::Receiver<u64>,
+    /// The sequence up to which a checkpoint is written.
+    pub saved: watch::Receiver<u64>,
+}
+
+/// Why a partition does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The log is not the one that the checkpoint was made from.
+    #[error(
+        "the checkpoint of {kind}/{partition} does not belong to this log: {reason}; if the log was replaced on \
+         purpose, delete the host's data folder, and it is built again from the log"
+    )]
+    OtherLog {
+        /// Whose checkpoint.
+        kind: Kind,
+        /// Which partition.
+        partition: u16,
+        /// How it differs.
+        reason: String,
+    },
+    /// The checkpoint cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// Why a partition stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum PartitionError {
+    /// A round could not be applied.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// A checkpoint could not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Reads a partition's checkpoint and checks that it belongs to the log: a stream that was made
+/// anew or rolled back reuses sequences, and would be waited for in vain, or taken for another.
+pub async fn attach(
+    log: &SharedLog,
+    kind: Kind,
+    partition: u16,
+    shelf: &Shelf,
+    identity: &Identity,
+) -> Result<Meta, AttachError> {
+    let Some(meta) = shelf.meta()? else { return Ok(Meta::new(identity)) };
+    let other = |reason: String| Err(AttachError::OtherLog { kind, partition, reason });
+    if meta.logic > LOGIC_VERSION {
+        return other(format!("it has logic version {}, this program knows {LOGIC_VERSION}", meta.logic));
+    }
+    if (meta.epoch, meta.created_unix_ns) != (identity.epoch, identity.created_unix_ns) {
+        return other(format!("the log has the epoch {:016x} instead of {:016x}", identity.epoch, meta.epoch));
+    }
+    if identity.last_sequence < meta.cursor {
+        return other(format!("the log ends at {}, the checkpoint at {}", identity.last_sequence, meta.cursor));
+    }
+    if meta.cursor > 0 {
+        match log.record(kind, meta.cursor).await? {
+            Some(record) if hash(&record) == meta.cursor_hash => {}
+            Some(_) => return other(format!("the log holds another message at sequence {}", meta.cursor)),
+            None => return other(format!("the log does not hold sequence {} any more", meta.cursor)),
+        }
+    }
+    Ok(meta)
+}
+
+impl Partition {
+    /// A partition that goes on from `meta`, the settler that follows it, and what others see.
+    pub fn new(
+        kind: Kind,
+        number: u16,
+        log: SharedLog,
+        shelf: Shelf,
+        meta: Meta,
+        partitions: Partitions,
+        replies: mpsc::Sender<Reply>,
+    ) -> (Self, impl Future<Output = Result<(), StoreError>> + Send + 'static, Handle) {
+        let cursor = meta.cursor;
+        let memory = Arc::new(Memory::new(shelf.clone(), cursor));
+        let source = Source { origin: Origin::Partition(kind, number), epoch: meta.epoch };
+        let ((settled, settled_at), (saved, saved_at)) = (watch::channel(cursor), watch::channel(cursor));
+        let (rounds, applied) = mpsc::channel(ROUNDS_MAX);
+        let settler = Settler { memory: Arc::clone(&memory), shelf, replies, settled, saved };
+        let handle = Handle { number, memory: Arc::clone(&memory), settled: settled_at, saved: saved_at.clone() };
+        let partition = Self {
+            kind,
+            number,
+            entities: Entities::new(kind, Arc::clone(&memory)),
+            outbox: Outbox::new(log.clone(), source, partitions),
+            log,
+            meta,
+            memory,
+            rounds,
+            saved: saved_at,
+            checkpointed: cursor,
+            last_checkpoint: Instant::now(),
+        };
+        (partition, settler.run(applied), handle)
+    }
+
+    /// Applies records until there are no more or `stop` is given; then writes a last checkpoint.
+    pub async fn run(
+        mut self,
+        mut records: mpsc::Receiver<Record>,
+        stop: CancellationToken,
+    ) -> Result<(), PartitionError> {
+        let mut taken = Vec::with_capacity(ROUND_RECORDS_MAX);
+        loop {
+            let checkpoint_due = self.last_checkpoint + CHECKPOINT_INTERVAL;
+            tokio::select! {
+                count = records.recv_many(&mut taken, ROUND_RECORDS_MAX) => match count {
+                    0 => break,
+                    _ => self.round(taken.drain(..)).await?,
+                },
+                () = tokio::time::sleep_until(checkpoint_due), if self.is_unsaved() => {
+                    self.settle(vec![], vec![], true).await;
+                }
+                () = stop.cancelled() => break,
+            }
+        }
+        if self.is_unsaved() {
+            self.settle(vec![], vec![], true).await;
+        }
+        Ok(())
+    }
+
+    async fn round(&mut self, records: impl Iterator<Item = Record>) -> Result<(), PartitionError> {
+        let inputs = self.accept(records).await;
+        if self.memory.look(|look| Ok(look.cursor()))? == self.meta.cursor {
+            return Ok(());
+        }
+        let Applied { changed, effects } = self.entities.apply(inputs).await?;
+        self.memory.apply(self.meta.cursor, changed);
+        let (mut messages, mut replies) = (Vec::new(), Vec::new());
+        for effect in effects {
+            match effect {
+                Effect::Send(envelope) => messages.push(envelope),
+                Effect::Reply(reply) => replies.push(reply),
+            }
+        }
+        let sent = self.outbox.send(messages, &mut self.meta.links).await;
+        let checkpoint = self.last_checkpoint.elapsed() >= CHECKPOINT_INTERVAL && !self.is_saving();
+        self.settle(sent, replies, checkpoint).await;
+        Ok(())
+    }
+
+    /// Picks the messages that are to be applied, and moves the cursor behind all records.
+    async fn accept(&mut self, records: impl Iterator<Item = Record>) -> Vec<Input> {
+        let mut inputs = Vec::new();
+        for record in records.filter(|record| record.sequence > self.meta.cursor).collect::<Vec<_>>() {
+            self.meta.cursor = record.sequence;
+            self.meta.cursor_hash = hash(&record);
+            let Record { sequence, time: now, .. } = record;
+            match Frame::decode(self.kind, &record.payload) {
+                Ok(Frame { source, first, messages }) => {
+                    let accepted = self.meta.links.accept(source, first, messages.len(), sequence);
+                    if accepted.len() < messages.len() {
+                        let (kind, number, all) = (self.kind, self.number, messages.len());
+                        tracing::debug!("{kind}/{number}: {accepted:?} of {all} from {source} at {sequence}");
+                    }
+                    let messages = messages.into_iter().enumerate().skip(accepted.start).take(accepted.len());
+                    inputs.extend(messages.map(|(index, envelope)| Input {
+                        position: (sequence, index),
+                        now,
+                        envelope,
+                    }));
+                }
+                Err(error) => self.bury(record, error.to_string()).await,
+            }
+        }
+        inputs
+    }
+
+    /// Keeps what cannot be read, before anything behind it counts.
+    async fn bury(&self, record: Record, reason: String) {
+        let (kind, number, sequence) = (self.kind, self.number, record.sequence);
+        tracing::error!("{kind}/{number}: sequence {sequence} is a dead letter: {reason}");
+        while let Err(error) = self.log.bury(kind, record.clone(), reason.clone()).await {
+            tracing::error!("{kind}/{number}: {error}; trying again");
+            tokio::time::sleep(BURY_RETRY).await;
+        }
+    }
+
+    async fn settle(&mut self, sent: Vec<shop_nats::publisher::Acknowledged>, replies: Vec<Reply>, checkpoint: bool) {
+        let cursor = self.meta.cursor;
+        let checkpoint = checkpoint.then(|| {
+            let (states, rows) = self.memory.unsaved();
+            (self.checkpointed, self.last_checkpoint) = (cursor, Instant::now());
+            Checkpoint { meta: self.meta.clone(), states, rows }
+        });
+        // A settler that ended says why itself.
+        let _ = self.rounds.send(Round { cursor, sent, replies, checkpoint }).await;
+    }
+
+    fn is_unsaved(&self) -> bool {
+        self.meta.cursor > self.checkpointed
+    }
+
+    fn is_saving(&self) -> bool {
+        *self.saved.borrow() < self.checkpointed
+    }
+}
+
+/// What tells a record from another one at the same sequence: FNV-1a (64 bit) of its bytes.
+fn hash(record: &Record) -> u64 {
+    let mut hasher = FnvHasher::default();
+    hasher.write(&record.payload);
+    hasher.finish()
+}

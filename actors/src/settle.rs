@@ -1,0 +1,87 @@
+//! What a round must still wait for: first its messages are acknowledged, then its callers are
+//! answered, then it may become part of a checkpoint. Overlaps with the next rounds.
+
+use std::sync::Arc;
+
+use shop_domain::entity::Reply;
+use shop_nats::publisher::Acknowledged;
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    memory::Memory,
+    store::{Checkpoint, Shelf, StoreError},
+};
+
+/// Rounds that wait for their acknowledgements. Enough to keep the log busy; more would only
+/// make a crash repeat more.
+pub const ROUNDS_MAX: usize = 8;
+
+/// A round that was applied.
+#[derive(Debug)]
+pub struct Round {
+    /// The sequence up to which it applied.
+    pub cursor: u64,
+    /// Its messages on their way.
+    pub sent: Vec<Acknowledged>,
+    /// Its answers.
+    pub replies: Vec<Reply>,
+    /// The checkpoint that may be written behind it.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// Settles the rounds of one partition in their order.
+#[derive(Debug)]
+pub struct Settler {
+    /// What the partition knows.
+    pub memory: Arc<Memory>,
+    /// Where checkpoints go.
+    pub shelf: Shelf,
+    /// Where answers go.
+    pub replies: mpsc::Sender<Reply>,
+    /// The sequence up to which everything is settled.
+    pub settled: watch::Sender<u64>,
+    /// The sequence up to which a checkpoint is written.
+    pub saved: watch::Sender<u64>,
+}
+
+impl Settler {
+    /// Settles rounds until there are no more, or a checkpoint cannot be written.
+    pub async fn run(self, mut rounds: mpsc::Receiver<Round>) -> Result<(), StoreError> {
+        let mut saving = None;
+        while let Some(Round { cursor, sent, replies, checkpoint }) = rounds.recv().await {
+            for acknowledged in sent {
+                if acknowledged.await.is_err() {
+                    // The publisher ended, and with it this host: nothing from here on counts.
+                    return Ok(());
+                }
+            }
+            for reply in replies {
+                // Nobody sends answers any more when the host is being stopped.
+                let _ = self.replies.send(reply).await;
+            }
+            self.settled.send_replace(cursor);
+            if let Some(checkpoint) = checkpoint {
+                finish(saving.take()).await?;
+                saving = Some(tokio::task::spawn_blocking(self.save(checkpoint)));
+            }
+        }
+        finish(saving).await
+    }
+
+    fn save(&self, checkpoint: Checkpoint) -> impl FnOnce() -> Result<(), StoreError> + 'static {
+        let (shelf, memory, saved) = (self.shelf.clone(), Arc::clone(&self.memory), self.saved.clone());
+        move || {
+            shelf.write(&checkpoint)?;
+            memory.saved(checkpoint.meta.cursor);
+            saved.send_replace(checkpoint.meta.cursor);
+            Ok(())
+        }
+    }
+}
+
+async fn finish(saving: Option<tokio::task::JoinHandle<Result<(), StoreError>>>) -> Result<(), StoreError> {
+    match saving {
+        Some(saving) => saving.await.expect("writing a checkpoint does not panic"),
+        None => Ok(()),
+    }
+}

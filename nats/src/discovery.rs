@@ -1,0 +1,136 @@
+//! Each kind as a NATS service: answers `nats micro ls`, `info` and `stats` (ADR-32).
+//!
+//! The client's own service module counts a request when its handler answers. Here an answer may
+//! come much later and from another process, so the door counts, and these answers tell.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+use shop_domain::{kind::Kind, timestamp::Timestamp};
+
+use crate::{connection::Connection, door::QUEUE_GROUP, subject};
+
+/// What the door of a kind has done since it was opened.
+#[derive(Debug)]
+pub struct Stats {
+    started: SystemTime,
+    requests: AtomicU64,
+    errors: AtomicU64,
+    busy_ns: AtomicU64,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self { started: SystemTime::now(), requests: 0.into(), errors: 0.into(), busy_ns: 0.into() }
+    }
+}
+
+impl Stats {
+    /// A request was let in, or answered at once, after `busy`.
+    pub fn request(&self, busy: Duration) {
+        self.requests.fetch_add(1, Relaxed);
+        self.busy_ns.fetch_add(u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// An error answer was given.
+    pub fn error(&self) {
+        self.errors.fetch_add(1, Relaxed);
+    }
+}
+
+/// One host's presence as a service.
+struct Service {
+    kind: Kind,
+    id: String,
+    stats: Arc<Stats>,
+}
+
+impl Connection {
+    /// Answers the discovery requests of a kind for as long as the connection lives.
+    pub(crate) async fn announce(&self, kind: Kind, stats: Arc<Stats>) -> Result<(), String> {
+        let service = Service { kind, id: uuid::Uuid::new_v4().simple().to_string(), stats };
+        let client = self.client().clone();
+        let mut questions = Vec::new();
+        for verb in ["PING", "INFO", "STATS"] {
+            let name = service.name();
+            let subjects =
+                [format!("$SRV.{verb}"), format!("$SRV.{verb}.{name}"), format!("$SRV.{verb}.{name}.{}", service.id)];
+            for subject in subjects {
+                let asked = client.subscribe(subject).await.map_err(|error| error.to_string())?;
+                questions.push(asked.map(move |message| (verb, message)).boxed());
+            }
+        }
+        tokio::spawn(async move {
+            let mut questions = stream::select_all(questions);
+            while let Some((verb, message)) = questions.next().await {
+                let Some(inbox) = message.reply else { continue };
+                let answer = match verb {
+                    "PING" => service.ping(),
+                    "INFO" => service.info(),
+                    _ => service.stats(),
+                };
+                if let Err(error) = client.publish(inbox, answer.to_string().into()).await {
+                    tracing::warn!("a discovery request could not be answered: {error}");
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+impl Service {
+    fn name(&self) -> String {
+        format!("shop-{}", self.kind)
+    }
+
+    fn ping(&self) -> Value {
+        json!({
+            "type": "io.nats.micro.v1.ping_response",
+            "name": self.name(),
+            "id": self.id,
+            "version": env!("CARGO_PKG_VERSION"),
+            "metadata": {},
+        })
+    }
+
+    fn info(&self) -> Value {
+        let mut info = self.ping();
+        info["type"] = json!("io.nats.micro.v1.info_response");
+        info["description"] = json!(format!("the shop's door to every {}", self.kind));
+        info["endpoints"] = json!([self.endpoint()]);
+        info
+    }
+
+    fn stats(&self) -> Value {
+        let Stats { started, requests, errors, busy_ns } = &*self.stats;
+        let (requests, busy_ns) = (requests.load(Relaxed), busy_ns.load(Relaxed));
+        let started = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mut endpoint = self.endpoint();
+        endpoint["num_requests"] = json!(requests);
+        endpoint["num_errors"] = json!(errors.load(Relaxed));
+        endpoint["last_error"] = json!("");
+        endpoint["processing_time"] = json!(busy_ns);
+        endpoint["average_processing_time"] = json!(busy_ns / requests.max(1));
+        let mut stats = self.ping();
+        stats["type"] = json!("io.nats.micro.v1.stats_response");
+        stats["started"] = json!(Timestamp::from_unix_ms(started.as_millis() as u64));
+        stats["endpoints"] = json!([endpoint]);
+        stats
+    }
+
+    fn endpoint(&self) -> Value {
+        json!({
+            "name": self.kind.as_str(),
+            "subject": subject::doors(self.kind),
+            "queue_group": QUEUE_GROUP,
+            "metadata": {},
+        })
+    }
+}

@@ -1,0 +1,137 @@
+//! The way in and out for callers: requests of a kind come in, answers go straight to who asked.
+
+use std::sync::Arc;
+
+use async_nats::{HeaderMap, Subscriber};
+use bytes::Bytes;
+use futures::StreamExt;
+use shop_domain::{kind::Kind, problem::Code};
+
+use crate::{connection::Connection, discovery::Stats, header, subject};
+
+/// Hosts of the same kind share the requests: each goes to one of them.
+pub(crate) const QUEUE_GROUP: &str = "shop";
+
+/// Seconds after which a refused caller may try again.
+const RETRY_AFTER_SECONDS: &str = "1";
+
+/// All requests of one kind.
+#[derive(Debug)]
+pub struct Listener {
+    kind: Kind,
+    requests: Subscriber,
+}
+
+/// A request as it came in. Nothing in it is checked yet.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// What follows `shop.<kind>.`: `<id>.<verb>`, or a verb for the whole kind.
+    pub target: String,
+    /// JSON, MessagePack or nothing.
+    pub body: Bytes,
+    /// Where the caller waits; nowhere when the request was only published.
+    pub inbox: Option<String>,
+    /// The idempotency key.
+    pub idempotency_key: Option<String>,
+    /// The W3C trace context.
+    pub traceparent: Option<String>,
+    /// Whether the caller wants an answer as soon as the log has the request.
+    pub respond_async: bool,
+}
+
+/// An answer, ready to be sent.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The body, in the caller's format.
+    pub body: Bytes,
+    /// The code of an error answer.
+    pub error: Option<Code>,
+    /// Whether it is the first answer once more.
+    pub replayed: bool,
+    /// Whether the request was taken but is not settled.
+    pub accepted: bool,
+    /// The W3C trace context.
+    pub traceparent: Option<String>,
+}
+
+/// Why requests cannot be listened to.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen to requests of {kind}: {reason}")]
+pub struct ListenError {
+    kind: Kind,
+    reason: String,
+}
+
+impl Connection {
+    /// Takes part in serving the requests of a kind, and shows up as a NATS service.
+    pub async fn listen(&self, kind: Kind, stats: &Arc<Stats>) -> Result<Listener, ListenError> {
+        let failed = |reason: String| ListenError { kind, reason };
+        let subscribed = self.client().queue_subscribe(subject::doors(kind), QUEUE_GROUP.into()).await;
+        let requests = subscribed.map_err(|error| failed(error.to_string()))?;
+        self.announce(kind, Arc::clone(stats)).await.map_err(failed)?;
+        // From here on, a request cannot find nobody.
+        self.client().flush().await.map_err(|error| failed(error.to_string()))?;
+        Ok(Listener { kind, requests })
+    }
+
+    /// Sends an answer to where the caller waits.
+    pub async fn respond(&self, inbox: String, response: Response) {
+        let headers = headers_of(&response);
+        let sent = if headers.is_empty() {
+            self.client().publish(inbox, response.body).await
+        } else {
+            self.client().publish_with_headers(inbox, headers, response.body).await
+        };
+        if let Err(error) = sent {
+            tracing::warn!("an answer could not be sent: {error}");
+        }
+    }
+}
+
+impl Listener {
+    /// The next request; none after [`Self::close`], once all that had come in was returned.
+    pub async fn next(&mut self) -> Option<Incoming> {
+        let message = self.requests.next().await?;
+        let prefix = "shop.".len() + self.kind.as_str().len() + ".".len();
+        let header = |name| {
+            let value = message.headers.as_ref().and_then(|headers| headers.get(name));
+            value.map(|value| value.as_str().to_owned())
+        };
+        Some(Incoming {
+            target: message.subject.get(prefix..).unwrap_or_default().to_owned(),
+            inbox: message.reply.as_ref().map(ToString::to_string),
+            idempotency_key: header(header::IDEMPOTENCY_KEY),
+            traceparent: header(header::TRACEPARENT),
+            respond_async: header(header::PREFER).is_some_and(|prefer| prefer.contains(header::RESPOND_ASYNC)),
+            body: message.payload,
+        })
+    }
+
+    /// Takes no further requests.
+    pub async fn close(&mut self) {
+        if let Err(error) = self.requests.unsubscribe().await {
+            tracing::warn!("requests of {} could not be declined: {error}", self.kind);
+        }
+    }
+}
+
+fn headers_of(response: &Response) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(code) = response.error {
+        headers.insert(header::SERVICE_ERROR, code.name);
+        headers.insert(header::SERVICE_ERROR_CODE, code.status.to_string());
+        if code.status == Code::UNAVAILABLE.status {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+    }
+    if response.replayed {
+        headers.insert(header::IDEMPOTENCY_REPLAYED, "true");
+    }
+    if response.accepted {
+        headers.insert(header::PREFERENCE_APPLIED, header::RESPOND_ASYNC);
+    }
+    if let Some(traceparent) = &response.traceparent {
+        headers.insert(header::TRACEPARENT, traceparent.as_str());
+    }
+    headers
+}

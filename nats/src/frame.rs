@@ -1,0 +1,207 @@
+//! Frames: the messages that one sender had for one partition at one moment, as one JetStream message.
+//!
+//! A frame is a version byte and a MessagePack map with field names: `source`, `first`, `messages`.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use shop_domain::{kind::Kind, message::Envelope};
+
+/// The version byte that leads every frame.
+const VERSION: u8 = 1;
+
+/// Most bytes of messages in one frame. Well below the server's default `max_payload` (1 MiB), with
+/// room for one message of the largest size after the limit is all but reached.
+pub const FRAME_BYTES_MAX: usize = 512 * 1024;
+
+/// Who numbered the messages of a frame. A stream that was made anew, and a door that was started
+/// anew, count from 1 again: the epoch tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Source {
+    /// The sender.
+    pub origin: Origin,
+    /// For a partition, the epoch of its log; for a door, a number drawn when it began to count.
+    pub epoch: u64,
+}
+
+/// Who sends frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// A door: commands from outside.
+    Door,
+    /// A partition of a kind: messages from its entities.
+    Partition(Kind, u16),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.origin {
+            Origin::Door => write!(f, "door {:016x}", self.epoch),
+            Origin::Partition(kind, partition) => write!(f, "{kind}/{partition} of epoch {:016x}", self.epoch),
+        }
+    }
+}
+
+/// A frame as it is read from the log.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Frame {
+    /// Who sent it.
+    pub source: Source,
+    /// The number of its first message on the link from the source to this partition.
+    pub first: u64,
+    /// The messages, numbered one by one from `first`.
+    pub messages: Vec<Envelope>,
+}
+
+/// Why bytes in the log are not a frame.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The message has no bytes.
+    #[error("no bytes")]
+    Empty,
+    /// It is of a version that this program does not know.
+    #[error("frame version {0} instead of {VERSION}")]
+    Version(u8),
+    /// What follows the version byte is not a frame.
+    #[error("not a frame: {0}")]
+    Body(#[from] rmp_serde::decode::Error),
+    /// A message for an entity of another kind.
+    #[error("a message to a {found} in the log of {expected}")]
+    Kind {
+        /// Whose log it is.
+        expected: Kind,
+        /// Whom the message is for.
+        found: Kind,
+    },
+    /// Numbers count from 1.
+    #[error("messages numbered from 0")]
+    Unnumbered,
+}
+
+impl Frame {
+    /// Reads a frame from the log of `kind`.
+    pub fn decode(kind: Kind, bytes: &[u8]) -> Result<Self, FrameError> {
+        let (version, body) = bytes.split_first().ok_or(FrameError::Empty)?;
+        if *version != VERSION {
+            return Err(FrameError::Version(*version));
+        }
+        let frame: Self = rmp_serde::from_slice(body)?;
+        if frame.first == 0 {
+            return Err(FrameError::Unnumbered);
+        }
+        match frame.messages.iter().map(|envelope| envelope.message.kind()).find(|found| *found != kind) {
+            Some(found) => Err(FrameError::Kind { expected: kind, found }),
+            None => Ok(frame),
+        }
+    }
+}
+
+/// A message as its bytes, ready to be put into a frame.
+#[derive(Clone, Debug)]
+pub struct EncodedMessage(Vec<u8>);
+
+impl EncodedMessage {
+    /// Encodes a message once, whichever frame it ends up in.
+    pub fn new(envelope: &Envelope) -> Self {
+        Self(rmp_serde::to_vec_named(envelope).expect("an envelope always encodes"))
+    }
+
+    /// Its length in bytes.
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Puts messages into frames of at most [`FRAME_BYTES_MAX`] (or one message), numbered from `first`.
+/// Returns each frame with the number that follows its last message.
+pub fn frames(source: Source, first: u64, messages: &[EncodedMessage]) -> Vec<(Bytes, u64)> {
+    let mut frames = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (index, message) in messages.iter().enumerate() {
+        if index > start && bytes + message.bytes() > FRAME_BYTES_MAX {
+            frames.push((start, index));
+            (start, bytes) = (index, 0);
+        }
+        bytes += message.bytes();
+    }
+    if start < messages.len() {
+        frames.push((start, messages.len()));
+    }
+    frames
+        .into_iter()
+        .map(|(start, end)| (encode(source, first + start as u64, &messages[start..end]), first + end as u64))
+        .collect()
+}
+
+fn encode(source: Source, first: u64, messages: &[EncodedMessage]) -> Bytes {
+    let content: usize = messages.iter().map(EncodedMessage::bytes).sum();
+    let mut bytes = Vec::with_capacity(content + 96);
+    bytes.push(VERSION);
+    let head = "writing to memory cannot fail";
+    rmp::encode::write_map_len(&mut bytes, 3).expect(head);
+    rmp::encode::write_str(&mut bytes, "source").expect(head);
+    rmp_serde::encode::write_named(&mut bytes, &source).expect(head);
+    rmp::encode::write_str(&mut bytes, "first").expect(head);
+    rmp::encode::write_uint(&mut bytes, first).expect(head);
+    rmp::encode::write_str(&mut bytes, "messages").expect(head);
+    rmp::encode::write_array_len(&mut bytes, messages.len() as u32).expect(head);
+    for message in messages {
+        bytes.extend_from_slice(&message.0);
+    }
+    bytes.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use shop_domain::{message::Message, order, wallet};
+
+    use super::*;
+
+    const SOURCE: Source = Source { origin: Origin::Partition(Kind::Order, 3), epoch: 7 };
+
+    fn refund(order: &str) -> Envelope {
+        let message = Message::Wallet(wallet::Message::Refund { order: order.parse().unwrap() });
+        Envelope { to: "alice".parse().unwrap(), message, request: None, trace: None }
+    }
+
+    #[test]
+    fn what_was_framed_is_read_back() {
+        let sent = [refund("o-1"), refund("o-2")];
+        let encoded: Vec<_> = sent.iter().map(EncodedMessage::new).collect();
+        let frames = frames(SOURCE, 41, &encoded);
+        assert_eq!(frames.len(), 1);
+        assert_eq!(frames[0].1, 43);
+        let frame = Frame::decode(Kind::Wallet, &frames[0].0).unwrap();
+        assert_eq!(frame, Frame { source: SOURCE, first: 41, messages: sent.to_vec() });
+    }
+
+    #[test]
+    fn many_messages_are_cut_into_frames_that_number_on() {
+        let reason = "x".repeat(64 * 1024);
+        let message = Message::Order(order::Message::Cancel { reason: Some(reason.into()) });
+        let envelope = Envelope { to: "o-1".parse().unwrap(), message, request: None, trace: None };
+        let encoded: Vec<_> = std::iter::repeat_n(EncodedMessage::new(&envelope), 20).collect();
+        let mut next = 1;
+        for (bytes, after) in frames(SOURCE, 1, &encoded) {
+            assert!(bytes.len() <= FRAME_BYTES_MAX + 128);
+            let frame = Frame::decode(Kind::Order, &bytes).unwrap();
+            assert_eq!(frame.first, next);
+            next += frame.messages.len() as u64;
+            assert_eq!(after, next);
+        }
+        assert_eq!(next, 21);
+    }
+
+    #[test]
+    fn bytes_that_are_not_a_frame_are_refused_with_a_reason() {
+        let frame = frames(SOURCE, 1, &[EncodedMessage::new(&refund("o-1"))]).remove(0).0;
+        assert!(matches!(Frame::decode(Kind::Wallet, b""), Err(FrameError::Empty)));
+        assert!(matches!(Frame::decode(Kind::Wallet, b"hello"), Err(FrameError::Version(b'h'))));
+        assert!(matches!(Frame::decode(Kind::Wallet, &frame[..frame.len() - 1]), Err(FrameError::Body(_))));
+        assert!(matches!(Frame::decode(Kind::Product, &frame), Err(FrameError::Kind { .. })));
+        let unnumbered = frames(SOURCE, 0, &[EncodedMessage::new(&refund("o-1"))]).remove(0).0;
+        assert!(matches!(Frame::decode(Kind::Wallet, &unnumbered), Err(FrameError::Unnumbered)));
+    }
+}

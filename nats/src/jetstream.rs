@@ -1,0 +1,283 @@
+//! The log on NATS JetStream.
+
+use std::{fmt, time::Duration};
+
+use async_nats::{
+    HeaderMap,
+    jetstream::{
+        self, ErrorCode,
+        consumer::{AckPolicy, DeliverPolicy, pull},
+        context::PublishErrorKind,
+        stream::RawMessageErrorKind,
+    },
+};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
+use shop_domain::{kind::Kind, timestamp::Timestamp};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    connection::Connection,
+    header,
+    log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
+    subject,
+    topology::identity_of,
+};
+
+/// How long an acknowledgement may take before the frame counts as lost and is sent again. A
+/// disk that takes longer for one fsync is not helped by more of them.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Frames on their way at a time, over all partitions of a process. Each partition bounds its own
+/// window far below; this is the client's own semaphore, which must not be what binds.
+const ACKS_PENDING_MAX: usize = 16_384;
+/// Records that one pull asks for.
+const PULL_RECORDS: usize = 256;
+/// Bytes that one pull asks for: above the largest frame, so that a pull always brings something.
+const PULL_BYTES: usize = 4 * 1024 * 1024;
+/// How often the server says that it is still there while there is nothing to read.
+const READ_HEARTBEAT: Duration = Duration::from_secs(2);
+/// How long one pull stands.
+const READ_EXPIRES: Duration = Duration::from_secs(30);
+/// Pause before a lost reader is made anew; doubles up to the second value.
+const READ_RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// The log on NATS JetStream. It reads and publishes over separate connections, because the client
+/// runs each connection in one task.
+#[derive(Clone)]
+pub struct JetStreamLog {
+    reading: jetstream::Context,
+    publishing: jetstream::Context,
+    disruptions: watch::Receiver<u64>,
+}
+
+impl JetStreamLog {
+    /// A log that is read over one connection and published to over the other.
+    pub fn new(reading: &Connection, publishing: &Connection) -> Self {
+        let context = |connection: &Connection| {
+            jetstream::context::ContextBuilder::new()
+                .timeout(ACK_TIMEOUT)
+                .max_ack_inflight(ACKS_PENDING_MAX)
+                .build(connection.client().clone())
+        };
+        Self { reading: context(reading), publishing: context(publishing), disruptions: publishing.connects() }
+    }
+}
+
+impl fmt::Debug for JetStreamLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JetStreamLog").finish_non_exhaustive()
+    }
+}
+
+impl Log for JetStreamLog {
+    fn append(&self, kind: Kind, partition: u16, frame: Bytes) -> BoxFuture<'static, Result<Appending, AppendError>> {
+        let context = self.publishing.clone();
+        async move {
+            let subject = subject::log(kind, partition);
+            let failed = move |error: async_nats::error::Error<PublishErrorKind>| AppendError {
+                subject: subject::log(kind, partition),
+                reason: error.to_string(),
+            };
+            let ack = context.publish(subject, frame).await.map_err(failed)?;
+            let ack: Appending = async move { ack.await.map(|ack| ack.sequence).map_err(failed) }.boxed();
+            Ok(ack)
+        }
+        .boxed()
+    }
+
+    fn read(&self, kind: Kind, epoch: u64, after: u64) -> mpsc::Receiver<Result<Record, LogError>> {
+        let (records, receiver) = mpsc::channel(READ_AHEAD);
+        let reader = Reader { log: self.clone(), kind, epoch, after, records };
+        tokio::spawn(reader.run());
+        receiver
+    }
+
+    fn last_sequence(&self, kind: Kind) -> BoxFuture<'static, Result<u64, LogError>> {
+        let identity = self.identity(kind);
+        async move { Ok(identity.await?.last_sequence) }.boxed()
+    }
+
+    fn record(&self, kind: Kind, sequence: u64) -> BoxFuture<'static, Result<Option<Record>, LogError>> {
+        let context = self.reading.clone();
+        async move {
+            let failed = |reason: String| LogError::Failed { kind, reason };
+            let stream = context.get_stream_no_info(subject::stream(kind)).await;
+            let stream = stream.map_err(|error| failed(error.to_string()))?;
+            match stream.get_raw_message(sequence).await {
+                Ok(message) => {
+                    let partition = partition_in(&message.subject).ok_or_else(|| failed("foreign subject".into()))?;
+                    let time = timestamp(message.time.unix_timestamp_nanos());
+                    Ok(Some(Record { sequence, partition, time, payload: message.payload }))
+                }
+                Err(error) => match error.kind() {
+                    RawMessageErrorKind::NoMessageFound => Ok(None),
+                    RawMessageErrorKind::JetStream(ref inner) if inner.error_code() == ErrorCode::NO_MESSAGE_FOUND => {
+                        Ok(None)
+                    }
+                    RawMessageErrorKind::JetStream(_)
+                    | RawMessageErrorKind::InvalidSubject
+                    | RawMessageErrorKind::Other => Err(failed(error.to_string())),
+                },
+            }
+        }
+        .boxed()
+    }
+
+    fn identity(&self, kind: Kind) -> BoxFuture<'static, Result<Identity, LogError>> {
+        let context = self.reading.clone();
+        async move {
+            let failed = |reason: String| LogError::Failed { kind, reason };
+            let stream = context.get_stream(subject::stream(kind)).await.map_err(|error| failed(error.to_string()))?;
+            identity_of(stream.cached_info()).map_err(|error| failed(error.to_string()))
+        }
+        .boxed()
+    }
+
+    fn bury(&self, kind: Kind, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>> {
+        let context = self.publishing.clone();
+        async move {
+            let origin = format!("{kind}/{}", record.sequence);
+            let mut headers = HeaderMap::new();
+            headers.insert(header::DEAD_REASON, reason.replace(['\r', '\n'], " "));
+            headers.insert(header::DEAD_ORIGIN, origin.as_str());
+            // Saves a second copy when a host buries again after a restart; nothing depends on it.
+            headers.insert(async_nats::header::NATS_MESSAGE_ID, origin.as_str());
+            let failed = |error: async_nats::error::Error<PublishErrorKind>| LogError::Failed {
+                kind,
+                reason: format!("cannot keep a dead letter: {error}"),
+            };
+            let subject = subject::dead(kind, record.partition);
+            let ack = context.publish_with_headers(subject, headers, record.payload).await.map_err(failed)?;
+            ack.await.map(drop).map_err(failed)
+        }
+        .boxed()
+    }
+
+    fn disruptions(&self) -> watch::Receiver<u64> {
+        self.disruptions.clone()
+    }
+}
+
+/// Reads a kind's log with ephemeral consumers that acknowledge nothing. The position is ours:
+/// whenever the consumer is lost or skips, a new one starts behind the last record handed on.
+struct Reader {
+    log: JetStreamLog,
+    kind: Kind,
+    epoch: u64,
+    after: u64,
+    records: mpsc::Sender<Result<Record, LogError>>,
+}
+
+/// Why a consumer is no longer of use.
+enum Lost {
+    /// Nobody reads any more.
+    Closed,
+    /// It is to be replaced.
+    Broken(String),
+    /// There is nothing to read from.
+    OtherLog(LogError),
+}
+
+impl Reader {
+    async fn run(mut self) {
+        let mut delay = READ_RETRY.0;
+        loop {
+            let position = self.after;
+            match self.read_with_one_consumer().await {
+                Lost::Closed => return,
+                Lost::OtherLog(error) => {
+                    let _nobody_reads = self.records.send(Err(error)).await;
+                    return;
+                }
+                Lost::Broken(reason) => {
+                    tracing::warn!("reader of {} stopped after sequence {}: {reason}", self.kind, self.after);
+                }
+            }
+            delay = if self.after > position { READ_RETRY.0 } else { (delay * 2).min(READ_RETRY.1) };
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.records.closed() => return,
+            }
+        }
+    }
+
+    async fn read_with_one_consumer(&mut self) -> Lost {
+        let mut messages = match self.consumer().await {
+            Ok(messages) => messages,
+            Err(lost) => return lost,
+        };
+        let mut expected = 1;
+        loop {
+            let message = tokio::select! {
+                message = messages.next() => message,
+                () = self.records.closed() => return Lost::Closed,
+            };
+            let message = match message {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => return Lost::Broken(error.to_string()),
+                None => return Lost::Broken("the consumer ended".into()),
+            };
+            let (Ok(info), Some(partition)) = (message.info(), partition_in(&message.subject)) else {
+                return Lost::Broken(format!("a message without position on {}", message.subject));
+            };
+            if info.consumer_sequence != expected {
+                return Lost::Broken(format!("message {expected} is missing, {} came", info.consumer_sequence));
+            }
+            expected += 1;
+            let sequence = info.stream_sequence;
+            let time = timestamp(info.published.unix_timestamp_nanos());
+            let record = Record { sequence, partition, time, payload: message.payload.clone() };
+            if self.records.send(Ok(record)).await.is_err() {
+                return Lost::Closed;
+            }
+            self.after = sequence;
+        }
+    }
+
+    async fn consumer(&self) -> Result<pull::Stream, Lost> {
+        self.verify().await?;
+        let broken = |reason: String| Lost::Broken(reason);
+        let stream = self.log.reading.get_stream_no_info(subject::stream(self.kind)).await;
+        let stream = stream.map_err(|error| broken(error.to_string()))?;
+        let config = pull::Config {
+            name: Some(format!("shop-{}-{}", self.kind, uuid::Uuid::new_v4().simple())),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.after + 1 },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: READ_EXPIRES,
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        };
+        let consumer = stream.create_consumer(config).await.map_err(|error| broken(error.to_string()))?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(PULL_RECORDS)
+            .max_bytes_per_batch(PULL_BYTES)
+            .heartbeat(READ_HEARTBEAT)
+            .expires(READ_EXPIRES)
+            .messages();
+        messages.await.map_err(|error| broken(error.to_string()))
+    }
+
+    /// A stream that was made anew or rolled back would let us wait for ever.
+    async fn verify(&self) -> Result<(), Lost> {
+        let kind = self.kind;
+        let identity = self.log.identity(kind).await.map_err(|error| Lost::Broken(error.to_string()))?;
+        let other = |reason: String| Err(Lost::OtherLog(LogError::OtherLog { kind, reason }));
+        if identity.epoch != self.epoch {
+            return other(format!("its epoch is {:016x} instead of {:016x}", identity.epoch, self.epoch));
+        }
+        if identity.last_sequence < self.after {
+            return other(format!("it ends at {} though {} was read", identity.last_sequence, self.after));
+        }
+        Ok(())
+    }
+}
+
+fn partition_in(subject: &str) -> Option<u16> {
+    subject.rsplit('.').next()?.parse().ok()
+}
+
+fn timestamp(unix_ns: i128) -> Timestamp {
+    Timestamp::from_unix_ms(u64::try_from(unix_ns / 1_000_000).unwrap_or(0))
+}

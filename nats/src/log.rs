@@ -1,0 +1,102 @@
+//! What the shop needs of a log: append, read on from a position, look up, and know which log it is.
+
+use std::{fmt::Debug, sync::Arc};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use shop_domain::{kind::Kind, timestamp::Timestamp};
+use tokio::sync::{mpsc, watch};
+
+/// Records that wait between the reader and the host. Enough to keep both busy; with frames of
+/// the largest size it is 32 MiB.
+pub(crate) const READ_AHEAD: usize = 64;
+
+/// The logs of all kinds.
+pub trait Log: Debug + Send + Sync + 'static {
+    /// Hands a frame to the log. Frames handed in one after the other (the first future awaited
+    /// before the next call) keep their order, those that arrive. The second future tells whether
+    /// this one did: its sequence, once it is durable.
+    fn append(&self, kind: Kind, partition: u16, frame: Bytes) -> BoxFuture<'static, Result<Appending, AppendError>>;
+
+    /// Reads all partitions of a kind's log, from the record after `after` on, for ever. An error
+    /// is the last item: the log is not the one of that `epoch` any more.
+    fn read(&self, kind: Kind, epoch: u64, after: u64) -> mpsc::Receiver<Result<Record, LogError>>;
+
+    /// The sequence of the last record in a kind's log, from its leader.
+    fn last_sequence(&self, kind: Kind) -> BoxFuture<'static, Result<u64, LogError>>;
+
+    /// The record at a sequence, from the leader; none if the log does not hold it.
+    fn record(&self, kind: Kind, sequence: u64) -> BoxFuture<'static, Result<Option<Record>, LogError>>;
+
+    /// Which log this is and how far it goes.
+    fn identity(&self, kind: Kind) -> BoxFuture<'static, Result<Identity, LogError>>;
+
+    /// Keeps a record that could not be read, with the reason. Doing so twice is harmless.
+    fn bury(&self, kind: Kind, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>>;
+
+    /// Changes whenever what was on its way to the log may have been lost.
+    fn disruptions(&self) -> watch::Receiver<u64>;
+}
+
+/// The logs, shared.
+pub type SharedLog = Arc<dyn Log>;
+
+/// The acknowledgement of a frame on its way: the sequence at which it is durable.
+pub type Appending = BoxFuture<'static, Result<u64, AppendError>>;
+
+/// One message of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its place in the log of the kind.
+    pub sequence: u64,
+    /// The partition that it is for.
+    pub partition: u16,
+    /// When the log took it.
+    pub time: Timestamp,
+    /// A frame, unless somebody published by hand.
+    pub payload: Bytes,
+}
+
+/// What tells one log from another, and how far it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// When the stream was created, in nanoseconds since the Unix epoch.
+    pub created_unix_ns: i128,
+    /// A random number from when the stream was created.
+    pub epoch: u64,
+    /// In how many partitions the kind is cut.
+    pub partitions: u16,
+    /// The last record's sequence; 0 when there is none.
+    pub last_sequence: u64,
+}
+
+/// Why a frame may not be in the log.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to append to {subject}: {reason}")]
+pub struct AppendError {
+    /// Where.
+    pub subject: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why the log could not be asked, or is not what was expected.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The log did not answer, or not with what was asked for.
+    #[error("cannot ask the log of {kind}: {reason}")]
+    Failed {
+        /// Whose log.
+        kind: Kind,
+        /// Why.
+        reason: String,
+    },
+    /// The stream was made anew, or rolled back, under a host that was reading it.
+    #[error("the log of {kind} is not the one that was being read: {reason}")]
+    OtherLog {
+        /// Whose log.
+        kind: Kind,
+        /// How it differs.
+        reason: String,
+    },
+}

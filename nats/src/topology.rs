@@ -1,0 +1,168 @@
+//! The streams: made at the first start, verified at every other.
+
+use std::{collections::HashMap, time::Duration};
+
+use async_nats::jetstream::{
+    self, ErrorCode,
+    context::{CreateStreamErrorKind, GetStreamErrorKind},
+    stream::{Config, DiscardPolicy, StorageType},
+};
+use shop_domain::kind::Kind;
+
+use crate::{connection::Connection, log::Identity, subject};
+
+/// Partitions of a kind on a single server, where every frame costs an fsync.
+const PARTITIONS_SINGLE: u16 = 1;
+/// Partitions of a kind on a cluster, which syncs once per group of appends.
+const PARTITIONS_CLUSTER: u16 = 12;
+/// Most partitions: each has a task, a window and a batch of its own.
+pub const PARTITIONS_MAX: u16 = 256;
+
+const EPOCH: &str = "shop.epoch";
+const PARTITIONS: &str = "shop.partitions";
+const FORMAT: &str = "shop.format";
+/// The format of what is in the log.
+const FORMAT_VERSION: &str = "1";
+
+/// How long one answer of the server may take: creating a replicated stream waits for an election.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How the streams are to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// Partitions of each kind; none: as they are, or the default for a new stream.
+    pub partitions: Option<u16>,
+    /// Copies of each stream (1, 3 or 5).
+    pub replicas: usize,
+}
+
+/// Why the streams are not as they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// The server did not do what it was asked.
+    #[error("cannot make or read the stream {stream}: {reason}")]
+    Server {
+        /// Which stream.
+        stream: String,
+        /// Why.
+        reason: String,
+    },
+    /// The stream has another number of partitions.
+    #[error(
+        "the log of {kind} has {found} partitions, but {expected} are configured; \
+         start with --partitions {found} (the count is fixed when the streams are made)"
+    )]
+    Partitions {
+        /// Whose log.
+        kind: Kind,
+        /// As it is.
+        found: u16,
+        /// As configured.
+        expected: u16,
+    },
+    /// More partitions than there can be, or none.
+    #[error("{0} partitions are configured; there must be 1 to {PARTITIONS_MAX}")]
+    PartitionCount(u16),
+    /// A stream of that name that the shop did not make.
+    #[error("the stream {stream} was not made by the shop, or by another version of it: its metadata say {found:?}")]
+    Foreign {
+        /// Which stream.
+        stream: String,
+        /// Its metadata.
+        found: String,
+    },
+}
+
+impl Connection {
+    /// Makes the log of a kind unless it exists, and verifies that it is as it should be.
+    pub async fn ensure_log(&self, kind: Kind, topology: Topology) -> Result<Identity, TopologyError> {
+        let default = if self.is_clustered() { PARTITIONS_CLUSTER } else { PARTITIONS_SINGLE };
+        let partitions = topology.partitions.unwrap_or(default);
+        if !(1..=PARTITIONS_MAX).contains(&partitions) {
+            return Err(TopologyError::PartitionCount(partitions));
+        }
+        let epoch = uuid::Uuid::new_v4().as_u64_pair().0;
+        let config = Config {
+            description: Some(format!("the shop's log of every {kind}")),
+            subjects: vec![subject::logs(kind)],
+            // A log that is full refuses; it never forgets.
+            discard: DiscardPolicy::New,
+            deny_delete: true,
+            metadata: HashMap::from([
+                (EPOCH.into(), format!("{epoch:016x}")),
+                (PARTITIONS.into(), partitions.to_string()),
+                (FORMAT.into(), FORMAT_VERSION.into()),
+            ]),
+            ..stream(subject::stream(kind), topology.replicas)
+        };
+        let info = self.ensure_stream(config).await?;
+        let identity = identity_of(&info)?;
+        match topology.partitions {
+            Some(expected) if expected != identity.partitions => {
+                Err(TopologyError::Partitions { kind, found: identity.partitions, expected })
+            }
+            Some(_) | None => Ok(identity),
+        }
+    }
+
+    /// Makes the stream of dead letters unless it exists.
+    pub async fn ensure_dead_letters(&self, topology: Topology) -> Result<(), TopologyError> {
+        let config = Config {
+            description: Some("what was in the shop's logs and could not be read, with the reason".into()),
+            subjects: vec!["shop.dead.>".into()],
+            ..stream(subject::DEAD_STREAM.into(), topology.replicas)
+        };
+        self.ensure_stream(config).await.map(drop)
+    }
+
+    async fn ensure_stream(&self, config: Config) -> Result<jetstream::stream::Info, TopologyError> {
+        let name = config.name.clone();
+        let failed = |reason: String| TopologyError::Server { stream: name.clone(), reason };
+        let mut context = jetstream::new(self.client().clone());
+        context.set_timeout(SERVER_TIMEOUT);
+        match context.get_stream(&name).await {
+            Ok(stream) => return Ok(stream.cached_info().clone()),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+                GetStreamErrorKind::JetStream(_)
+                | GetStreamErrorKind::EmptyName
+                | GetStreamErrorKind::Request
+                | GetStreamErrorKind::InvalidStreamName => return Err(failed(error.to_string())),
+            },
+        }
+        match context.create_stream(config).await {
+            Ok(stream) => Ok(stream.cached_info().clone()),
+            // Another host was faster.
+            Err(error) if is_name_taken(&error.kind()) => {
+                let stream = context.get_stream(&name).await.map_err(|error| failed(error.to_string()))?;
+                Ok(stream.cached_info().clone())
+            }
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+}
+
+fn is_name_taken(error: &CreateStreamErrorKind) -> bool {
+    matches!(error, CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST)
+}
+
+fn stream(name: String, replicas: usize) -> Config {
+    Config { name, storage: StorageType::File, num_replicas: replicas, allow_direct: true, ..Config::default() }
+}
+
+/// Reads which log a stream is.
+pub(crate) fn identity_of(info: &jetstream::stream::Info) -> Result<Identity, TopologyError> {
+    let metadata = &info.config.metadata;
+    let get = |name: &str| metadata.get(name).map(String::as_str);
+    let epoch = get(EPOCH).and_then(|epoch| u64::from_str_radix(epoch, 16).ok());
+    let partitions = get(PARTITIONS).and_then(|partitions| partitions.parse().ok()).filter(|count| *count > 0);
+    match (epoch, partitions, get(FORMAT)) {
+        (Some(epoch), Some(partitions), Some(FORMAT_VERSION)) => Ok(Identity {
+            created_unix_ns: info.created.unix_timestamp_nanos(),
+            epoch,
+            partitions,
+            last_sequence: info.state.last_sequence,
+        }),
+        (_, _, _) => Err(TopologyError::Foreign { stream: info.config.name.clone(), found: format!("{metadata:?}") }),
+    }
+}

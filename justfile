@@ -12,7 +12,7 @@ run *options:
 demo:
     cargo run --release -- --demo
 
-# Start it with an empty data folder that is gone afterwards
+# Start it with a new, empty data folder
 fresh:
     cargo run --release -- --data-dir "$(mktemp -d)"
 

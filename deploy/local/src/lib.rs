@@ -1,1 +1,18 @@
-//! shop-local
+//! The whole shop on one machine: a nats-server, the hosts of all kinds and the HTTP bridge.
+//!
+//! Owns processes, folders and the order in which things start and stop. Must not know what an
+//! order is, except in [`demo`], which is a customer like any other and uses HTTP.
+
+pub mod banner;
+pub mod demo;
+pub mod folder;
+pub mod http;
+pub mod nats_server;
+pub mod options;
+mod parts;
+mod service;
+pub mod shop;
+
+pub use nats_server::NatsServer;
+pub use options::Options;
+pub use shop::Shop;

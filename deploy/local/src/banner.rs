@@ -1,0 +1,84 @@
+//! What the shop says once it is open: where everything is, and what to try.
+
+use std::path::Path;
+
+use crate::Shop;
+
+/// Where everything is.
+#[derive(Debug)]
+pub struct Banner<'a> {
+    /// For example `http://127.0.0.1:8080`.
+    pub http: String,
+    /// For example `nats://127.0.0.1:4222`.
+    pub nats: String,
+    /// Version and process of the shop's own nats-server; nothing when it uses another one.
+    pub nats_server: Option<(&'a str, u32)>,
+    /// Where everything is kept.
+    pub folder: &'a Path,
+}
+
+impl<'a> Banner<'a> {
+    /// The banner of a running shop.
+    pub fn of(shop: &'a Shop) -> Self {
+        Self {
+            http: format!("http://{}", shop.http_address()),
+            nats: shop.nats_url(),
+            nats_server: shop.nats_server().and_then(|server| Some((server.version(), server.pid()?))),
+            folder: shop.folder(),
+        }
+    }
+}
+
+impl std::fmt::Display for Banner<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { http, nats, .. } = self;
+        let folder = self.folder.display();
+        let server = match self.nats_server {
+            Some((version, pid)) => format!("nats-server {version}, pid {pid}"),
+            None => "a nats-server that was running already".to_owned(),
+        };
+        // The three commands are one story: something to buy, somebody to buy it, an order.
+        write!(
+            f,
+            r#"
+  The shop is open.
+
+    HTTP    {http:<28}  everything it offers: {http}/openapi.json
+    NATS    {nats:<28}  {server}
+    data    {folder}
+    stop    Ctrl-C
+
+  Three things to try in another terminal:
+
+    curl -s {http}/products -H 'Content-Type: application/json' -d '{{"id":"apple","name":"apple","price":1000,"stock":1000}}'
+    curl -s {http}/wallets -H 'Content-Type: application/json' -d '{{"id":"alice","balance":999999}}'
+    nats -s {nats} req shop.order.o-1.place '{{"user":"alice","product":"apple","quantity":10}}'
+"#
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_banner_says_where_everything_is_and_what_to_try() {
+        let banner = Banner {
+            http: "http://127.0.0.1:8080".to_owned(),
+            nats: "nats://127.0.0.1:4222".to_owned(),
+            nats_server: Some(("2.15.1", 4711)),
+            folder: Path::new("/home/alice/shop/.shop"),
+        };
+        let text = banner.to_string();
+        for part in [
+            "http://127.0.0.1:8080/openapi.json",
+            "nats://127.0.0.1:4222         nats-server 2.15.1, pid 4711",
+            "/home/alice/shop/.shop\n",
+            r#"curl -s http://127.0.0.1:8080/wallets -H 'Content-Type: application/json' -d '{"id":"alice","balance":999999}'"#,
+            "nats -s nats://127.0.0.1:4222 req shop.order.o-1.place",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in {text}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What can be set from the command line or the environment, and the defaults.
+
+use std::path::PathBuf;
+
+use clap::builder::FalseyValueParser;
+
+/// Runs the whole shop on this machine: a nats-server, the five kinds and the HTTP bridge.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(version)]
+pub struct Options {
+    /// Where HTTP is served; port 0 takes any free one
+    #[arg(long, value_name = "HOST:PORT", env = "SHOP_HTTP_ADDR", default_value = "127.0.0.1:8080")]
+    pub http_addr: String,
+
+    /// Port of the shop's own nats-server, on loopback; 0 takes any free one
+    #[arg(long, value_name = "PORT", env = "SHOP_NATS_PORT", default_value_t = 4222)]
+    pub nats_port: u16,
+
+    /// A nats-server that runs already (2.12 or newer, with JetStream), instead of an own one
+    #[arg(long, value_name = "URL", env = "SHOP_NATS_URL")]
+    pub nats_url: Option<String>,
+
+    /// Where everything is kept
+    #[arg(long, value_name = "FOLDER", env = "SHOP_DATA_DIR", default_value = ".shop")]
+    pub data_dir: PathBuf,
+
+    /// Partitions per kind, fixed when the data folder is first used [default: 1, on a cluster 12]
+    #[arg(long, value_name = "COUNT", env = "SHOP_PARTITIONS", value_parser = clap::value_parser!(u16).range(1..))]
+    pub partitions: Option<u16>,
+
+    /// Plays a customer's story through HTTP first, checks every number, and stays open
+    #[arg(long, env = "SHOP_DEMO", value_parser = FalseyValueParser::new())]
+    pub demo: bool,
+}
+
+impl Options {
+    /// Free ports and the given folder: for tests, many of which run at once.
+    pub fn for_test(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            http_addr: "127.0.0.1:0".to_owned(),
+            nats_port: 0,
+            nats_url: None,
+            data_dir: data_dir.into(),
+            partitions: None,
+            demo: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[test]
+    fn every_option_can_be_set_from_the_environment_under_its_own_name() {
+        Options::command().debug_assert();
+        for argument in Options::command().get_arguments() {
+            let Some(long) = argument.get_long() else { continue };
+            let expected = format!("SHOP_{}", long.replace('-', "_").to_uppercase());
+            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(expected.as_str()));
+        }
+    }
+
+    #[test]
+    fn no_partitions_at_all_are_refused() {
+        assert!(Options::try_parse_from(["shop-local", "--partitions", "0"]).is_err());
+        assert_eq!(Options::try_parse_from(["shop-local", "--partitions", "3"]).unwrap().partitions, Some(3));
+    }
+}

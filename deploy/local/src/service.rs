@@ -1,0 +1,153 @@
+//! A part of the shop that runs as a task until it is told to stop.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{AbortHandle, JoinHandle},
+    time::timeout,
+};
+
+/// Resolves when the part is to finish what it has begun and return.
+pub(crate) type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// How a part ended.
+pub(crate) type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// Why a part of the shop does not run any more.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// It ended though nobody asked it to.
+    #[error("{name} ended: {reason}")]
+    Ended {
+        /// Which part.
+        name: String,
+        /// What it said.
+        reason: String,
+    },
+    /// It was asked to end and had to be cut off.
+    #[error("{name} did not stop within {limit:?} and was cut off")]
+    CutOff {
+        /// Which part.
+        name: String,
+        /// How long it had.
+        limit: Duration,
+    },
+}
+
+/// A running part. Dropping it cuts it off.
+#[derive(Debug)]
+pub(crate) struct Service {
+    name: String,
+    stop: oneshot::Sender<()>,
+    stopping: Arc<AtomicBool>,
+    work: CutOff,
+    outcome: JoinHandle<Result<(), String>>,
+}
+
+/// Ends a task when it is dropped.
+#[derive(Debug)]
+struct CutOff(AbortHandle);
+
+impl Drop for CutOff {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Service {
+    /// Runs `work` as a task of its own. Should it end unasked, `failures` hears of it.
+    pub(crate) fn spawn<F>(name: String, failures: mpsc::Sender<ServiceError>, work: impl FnOnce(Shutdown) -> F) -> Self
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let (stop, stopped) = oneshot::channel();
+        // A stop is a dropped sender, so that nothing can be sent too late.
+        let work = tokio::spawn(work(Box::pin(async move { drop(stopped.await) })));
+        let cut_off = CutOff(work.abort_handle());
+        let stopping = Arc::new(AtomicBool::new(false));
+        let outcome = tokio::spawn(watch(name.clone(), work, Arc::clone(&stopping), failures));
+        Self { name, stop, stopping, work: cut_off, outcome }
+    }
+
+    /// Asks it to finish, and waits for that at most `limit`.
+    pub(crate) async fn stop(self, limit: Duration) -> Result<(), ServiceError> {
+        let Self { name, stop, stopping, work, outcome } = self;
+        stopping.store(true, Ordering::Release);
+        drop(stop);
+        match timeout(limit, outcome).await {
+            Ok(Ok(Ok(()))) => Ok(()),
+            Ok(Ok(Err(reason))) => Err(ServiceError::Ended { name, reason }),
+            Ok(Err(error)) => Err(ServiceError::Ended { name, reason: error.to_string() }),
+            Err(_) => {
+                drop(work);
+                Err(ServiceError::CutOff { name, limit })
+            }
+        }
+    }
+}
+
+async fn watch(
+    name: String,
+    work: JoinHandle<Outcome>,
+    stopping: Arc<AtomicBool>,
+    failures: mpsc::Sender<ServiceError>,
+) -> Result<(), String> {
+    let outcome = match work.await {
+        Ok(outcome) => outcome.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    if !stopping.load(Ordering::Acquire) {
+        let reason = outcome.clone().err().unwrap_or_else(|| "it returned though nobody asked it to".to_owned());
+        // Full or closed: somebody knows already that the shop is broken.
+        drop(failures.try_send(ServiceError::Ended { name, reason }));
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn a_part_that_is_asked_to_stop_finishes_its_work() {
+        let (failures, mut failed) = mpsc::channel(1);
+        let (done, finished) = oneshot::channel();
+        let service = Service::spawn("the till".to_owned(), failures, |shutdown| async move {
+            shutdown.await;
+            done.send(()).map_err(|()| "nobody listens".into())
+        });
+        service.stop(LIMIT).await.unwrap();
+        finished.await.unwrap();
+        assert!(failed.recv().await.is_none(), "an end that was asked for is no failure");
+    }
+
+    #[tokio::test]
+    async fn a_part_that_ends_or_panics_unasked_is_reported() {
+        for (panics, expected) in [(false, "the till ended: out of paper"), (true, "the till ended: task")] {
+            let (failures, mut failed) = mpsc::channel(1);
+            let _service = Service::spawn("the till".to_owned(), failures, |_| async move {
+                assert!(!panics);
+                Err("out of paper".into())
+            });
+            let failure = failed.recv().await.unwrap().to_string();
+            assert!(failure.starts_with(expected), "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_that_does_not_stop_is_cut_off() {
+        let (failures, _failed) = mpsc::channel(1);
+        let service = Service::spawn("the till".to_owned(), failures, |_| std::future::pending());
+        let error = service.stop(Duration::ZERO).await.unwrap_err().to_string();
+        assert_eq!(error, "the till did not stop within 0ns and was cut off");
+    }
+}

@@ -1,0 +1,266 @@
+//! The shop as one value: starts its parts in order, watches them, stops them in reverse.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use shop_domain::kind::Kind;
+use tokio::{
+    net::TcpListener,
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    Options,
+    folder::{FolderError, FolderLock},
+    http::Http,
+    nats_server::{NatsServer, NatsServerError},
+    parts::{self, Settings},
+    service::{Service, ServiceError},
+};
+
+/// How long until every kind must be ready: hosts replay what came after their checkpoints,
+/// and all of a log whose checkpoints were deleted.
+const READY_LIMIT: Duration = Duration::from_secs(120);
+/// How often `GET /readyz` is asked until then.
+const READY_INTERVAL: Duration = Duration::from_millis(10);
+/// How long the bridge may answer what it has begun: a little more than the 10 seconds that it
+/// gives itself. Less than the longest wait that a caller can ask for: who stops the shop does
+/// not wait for somebody else's patience.
+const BRIDGE_STOP_LIMIT: Duration = Duration::from_secs(12);
+/// How long a host may take to acknowledge, answer and checkpoint. Being cut off costs only
+/// time: it replays from its last checkpoint.
+const HOST_STOP_LIMIT: Duration = Duration::from_secs(20);
+/// A nats-server that ends sooner than this after it was started counts as a failed start.
+const NATS_RUN_MIN: Duration = Duration::from_secs(5);
+/// So many of those in a row, and the shop gives up.
+const NATS_FAILED_STARTS_MAX: u32 = 3;
+
+/// A running shop. [`Shop::stop`] ends it in good order; dropping it cuts everything off.
+#[derive(Debug)]
+pub struct Shop {
+    // In the order in which they are dropped.
+    bridge: Service,
+    hosts: BTreeMap<Kind, Service>,
+    nats: Nats,
+    settings: Settings,
+    address: SocketAddr,
+    folder: PathBuf,
+    http: Http,
+    failures: (mpsc::Sender<ServiceError>, mpsc::Receiver<ServiceError>),
+    _lock: FolderLock,
+}
+
+#[derive(Debug)]
+enum Nats {
+    Own(Box<NatsServer>),
+    Foreign(String),
+}
+
+/// Why the shop does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ShopError {
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// HTTP cannot be served there.
+    #[error("cannot serve HTTP on {address}: {source} (use --http-addr for another address)")]
+    Listen {
+        /// Where.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no nats-server.
+    #[error(transparent)]
+    Nats(#[from] NatsServerError),
+    /// It ends each time it is started.
+    #[error("the nats-server ended {NATS_FAILED_STARTS_MAX} times right after its start; its log is {}", .log.display())]
+    NatsUnstable {
+        /// Its log file.
+        log: PathBuf,
+    },
+    /// A part ended, or did not.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// Not every kind became ready in time.
+    #[error("the shop is not ready after {READY_LIMIT:?}; GET /readyz says: {answer}")]
+    NotReady {
+        /// The last answer.
+        answer: String,
+    },
+}
+
+impl Shop {
+    /// Starts nats-server, then the hosts, then the bridge, and waits until all kinds are ready.
+    pub async fn start(options: Options) -> Result<Self, ShopError> {
+        // What can be refused at once comes first: folder and address.
+        let lock = FolderLock::take(&options.data_dir)?;
+        let unusable = |source| FolderError::Unusable { folder: options.data_dir.clone(), source };
+        let folder = options.data_dir.canonicalize().map_err(unusable)?;
+        let (listener, address) = listen(&options.http_addr).await?;
+
+        let nats = match options.nats_url.filter(|url| !url.is_empty()) {
+            Some(url) => Nats::Foreign(url),
+            None => Nats::Own(Box::new(NatsServer::start(&folder.join("nats"), options.nats_port).await?)),
+        };
+        let settings =
+            Settings { nats_url: nats.url(), hosts_folder: folder.join("hosts"), partitions: options.partitions };
+        // One failure ends the shop, so one place is enough.
+        let failures = mpsc::channel(1);
+        let hosts = Kind::ALL.into_iter().map(|kind| (kind, spawn_host(kind, &settings, &failures.0))).collect();
+        let bridge = Service::spawn("the HTTP bridge".to_owned(), failures.0.clone(), |shutdown| {
+            parts::bridge(settings.clone(), listener, shutdown)
+        });
+
+        let http = Http::new(address);
+        let mut shop = Self { bridge, hosts, nats, settings, address, folder, http, failures, _lock: lock };
+        shop.wait_until_ready().await?;
+        Ok(shop)
+    }
+
+    /// Watches the parts, and returns when the shop cannot go on. A nats-server of our own that
+    /// ends is started again: hosts and bridge reconnect and resend by themselves.
+    pub async fn watch(&mut self) -> ShopError {
+        let mut failed_starts = 0;
+        loop {
+            let start = Instant::now();
+            let status = tokio::select! {
+                Some(failure) = self.failures.1.recv() => return failure.into(),
+                status = self.nats.ended() => status,
+            };
+            let Nats::Own(server) = &mut self.nats else { continue };
+            match status {
+                Ok(status) => tracing::error!("the nats-server ended ({status}), starting it again"),
+                Err(error) => tracing::error!("the nats-server is lost ({error}), starting it again"),
+            }
+            failed_starts = if start.elapsed() < NATS_RUN_MIN { failed_starts + 1 } else { 0 };
+            if failed_starts >= NATS_FAILED_STARTS_MAX {
+                return ShopError::NatsUnstable { log: server.log() };
+            }
+            if let Err(error) = server.start_again().await {
+                return error.into();
+            }
+        }
+    }
+
+    /// Stops the bridge, then the hosts, then the nats-server, each within its limit. Goes on
+    /// when one of them does not stop, and returns the first thing that went wrong.
+    pub async fn stop(self) -> Result<(), ShopError> {
+        let mut outcomes = vec![self.bridge.stop(BRIDGE_STOP_LIMIT).await];
+        let hosts: Vec<_> = self.hosts.into_values().map(|host| tokio::spawn(host.stop(HOST_STOP_LIMIT))).collect();
+        for host in hosts {
+            outcomes.push(host.await.unwrap_or_else(|error| {
+                Err(ServiceError::Ended { name: "a host".to_owned(), reason: error.to_string() })
+            }));
+        }
+        if let Nats::Own(mut server) = self.nats {
+            server.stop().await;
+        }
+        Ok(outcomes.into_iter().collect::<Result<(), _>>()?)
+    }
+
+    /// Stops the process that serves one kind; the others go on. Does nothing when it is stopped.
+    pub async fn stop_kind(&mut self, kind: Kind) -> Result<(), ShopError> {
+        match self.hosts.remove(&kind) {
+            Some(host) => Ok(host.stop(HOST_STOP_LIMIT).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Starts it again. When that makes the shop complete, waits until it is ready.
+    pub async fn start_kind(&mut self, kind: Kind) -> Result<(), ShopError> {
+        self.hosts.entry(kind).or_insert_with(|| spawn_host(kind, &self.settings, &self.failures.0));
+        if self.hosts.len() == Kind::ALL.len() { self.wait_until_ready().await } else { Ok(()) }
+    }
+
+    /// Where HTTP is served.
+    pub fn http_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A client for it.
+    pub fn http(&self) -> &Http {
+        &self.http
+    }
+
+    /// Where NATS is.
+    pub fn nats_url(&self) -> String {
+        self.nats.url()
+    }
+
+    /// Where everything is kept.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The shop's own nats-server, if it has one.
+    pub fn nats_server(&self) -> Option<&NatsServer> {
+        match &self.nats {
+            Nats::Own(server) => Some(server),
+            Nats::Foreign(_) => None,
+        }
+    }
+
+    /// The same, to stop, kill and start it again.
+    pub fn nats_server_mut(&mut self) -> Option<&mut NatsServer> {
+        match &mut self.nats {
+            Nats::Own(server) => Some(server),
+            Nats::Foreign(_) => None,
+        }
+    }
+
+    /// `GET /readyz` is 200 when every kind is ready.
+    async fn wait_until_ready(&mut self) -> Result<(), ShopError> {
+        let mut answer = "nothing yet".to_owned();
+        let ready = async {
+            loop {
+                match self.http.get("/readyz").await {
+                    Ok(ready) if ready.status.is_success() => return,
+                    Ok(not_ready) => answer = format!("{} {}", not_ready.status, not_ready.body),
+                    Err(error) => answer = error.to_string(),
+                }
+                sleep(READY_INTERVAL).await;
+            }
+        };
+        let outcome = tokio::select! {
+            Some(failure) = self.failures.1.recv() => return Err(failure.into()),
+            ready = timeout(READY_LIMIT, ready) => ready,
+        };
+        outcome.map_err(|_| ShopError::NotReady { answer })
+    }
+}
+
+impl Nats {
+    fn url(&self) -> String {
+        match self {
+            Self::Own(server) => server.url(),
+            Self::Foreign(url) => url.clone(),
+        }
+    }
+
+    async fn ended(&mut self) -> io::Result<std::process::ExitStatus> {
+        match self {
+            Self::Own(server) => server.ended().await,
+            Self::Foreign(_) => std::future::pending().await,
+        }
+    }
+}
+
+fn spawn_host(kind: Kind, settings: &Settings, failures: &mpsc::Sender<ServiceError>) -> Service {
+    Service::spawn(format!("the host of {kind}"), failures.clone(), |shutdown| {
+        parts::host(kind, settings.clone(), shutdown)
+    })
+}
+
+async fn listen(address: &str) -> Result<(TcpListener, SocketAddr), ShopError> {
+    let failed = |source| ShopError::Listen { address: address.to_owned(), source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let local = listener.local_addr().map_err(failed)?;
+    Ok((listener, local))
+}

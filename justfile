@@ -1,0 +1,53 @@
+# Every task of the project. Each recipe is one plain command, so that nobody needs `just`.
+
+# List the tasks
+default:
+    @just --list
+
+# Start the whole shop on this machine, until Ctrl-C
+run *options:
+    cargo run --release -- {{ options }}
+
+# Start it and play a customer's story first, with every number checked
+demo:
+    cargo run --release -- --demo
+
+# Start it with a new, empty data folder
+fresh:
+    cargo run --release -- --data-dir "$(mktemp -d)"
+
+# Run every test
+test:
+    cargo test
+
+# Run the tests of one crate, for example `just test-of shop-domain`
+test-of crate:
+    cargo test -p {{ crate }}
+
+# What the compiler and clippy have to say, tests included
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Format the code
+fmt:
+    cargo fmt --all
+
+# Check licences, and who may depend on what
+deny:
+    cargo deny check licenses bans sources
+
+# Read the documentation of the crates
+doc:
+    cargo doc --workspace --no-deps --open
+
+# Everything that has to pass before a change lands
+ci:
+    .ci/run
+
+# Say where the nats-server is, and fetch one if there is none
+nats:
+    nats/install.sh
+
+# Forget everything the shop knows: deletes the data folder
+forget:
+    rm -r .shop

@@ -15,10 +15,11 @@ pub mod routes;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use futures::future;
 use shop_nats::connection::Connection;
 use socket2::SockRef;
 use tokio::{net::TcpListener, sync::oneshot};
-use warp::Filter;
+use warp::{Filter, Rejection, http::Method};
 
 use gateway::{Call, Gateway};
 
@@ -53,7 +54,7 @@ pub async fn run(
     }
     let gateway = Arc::new(Gateway::new(connection, config.in_flight_max));
     let query = warp::filters::query::raw().or(warp::any().map(String::new)).unify();
-    let front = warp::method()
+    let front = with_a_path()
         .and(warp::path::full())
         .and(query)
         .and(warp::header::headers_cloned())
@@ -61,7 +62,9 @@ pub async fn run(
         .then(move |method, path, query, headers, body| {
             let gateway = Arc::clone(&gateway);
             async move { gateway.answer(Call { method, path, query, headers, body }).await }
-        });
+        })
+        .or(warp::any().map(reply::no_proxy))
+        .unify();
 
     let (stopping, stopped) = oneshot::channel();
     let graceful = async move {
@@ -77,6 +80,13 @@ pub async fn run(
         () = serve => {}
         () = out_of_time => tracing::warn!("some connections did not finish within {STOP_TIME_MAX:?}"),
     }
+}
+
+/// Lets pass all but CONNECT, which has no path: warp's path filters panic on it (warp 0.4.3, http 1.5).
+fn with_a_path() -> impl Filter<Extract = (Method,), Error = Rejection> + Copy {
+    let check =
+        |method| future::ready(if method == Method::CONNECT { Err(warp::reject::reject()) } else { Ok(method) });
+    warp::method().and_then(check)
 }
 
 /// Sets `TCP_NODELAY`: an answer must not wait for the acknowledgement of the one before. warp does not

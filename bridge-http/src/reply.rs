@@ -62,6 +62,11 @@ pub(crate) fn other_methods(methods: &str) -> Response {
     response
 }
 
+/// Somebody takes the bridge for a proxy.
+pub(crate) fn no_proxy() -> Response {
+    problem(&Problem::new(Code::NOT_FOUND, "this is not a proxy"))
+}
+
 /// A page of the bridge's own that says that all is well.
 pub(crate) fn page(content_type: &'static str, body: impl Into<Bytes>) -> Response {
     build(StatusCode::OK, HeaderValue::from_static(content_type), body.into())

@@ -1,1 +1,113 @@
-//! shop-bridge-http
+//! The shop's HTTP face: turns HTTP into NATS requests and back.
+//!
+//! `routes.rs` is the whole API on one screen. `gateway.rs` does the turning, `reply.rs` alone picks
+//! statuses. There is no business rule here, no knowledge of streams, and no state: any number of
+//! bridges may run side by side. A warp filter is the front; the table behind it does the routing.
+
+mod body;
+mod entity;
+mod gateway;
+mod observe;
+mod prefer;
+mod query;
+mod reply;
+pub mod routes;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures::future;
+use shop_nats::connection::Connection;
+use socket2::SockRef;
+use tokio::{net::TcpListener, sync::oneshot};
+use warp::{Filter, Rejection, http::Method};
+
+use gateway::{Call, Gateway};
+
+/// How long requests that are under way may take to finish after the stop signal. Whoever waits
+/// longer than that for a settled answer can ask again.
+const STOP_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// What can be set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Requests that may be under way to a door at a time; one more is answered `overloaded`.
+    pub in_flight_max: usize,
+}
+
+impl Default for Config {
+    /// 8192 requests: some seconds of work for one host, and at most 512 MiB of largest bodies.
+    fn default() -> Self {
+        Self { in_flight_max: 8_192 }
+    }
+}
+
+/// Serves HTTP on `listener` until `stop`, then finishes what is under way, in at most 10 s.
+pub async fn run(
+    config: Config,
+    connection: Connection,
+    listener: TcpListener,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
+    answer_without_delay(&listener);
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!("listening on http://{address}");
+    }
+    let gateway = Arc::new(Gateway::new(connection, config.in_flight_max));
+    let query = warp::filters::query::raw().or(warp::any().map(String::new)).unify();
+    let front = with_a_path()
+        .and(warp::path::full())
+        .and(query)
+        .and(warp::header::headers_cloned())
+        .and(warp::body::stream())
+        .then(move |method, path, query, headers, body| {
+            let gateway = Arc::clone(&gateway);
+            async move { gateway.answer(Call { method, path, query, headers, body }).await }
+        })
+        .or(warp::any().map(reply::no_proxy))
+        .unify();
+
+    let (stopping, stopped) = oneshot::channel();
+    let graceful = async move {
+        stop.await;
+        let _nobody_listens_after_the_end = stopping.send(());
+    };
+    let serve = warp::serve(front).incoming(listener).graceful(graceful).run();
+    let out_of_time = async {
+        let _signal = stopped.await;
+        tokio::time::sleep(STOP_TIME_MAX).await;
+    };
+    tokio::select! {
+        () = serve => {}
+        () = out_of_time => tracing::warn!("some connections did not finish within {STOP_TIME_MAX:?}"),
+    }
+}
+
+/// Lets pass all but CONNECT, which has no path: warp's path filters panic on it (warp 0.4.3, http 1.5).
+fn with_a_path() -> impl Filter<Extract = (Method,), Error = Rejection> + Copy {
+    let check =
+        |method| future::ready(if method == Method::CONNECT { Err(warp::reject::reject()) } else { Ok(method) });
+    warp::method().and_then(check)
+}
+
+/// Sets `TCP_NODELAY`: an answer must not wait for the acknowledgement of the one before. warp does not
+/// hand out the connections that it accepts, but they inherit the option from the listening socket.
+fn answer_without_delay(listener: &TcpListener) {
+    if let Err(error) = SockRef::from(listener).set_tcp_nodelay(true) {
+        tracing::warn!("cannot set TCP_NODELAY: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_connections_inherit_tcp_nodelay() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        answer_without_delay(&listener);
+        let (_client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        assert!(accepted.unwrap().0.nodelay().unwrap());
+    }
+}

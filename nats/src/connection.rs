@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_nats::{Client, ConnectOptions, Event, connection::State};
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 /// Oldest server that the shop runs on: before 2.12, `sync_interval: always` could still
@@ -52,12 +53,16 @@ pub struct Connection {
 impl Connection {
     /// Connects to `url` (`nats://host:port`, several separated by commas) under a `name`
     /// that `nats server report connections` shows.
-    pub async fn connect(url: &str, name: &str) -> Result<Self, ConnectError> {
-        let unreachable = |source| ConnectError::Unreachable { url: url.to_owned(), source };
+    pub fn connect(url: &str, name: &str) -> BoxFuture<'static, Result<Self, ConnectError>> {
+        // Boxed, because the compiler cannot see through the client's future that it is `Send`.
+        Box::pin(Self::connect_to(url.to_owned(), name.to_owned()))
+    }
+
+    async fn connect_to(url: String, name: String) -> Result<Self, ConnectError> {
         let (connected, connects) = watch::channel(0);
         let connected = Arc::new(connected);
-        let label: Arc<str> = name.into();
-        let servers: Vec<&str> = url.split(',').map(str::trim).collect();
+        let label: Arc<str> = name.as_str().into();
+        let servers: Vec<String> = url.split(',').map(|server| server.trim().to_owned()).collect();
         let client = ConnectOptions::new()
             .name(name)
             .ping_interval(PING_INTERVAL)
@@ -70,10 +75,10 @@ impl Connection {
             })
             .connect(servers)
             .await
-            .map_err(unreachable)?;
+            .map_err(|source| ConnectError::Unreachable { url: url.clone(), source })?;
         let version = client.server_info().version;
         if !is_new_enough(&version) {
-            return Err(ConnectError::TooOld { url: url.to_owned(), version });
+            return Err(ConnectError::TooOld { url, version });
         }
         Ok(Self { client, connects })
     }

@@ -4,8 +4,12 @@
 
 use std::path::PathBuf;
 
+use futures::future::BoxFuture;
+use shop_actors::{config::Config, host};
 use shop_domain::kind::Kind;
+use shop_nats::{connection::Connection, topology::Topology};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::service::{Outcome, Shutdown};
 
@@ -22,16 +26,24 @@ pub(crate) struct Settings {
 
 /// Serves one kind until `shutdown`, then drains and returns.
 pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> Outcome {
-    let Settings { nats_url, hosts_folder, partitions } = settings;
-    // WIRE: shop_actors::run(shop_actors::Config { kinds: vec![kind], .. }, shutdown).await
-    drop((nats_url, hosts_folder, partitions, shutdown));
-    Err(format!("the host of {kind} is not wired yet").into())
+    let Settings { nats_url, hosts_folder: data_dir, partitions } = settings;
+    let topology = Topology { partitions, replicas: 1 };
+    let stop = CancellationToken::new();
+    let host = host::run(Config { kinds: vec![kind], nats_url, data_dir, topology }, stop.clone());
+    tokio::pin!(host);
+    tokio::select! {
+        ended = &mut host => return Ok(ended?),
+        () = shutdown => stop.cancel(),
+    }
+    Ok(host.await?)
 }
 
 /// Serves HTTP on `listener` until `shutdown`, then answers what it has begun and returns.
 pub(crate) async fn bridge(settings: Settings, listener: TcpListener, shutdown: Shutdown) -> Outcome {
-    // WIRE: let connection = Connection::connect(&settings.nats_url, "bridge-http").await?;
-    //       shop_bridge_http::run(config, connection, listener, shutdown).await
-    drop((settings, listener, shutdown));
-    Err("the HTTP bridge is not wired yet".into())
+    let connection = Connection::connect(&settings.nats_url, "shop-bridge-http").await?;
+    let bridge = shop_bridge_http::run(shop_bridge_http::Config::default(), connection, listener, shutdown);
+    // Boxed, because the compiler cannot see through warp's future that it is `Send`.
+    let bridge: BoxFuture<'_, ()> = Box::pin(bridge);
+    bridge.await;
+    Ok(())
 }

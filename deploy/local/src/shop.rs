@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use shop_domain::kind::Kind;
 use tokio::{
     net::TcpListener,
@@ -215,13 +216,13 @@ impl Shop {
         }
     }
 
-    /// `GET /readyz` is 200 when every kind is ready.
+    /// `GET /readyz` names every kind and whether it is ready.
     async fn wait_until_ready(&mut self) -> Result<(), ShopError> {
         let mut answer = "nothing yet".to_owned();
         let ready = async {
             loop {
                 match self.http.get("/readyz").await {
-                    Ok(ready) if ready.status.is_success() => return,
+                    Ok(ready) if is_complete(&ready.body) => return,
                     Ok(not_ready) => answer = format!("{} {}", not_ready.status, not_ready.body),
                     Err(error) => answer = error.to_string(),
                 }
@@ -234,6 +235,10 @@ impl Shop {
         };
         outcome.map_err(|_| ShopError::NotReady { answer })
     }
+}
+
+fn is_complete(readyz: &Value) -> bool {
+    Kind::ALL.iter().all(|kind| readyz["kinds"][kind.as_str()] == "ready")
 }
 
 impl Nats {

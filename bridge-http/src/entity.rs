@@ -1,0 +1,131 @@
+//! Which entity a request is about: what the caller says, or an id that a retry arrives at again.
+
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shop_domain::{
+    id::{Id, InvalidId, Key},
+    kind::Kind,
+    problem::{Code, Problem},
+};
+use uuid::Uuid;
+use warp::http::HeaderMap;
+
+/// Under this the ids that follow from idempotency keys are made. It must never change: a retry after
+/// an update has to arrive at the same entity.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6f0b_6d3c_58a1_4e53_9d0b_27c1_94aa_e1f7);
+
+/// The entity that the path names. It goes into a subject, so that it is checked here and not
+/// only by the door.
+pub(crate) fn existing(parameter: &str, encoded: &str) -> Result<Id, Box<Problem>> {
+    let pointer = format!("/{parameter}");
+    let id = percent_decode_str(encoded).decode_utf8().map_err(|_| invalid(&pointer, "must be UTF-8"))?;
+    id.parse().map_err(|error: InvalidId| invalid(&pointer, &error.to_string()))
+}
+
+/// The entity that the request creates: the body's `id`; without one, what follows from the
+/// idempotency key; without that, a fresh one. A body that cannot be read, or whose `id` is not even a
+/// text, goes to the door under such an id all the same: the door says what is wrong with it.
+pub(crate) fn new(kind: Kind, body: &[u8], key: Option<&Key>) -> Result<Id, Box<Problem>> {
+    #[derive(Deserialize)]
+    struct Peek {
+        #[serde(default)]
+        id: Value,
+    }
+    if let Ok(Peek { id: Value::String(id) }) = serde_json::from_slice(body) {
+        return id.parse().map_err(|error: InvalidId| invalid("/id", &error.to_string()));
+    }
+    let id = match key {
+        Some(key) => Uuid::new_v5(&NAMESPACE, format!("{kind}/{key}").as_bytes()),
+        None => Uuid::now_v7(),
+    };
+    Ok(id.to_string().parse().expect("a UUID consists of digits, letters and hyphens"))
+}
+
+/// The caller's idempotency key.
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Key>, Box<Problem>> {
+    const HEADER: &str = "idempotency-key";
+    const POINTER: &str = "/Idempotency-Key";
+    let mut given = headers.get_all(HEADER).iter();
+    let Some(key) = given.next() else { return Ok(None) };
+    if given.next().is_some() {
+        return Err(invalid(POINTER, "must be given once"));
+    }
+    let key = key.to_str().map_err(|_| invalid(POINTER, "must be ASCII"))?;
+    key.parse().map(Some).map_err(|error: InvalidId| invalid(POINTER, &error.to_string()))
+}
+
+fn invalid(pointer: &str, detail: &str) -> Box<Problem> {
+    let name = pointer.trim_start_matches('/');
+    let errors = json!([{ "pointer": pointer, "detail": detail }]);
+    Box::new(Problem::new(Code::INVALID, format!("{name} {detail}")).fact("errors", errors))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> Key {
+        text.parse().unwrap()
+    }
+
+    fn pointer_of<T>(result: Result<T, Box<Problem>>) -> Value {
+        let problem = result.err().expect("should be refused");
+        assert_eq!(problem.code, Code::INVALID);
+        problem.facts["errors"][0]["pointer"].clone()
+    }
+
+    #[test]
+    fn the_path_names_an_entity_after_decoding() {
+        assert_eq!(existing("id", "al%69ce").unwrap().as_str(), "alice");
+        for bad in ["a.b", "a%20b", "%2A", "%3E", "%", "%ff", "a%2Fb", &"x".repeat(65)] {
+            assert_eq!(pointer_of(existing("user", bad)), "/user", "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_id_in_the_body_wins_over_the_key() {
+        let body = br#"{"stock":1,"id":"apple"}"#;
+        assert_eq!(new(Kind::Product, body, Some(&key("k"))).unwrap().as_str(), "apple");
+        for bad in [r#"{"id":"a.b"}"#, r#"{"id":""}"#, r#"{"id":"*"}"#] {
+            assert_eq!(pointer_of(new(Kind::Product, bad.as_bytes(), None)), "/id");
+        }
+    }
+
+    #[test]
+    fn a_retry_with_the_same_key_arrives_at_the_same_entity_for_ever() {
+        let id = new(Kind::Order, b"{}", Some(&key("k"))).unwrap();
+        assert_eq!(id.as_str(), "af9a4b55-6563-5ceb-9b5e-572a34650c30");
+        assert_ne!(id, new(Kind::Order, b"{}", Some(&key("K"))).unwrap());
+        assert_ne!(id, new(Kind::Product, b"{}", Some(&key("k"))).unwrap());
+    }
+
+    #[test]
+    fn who_gives_neither_gets_a_fresh_id() {
+        let fresh = || new(Kind::Order, br#"{"user":"alice"}"#, None).unwrap();
+        assert_ne!(fresh(), fresh());
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_read_is_left_to_the_door() {
+        for body in ["", "{", r#"{"id":7}"#, r#"{"id":null}"#, r#"{"id":"a","id":"b"}"#] {
+            assert!(new(Kind::Wallet, body.as_bytes(), None).is_ok(), "{body}");
+        }
+    }
+
+    #[test]
+    fn an_idempotency_key_is_given_once_and_keeps_the_rules_of_keys() {
+        let read = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("Idempotency-Key", value.parse().unwrap());
+            }
+            idempotency_key(&headers)
+        };
+        assert_eq!(read(&[]).unwrap(), None);
+        assert_eq!(read(&["k-1"]).unwrap(), Some(key("k-1")));
+        for bad in [&["a", "a"][..], &["a b"], &[""], &["schlüssel"], &["a,b"]] {
+            assert_eq!(pointer_of(read(bad)), "/Idempotency-Key", "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! HTTP in, a NATS request out, its answer back. No business rule, no state of its own.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use futures::Stream;
+use shop_domain::problem::{Code, Problem};
+use shop_nats::{
+    connection::Connection,
+    request::{Reply, Request, RequestError},
+    subject,
+};
+use tokio::sync::Semaphore;
+use warp::{
+    http::{HeaderMap, Method},
+    path::FullPath,
+    reply::Response,
+};
+
+use crate::{
+    body, entity,
+    observe::{self, Metrics},
+    prefer::Prefer,
+    query,
+    reply::{self, Asked},
+    routes::{self, About, Found, Input, PAGES, Page, ROUTES, Repeat, Route},
+};
+
+/// How long a door may take to say that the log has taken a request. Nobody waits for less.
+const ACCEPT_WAIT: Duration = Duration::from_secs(1);
+
+/// One HTTP request.
+pub(crate) struct Call<S> {
+    pub(crate) method: Method,
+    pub(crate) path: FullPath,
+    pub(crate) query: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: S,
+}
+
+/// What all requests share.
+pub(crate) struct Gateway {
+    connection: Connection,
+    permits: Semaphore,
+    in_flight_max: usize,
+    metrics: Metrics,
+}
+
+impl Gateway {
+    pub(crate) fn new(connection: Connection, in_flight_max: usize) -> Self {
+        Self { connection, permits: Semaphore::new(in_flight_max), in_flight_max, metrics: Metrics::new() }
+    }
+
+    /// Answers one request, whatever it is, and counts it.
+    pub(crate) async fn answer<S, B, E>(&self, call: Call<S>) -> Response
+    where
+        S: Stream<Item = Result<B, E>>,
+        B: Buf,
+    {
+        let started = Instant::now();
+        let Call { method, path, query, headers, body } = call;
+        let (series, response) = match routes::find(&method, path.as_str()) {
+            Found::Route { number, id } => {
+                let answer = self.ask_door(&ROUTES[number], id, &query, &headers, body).await;
+                (self.metrics.route(number), answer.unwrap_or_else(|problem| reply::problem(&problem)))
+            }
+            Found::Page { number } => (self.metrics.page(number), self.page(PAGES[number].1).await),
+            Found::OtherMethods(methods) => (self.metrics.unmatched(), reply::other_methods(&methods)),
+            Found::Nothing => {
+                let problem = Problem::new(Code::NOT_FOUND, format!("there is no {}", path.as_str()));
+                (self.metrics.unmatched(), reply::problem(&problem))
+            }
+        };
+        series.observe(response.status(), started.elapsed());
+        response
+    }
+
+    async fn ask_door<S, B, E>(
+        &self,
+        route: &'static Route,
+        id: &str,
+        query: &str,
+        headers: &HeaderMap,
+        body: S,
+    ) -> Result<Response, Box<Problem>>
+    where
+        S: Stream<Item = Result<B, E>>,
+        B: Buf,
+    {
+        let _permit = self.permits.try_acquire().map_err(|_| self.overloaded())?;
+        let key = if route.is_write() { entity::idempotency_key(headers)? } else { None };
+        let arguments = match route.input {
+            Input::Nothing => Bytes::new(),
+            Input::Body => body::read(headers, body).await?,
+            Input::Query(allowed) => query::to_json(query, allowed)?,
+        };
+        let id = match route.about {
+            About::Existing => Some(entity::existing(route.parameter_name(), id)?),
+            About::New => Some(entity::new(route.kind, &arguments, key.as_ref())?),
+            About::Whole => None,
+        };
+        let prefer = Prefer::of(headers);
+        let request = Request {
+            subject: match &id {
+                Some(id) => subject::door(route.kind, id.as_str(), route.verb),
+                None => subject::door_of_kind(route.kind, route.verb),
+            },
+            body: arguments,
+            idempotency_key: key.map(|key| key.as_str().to_owned()),
+            traceparent: headers.get("traceparent").and_then(|context| context.to_str().ok()).map(str::to_owned),
+            respond_async: route.is_write() && prefer.respond_async(),
+        };
+        let asked = Asked { route, id, prefer };
+        let reply = self.ask(request, &asked).await?;
+        Ok(reply::of(reply, &asked))
+    }
+
+    /// Asks, and if no answer comes, asks once more whether the request was taken: that is a question
+    /// only where taking it twice is taking it once.
+    async fn ask(&self, request: Request, asked: &Asked) -> Result<Reply, Box<Problem>> {
+        if !self.connection.is_connected() {
+            // It would wait in the client's buffer and be sent when nobody waits for it any more.
+            return Err(unavailable("the shop cannot reach NATS; try again".to_owned()));
+        }
+        let with_key = request.idempotency_key.is_some();
+        let repeatable = asked.route.is_write() && (with_key || asked.route.repeat == Repeat::Always);
+        let again = repeatable.then(|| Request { respond_async: true, ..request.clone() });
+        let wait = asked.prefer.wait().max(ACCEPT_WAIT);
+        let error = match self.connection.request(request, wait).await {
+            Ok(reply) => return Ok(reply),
+            Err(error) => error,
+        };
+        match (error, again) {
+            (RequestError::NoResponders { .. }, _) => Err(unserved(asked.route)),
+            (RequestError::TimedOut { .. } | RequestError::Failed { .. }, Some(again)) => {
+                let reply = self.connection.request(again, ACCEPT_WAIT).await;
+                reply.map_err(|_| unknown_fate(asked, with_key))
+            }
+            (error @ (RequestError::TimedOut { .. } | RequestError::Failed { .. }), None) => {
+                tracing::debug!("{error}");
+                Err(if asked.route.is_write() { unknown_fate(asked, with_key) } else { unanswered(asked.route) })
+            }
+        }
+    }
+
+    async fn page(&self, page: Page) -> Response {
+        match page {
+            Page::Health => reply::page("application/json", observe::HEALTHY),
+            Page::Ready => observe::ready(&self.connection).await,
+            Page::Metrics => {
+                let in_flight = self.in_flight_max - self.permits.available_permits();
+                reply::page(observe::METRICS_TYPE, self.metrics.encode(in_flight))
+            }
+            Page::Description => reply::page("application/json", observe::DESCRIPTION),
+        }
+    }
+
+    fn overloaded(&self) -> Box<Problem> {
+        let detail = format!("{} requests are under way, as many as one bridge holds; try again", self.in_flight_max);
+        Box::new(Problem::new(Code::OVERLOADED, detail))
+    }
+}
+
+fn unavailable(detail: String) -> Box<Problem> {
+    Box::new(Problem::new(Code::UNAVAILABLE, detail))
+}
+
+fn unserved(route: &Route) -> Box<Problem> {
+    unavailable(format!("no process serves {} right now; try again", route.collection()))
+}
+
+fn unanswered(route: &Route) -> Box<Problem> {
+    unavailable(format!("the process that serves {} did not answer in time; try again", route.collection()))
+}
+
+/// Says honestly that nobody knows, which entity it is about, and how to repeat it without harm.
+fn unknown_fate(asked: &Asked, with_key: bool) -> Box<Problem> {
+    let Asked { route, id, .. } = asked;
+    let id = id.as_ref().map_or_else(String::new, ToString::to_string);
+    let advice = match route.repeat {
+        _ if with_key => "repeating it with the same Idempotency-Key is safe".to_owned(),
+        Repeat::Always => format!("repeating it with the id {id} is safe"),
+        Repeat::WithKey => format!(
+            "look at /{}/{id} before you repeat it; with an Idempotency-Key repeating would be safe",
+            route.collection()
+        ),
+    };
+    let problem = unavailable(format!("it is not known whether the request was taken: {advice}"));
+    Box::new(problem.fact(route.kind.as_str(), id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(method: Method, path: &str) -> Asked {
+        let Found::Route { number, .. } = routes::find(&method, path) else { panic!("no route for {path}") };
+        Asked { route: &ROUTES[number], id: "x-1".parse().ok(), prefer: Prefer::of(&HeaderMap::new()) }
+    }
+
+    #[test]
+    fn who_does_not_learn_the_fate_of_a_write_learns_how_to_repeat_it() {
+        let order = unknown_fate(&asked(Method::POST, "/orders"), false);
+        assert!(order.detail.ends_with("repeating it with the id x-1 is safe"), "{}", order.detail);
+        assert_eq!(order.facts["order"], "x-1");
+        let with_key = unknown_fate(&asked(Method::POST, "/wallets/x-1/top-up"), true);
+        assert!(with_key.detail.ends_with("with the same Idempotency-Key is safe"), "{}", with_key.detail);
+        let without_key = unknown_fate(&asked(Method::POST, "/wallets/x-1/top-up"), false);
+        assert!(without_key.detail.contains("look at /wallets/x-1 before you repeat it"), "{}", without_key.detail);
+    }
+
+    #[test]
+    fn a_kind_without_a_process_is_named() {
+        let problem = unserved(asked(Method::GET, "/orders/x-1").route);
+        assert_eq!(
+            (problem.code, &*problem.detail),
+            (Code::UNAVAILABLE, "no process serves orders right now; try again")
+        );
+    }
+}

@@ -1,0 +1,39 @@
+//! `shop-bridge-http`: the HTTP face as a process of its own.
+
+use std::io::{IsTerminal, stderr};
+use std::{error::Error, net::SocketAddr, process::ExitCode};
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Turns HTTP into NATS requests and back.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Where NATS is; several servers separated by commas.
+    #[arg(long, env = "SHOP_NATS_URL", default_value = "nats://127.0.0.1:4222")]
+    nats_url: String,
+    /// Where to listen for HTTP.
+    #[arg(long, env = "SHOP_HTTP_ADDR", default_value = "127.0.0.1:8080")]
+    http_addr: SocketAddr,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
+    let served = serve(Arguments::parse()).await;
+    served.inspect_err(|error| tracing::error!("{error}")).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+}
+
+async fn serve(Arguments { nats_url, http_addr }: Arguments) -> Result<(), Box<dyn Error>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = async move {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    };
+    let connection = shop_nats::connection::Connection::connect(&nats_url, "shop-bridge-http").await?;
+    let bound = tokio::net::TcpListener::bind(http_addr).await;
+    let listener = bound.map_err(|error| format!("cannot listen on {http_addr}: {error}"))?;
+    shop_bridge_http::run(shop_bridge_http::Config::default(), connection, listener, stop).await;
+    Ok(())
+}

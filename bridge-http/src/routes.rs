@@ -1,0 +1,296 @@
+//! The whole API on one screen: one row per route, and how a request finds its row.
+//!
+//! Owns paths, methods and which door they lead to. Must not know what happens behind a door.
+
+use shop_domain::kind::Kind::{self, Delivery, Mypage, Order, Product, Wallet};
+use warp::http::Method;
+
+use About::{Existing, New, Whole};
+use Input::{Body, Nothing, Query};
+use Repeat::{Always, WithKey};
+
+/// Every route that leads to a door. `openapi.json` describes the same ones; a test compares.
+pub static ROUTES: [Route; 17] = [
+    route(POST, "/products", Product, "create", New, Body, WithKey, 201),
+    route(GET, "/products", Product, "list", Whole, Query(&["limit", "after"]), Always, 200),
+    route(GET, "/products/{id}", Product, "get", Existing, Nothing, Always, 200),
+    route(PATCH, "/products/{id}", Product, "change", Existing, Body, WithKey, 200),
+    route(POST, "/products/{id}/restock", Product, "restock", Existing, Body, WithKey, 200),
+    route(POST, "/wallets", Wallet, "open", New, Body, WithKey, 201),
+    route(GET, "/wallets/{id}", Wallet, "get", Existing, Nothing, Always, 200),
+    route(POST, "/wallets/{id}/top-up", Wallet, "top-up", Existing, Body, WithKey, 200),
+    route(GET, "/wallets/{id}/statement", Wallet, "statement", Existing, Query(&["limit", "before"]), Always, 200),
+    route(POST, "/orders", Order, "place", New, Body, Always, 201),
+    route(GET, "/orders/{id}", Order, "get", Existing, Nothing, Always, 200),
+    route(POST, "/orders/{id}/cancel", Order, "cancel", Existing, Body, Always, 200),
+    route(DELETE, "/orders/{id}", Order, "cancel", Existing, Body, Always, 200),
+    route(GET, "/deliveries/{id}", Delivery, "get", Existing, Nothing, Always, 200),
+    route(POST, "/deliveries/{id}/dispatch", Delivery, "dispatch", Existing, Body, WithKey, 200),
+    route(POST, "/deliveries/{id}/deliver", Delivery, "deliver", Existing, Body, WithKey, 200),
+    route(GET, "/mypages/{user}", Mypage, "get", Existing, Query(&["limit", "before"]), Always, 200),
+];
+
+/// What the bridge answers by itself, all with GET; see `observe.rs`.
+pub static PAGES: [(&str, Page); 4] = [
+    ("/healthz", Page::Health),
+    ("/readyz", Page::Ready),
+    ("/metrics", Page::Metrics),
+    ("/openapi.json", Page::Description),
+];
+
+/// One row of the API.
+#[derive(Debug)]
+pub struct Route {
+    /// GET also answers HEAD.
+    pub method: Method,
+    /// The path; it has at most one parameter, the id of the entity.
+    pub path: &'static str,
+    /// Whose door it leads to.
+    pub kind: Kind,
+    /// What the door is asked for.
+    pub verb: &'static str,
+    /// What the request is about, which decides the subject.
+    pub about: About,
+    /// Where the door's arguments come from.
+    pub input: Input,
+    /// When a request whose fate is unknown may be sent once more.
+    pub repeat: Repeat,
+    /// The status of a settled answer that is not an error.
+    pub success: u16,
+}
+
+/// What a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// The entity that the path names.
+    Existing,
+    /// An entity that comes into being, named by the body or by the bridge.
+    New,
+    /// The kind as a whole.
+    Whole,
+}
+
+/// Where the door's arguments come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// There are none; a body or query is ignored.
+    Nothing,
+    /// The body, byte for byte.
+    Body,
+    /// The query string, which may have these parameters and no others.
+    Query(&'static [&'static str]),
+}
+
+/// When a request whose fate is unknown may be sent once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// Doing it twice is doing it once: a read, or an order, whose id is its key.
+    Always,
+    /// Only when the caller gave an idempotency key.
+    WithKey,
+}
+
+/// A page that the bridge answers by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// Whether the process is alive.
+    Health,
+    /// Whether it can serve, and which kinds answer.
+    Ready,
+    /// Prometheus metrics.
+    Metrics,
+    /// The OpenAPI document.
+    Description,
+}
+
+/// What a method and path lead to. Numbers are places in [`ROUTES`] and [`PAGES`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found<'p> {
+    /// A door. `id` is the path's parameter as it was sent, empty if the path has none.
+    Route {
+        /// Place in [`ROUTES`].
+        number: usize,
+        /// Still percent-encoded.
+        id: &'p str,
+    },
+    /// A page.
+    Page {
+        /// Place in [`PAGES`].
+        number: usize,
+    },
+    /// The path exists, with these methods (a value for `Allow`).
+    OtherMethods(String),
+    /// No such path.
+    Nothing,
+}
+
+/// Finds the row for a request.
+pub fn find<'p>(method: &Method, path: &'p str) -> Found<'p> {
+    let method = if *method == Method::HEAD { &Method::GET } else { method };
+    for (number, route) in ROUTES.iter().enumerate() {
+        if route.method == *method
+            && let Some(id) = parameter(route.path, path)
+        {
+            return Found::Route { number, id };
+        }
+    }
+    match PAGES.iter().position(|(page, _)| *page == path) {
+        Some(number) if *method == Method::GET => Found::Page { number },
+        Some(_) => Found::OtherMethods("GET, HEAD".to_owned()),
+        None => other_methods(path),
+    }
+}
+
+impl Route {
+    /// Whether it changes anything.
+    pub fn is_write(&self) -> bool {
+        self.method != Method::GET
+    }
+
+    /// The first part of the path, `orders`: what people call the kind's entities.
+    pub fn collection(&self) -> &'static str {
+        self.path[1..].split('/').next().unwrap_or_default()
+    }
+
+    /// The name of the path's parameter.
+    pub fn parameter_name(&self) -> &'static str {
+        self.path.split(['{', '}']).nth(1).unwrap_or("id")
+    }
+}
+
+const GET: Method = Method::GET;
+const POST: Method = Method::POST;
+const PATCH: Method = Method::PATCH;
+const DELETE: Method = Method::DELETE;
+
+#[expect(clippy::too_many_arguments, reason = "the columns of the table: named fields would take nine lines a row")]
+const fn route(
+    method: Method,
+    path: &'static str,
+    kind: Kind,
+    verb: &'static str,
+    about: About,
+    input: Input,
+    repeat: Repeat,
+    success: u16,
+) -> Route {
+    Route { method, path, kind, verb, about, input, repeat, success }
+}
+
+/// What stands in `path` where `template` has its parameter: one part of a path, never empty.
+/// Only the parameter may be percent-encoded; nobody encodes the letters of `orders`.
+fn parameter<'p>(template: &str, path: &'p str) -> Option<&'p str> {
+    let Some((before, rest)) = template.split_once('{') else {
+        return (template == path).then_some("");
+    };
+    let (_, after) = rest.split_once('}')?;
+    let parameter = path.strip_prefix(before)?.strip_suffix(after)?;
+    (!parameter.is_empty() && !parameter.contains('/')).then_some(parameter)
+}
+
+fn other_methods(path: &str) -> Found<'_> {
+    let mut methods: Vec<&str> = Vec::new();
+    for route in ROUTES.iter().filter(|route| parameter(route.path, path).is_some()) {
+        methods.push(route.method.as_str());
+        if route.method == Method::GET {
+            methods.push("HEAD");
+        }
+    }
+    if methods.is_empty() { Found::Nothing } else { Found::OtherMethods(methods.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+    use shop_domain::problem::Code;
+
+    use super::*;
+    use crate::observe::DESCRIPTION;
+
+    fn verb_and_id(method: Method, path: &str) -> Option<(&'static str, &str)> {
+        match find(&method, path) {
+            Found::Route { number, id } => Some((ROUTES[number].verb, id)),
+            Found::Page { .. } | Found::OtherMethods(_) | Found::Nothing => None,
+        }
+    }
+
+    #[test]
+    fn every_row_is_found_by_its_own_path() {
+        for (number, route) in ROUTES.iter().enumerate() {
+            let path = route.path.replace("{id}", "x-1").replace("{user}", "x-1");
+            let id = if route.path.contains('{') { "x-1" } else { "" };
+            assert_eq!(find(&route.method, &path), Found::Route { number, id }, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_is_exactly_one_part_of_the_path() {
+        assert_eq!(verb_and_id(Method::GET, "/wallets/a%2Fb"), Some(("get", "a%2Fb")));
+        assert_eq!(verb_and_id(Method::GET, "/wallets/statement"), Some(("get", "statement")));
+        for path in
+            ["/", "", "/wallets/", "/wallets/a/", "/wallets/a/b", "/wallets//statement", "/products/", "/Products"]
+        {
+            assert_eq!(find(&Method::GET, path), Found::Nothing, "{path}");
+        }
+    }
+
+    #[test]
+    fn head_is_answered_like_get() {
+        assert_eq!(verb_and_id(Method::HEAD, "/orders/o-1"), Some(("get", "o-1")));
+        assert_eq!(find(&Method::HEAD, "/healthz"), Found::Page { number: 0 });
+    }
+
+    #[test]
+    fn another_method_is_told_which_ones_there_are() {
+        let methods = |path| match find(&Method::PUT, path) {
+            Found::OtherMethods(methods) => methods,
+            found @ (Found::Route { .. } | Found::Page { .. } | Found::Nothing) => panic!("{found:?}"),
+        };
+        assert_eq!(methods("/products"), "POST, GET, HEAD");
+        assert_eq!(methods("/orders/o-1"), "GET, HEAD, DELETE");
+        assert_eq!(methods("/metrics"), "GET, HEAD");
+    }
+
+    #[test]
+    fn the_openapi_document_lists_exactly_these_routes() {
+        let document: Value = serde_json::from_str(DESCRIPTION).unwrap();
+        let mut described = BTreeSet::new();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for method in item.as_object().unwrap().keys().filter(|member| *member != "parameters") {
+                described.insert(format!("{} {path}", method.to_uppercase()));
+            }
+        }
+        let routes = ROUTES.iter().map(|route| format!("{} {}", route.method, route.path));
+        let pages = PAGES.iter().map(|(path, _)| format!("GET {path}"));
+        assert_eq!(described, routes.chain(pages).collect());
+    }
+
+    #[test]
+    fn the_openapi_document_promises_the_status_and_the_parameters_of_the_table() {
+        let document: Value = serde_json::from_str(DESCRIPTION).unwrap();
+        for route in &ROUTES {
+            let operation = &document["paths"][route.path][route.method.as_str().to_lowercase()];
+            assert!(operation["responses"][route.success.to_string()].is_object(), "{} {}", route.method, route.path);
+            let Query(names) = route.input else { continue };
+            for name in names {
+                let parameters = operation["parameters"].to_string();
+                assert!(parameters.contains(&format!("/{name}\"")), "{}: {name}", route.path);
+            }
+        }
+    }
+
+    #[test]
+    fn the_openapi_document_explains_every_code() {
+        let document: Value = serde_json::from_str(DESCRIPTION).unwrap();
+        let codes = document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"].as_array().unwrap();
+        let codes: Vec<&str> = codes.iter().map(|code| code.as_str().unwrap()).collect();
+        assert_eq!(codes, Code::ALL.iter().map(|code| code.name).collect::<Vec<_>>());
+        for code in Code::ALL {
+            let example = &document["components"]["examples"][code.name]["value"];
+            assert_eq!(example["status"], code.status, "{}", code.name);
+            assert_eq!(example["title"], code.title, "{}", code.name);
+        }
+    }
+}

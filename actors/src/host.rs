@@ -31,7 +31,7 @@ use crate::{
 /// Answers of one kind that wait to be sent.
 const REPLIES_MAX: usize = 4_096;
 /// How long what is on its way may take to leave when the host stops.
-const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a host does not run.
 #[derive(Debug, thiserror::Error)]
@@ -97,8 +97,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostErro
             outcome = outcome.and(Err(error));
         }
     }
-    shared.publishing.flush(FLUSH_LIMIT).await;
-    shared.doors.flush(FLUSH_LIMIT).await;
+    futures::future::join_all([&reading, &shared.publishing, &shared.doors].map(|one| one.close(CLOSE_LIMIT))).await;
     outcome
 }
 

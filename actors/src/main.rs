@@ -1,13 +1,17 @@
 //! `shop-actors`: the host as a program.
 
-use std::process::ExitCode;
+use std::{
+    io::{IsTerminal, stderr},
+    process::ExitCode,
+};
 
 use clap::Parser;
 use shop_actors::cli::{self, Cli};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_env_filter(cli::log_filter()).with_writer(std::io::stderr).init();
+    let colours = stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(cli::log_filter()).with_writer(stderr).with_ansi(colours).init();
     match Cli::parse().run(cli::stop_signal()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,10 +1,13 @@
 //! `shop-bridge-http`: the HTTP face as a process of its own.
 
 use std::io::{IsTerminal, stderr};
-use std::{error::Error, net::SocketAddr, process::ExitCode};
+use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// How long what is on its way may take to leave at the end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Turns HTTP into NATS requests and back.
 #[derive(Parser)]
@@ -34,6 +37,7 @@ async fn serve(Arguments { nats_url, http_addr }: Arguments) -> Result<(), Box<d
     let connection = shop_nats::connection::Connection::connect(&nats_url, "shop-bridge-http").await?;
     let bound = tokio::net::TcpListener::bind(http_addr).await;
     let listener = bound.map_err(|error| format!("cannot listen on {http_addr}: {error}"))?;
-    shop_bridge_http::run(shop_bridge_http::Config::default(), connection, listener, stop).await;
+    shop_bridge_http::run(shop_bridge_http::Config::default(), connection.clone(), listener, stop).await;
+    connection.close(CLOSE_LIMIT).await;
     Ok(())
 }

@@ -109,10 +109,13 @@ impl Connection {
         self.client.server_info().max_payload
     }
 
-    /// Waits until all that was published has left, at most `limit`.
-    pub async fn flush(&self, limit: Duration) {
+    /// Lets all that was published leave, in at most `limit`, and closes the connection.
+    pub async fn close(&self, limit: Duration) {
         if !matches!(tokio::time::timeout(limit, self.client.flush()).await, Ok(Ok(()))) {
-            tracing::warn!("not everything published could be flushed within {limit:?}");
+            tracing::warn!("not everything published could be sent within {limit:?}");
+        }
+        if let Err(error) = self.client.drain().await {
+            tracing::debug!("the connection was closed already: {error}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The only place that knows how they are called.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use futures::future::BoxFuture;
 use shop_actors::{config::Config, host};
@@ -12,6 +12,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::service::{Outcome, Shutdown};
+
+/// How long what is on its way may take to leave when the bridge stops.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What every host and the bridge need to know.
 #[derive(Clone, Debug)]
@@ -41,9 +44,11 @@ pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> 
 /// Serves HTTP on `listener` until `shutdown`, then answers what it has begun and returns.
 pub(crate) async fn bridge(settings: Settings, listener: TcpListener, shutdown: Shutdown) -> Outcome {
     let connection = Connection::connect(&settings.nats_url, "shop-bridge-http").await?;
-    let bridge = shop_bridge_http::run(shop_bridge_http::Config::default(), connection, listener, shutdown);
+    let config = shop_bridge_http::Config::default();
+    let bridge = shop_bridge_http::run(config, connection.clone(), listener, shutdown);
     // Boxed, because the compiler cannot see through warp's future that it is `Send`.
     let bridge: BoxFuture<'_, ()> = Box::pin(bridge);
     bridge.await;
+    connection.close(CLOSE_LIMIT).await;
     Ok(())
 }

@@ -1,0 +1,221 @@
+//! One order through its life: carried out, refused at every step, cancelled at every step.
+
+use shop_domain::{
+    delivery,
+    order::{self, Place, Status, Wanted},
+    product::{self, Quote},
+};
+
+use crate::world::{World, cancel, money, place, quantity};
+
+fn shop() -> World {
+    World::with(&[("apple", 1000, 1000), ("pear", 300, 5)], &[("alice", 999_999)])
+}
+
+#[test]
+fn an_order_is_paid_taken_and_shipped_and_its_cancel_gives_everything_back() {
+    let mut shop = shop();
+    shop.ask("o-1", place("alice", &[("apple", 10, 1000)]), "placed");
+    shop.settle();
+    assert_eq!((shop.balance("alice"), shop.stock("apple")), (989_999, 990));
+    assert_eq!(shop.delivery("o-1"), Some(delivery::Status::Scheduled));
+    assert_eq!(shop.answer("placed")["status"], "CONFIRMED");
+    shop.check();
+
+    shop.ask("o-1", cancel(), "cancelled");
+    shop.settle();
+    assert_eq!((shop.balance("alice"), shop.stock("apple")), (999_999, 1000));
+    assert_eq!(shop.delivery("o-1"), Some(delivery::Status::Cancelled));
+    assert_eq!(shop.answer("cancelled")["status"], "CANCELLED");
+    shop.check();
+}
+
+#[test]
+fn an_order_that_cannot_be_paid_takes_no_stock() {
+    let mut shop = shop();
+    shop.ask("o-1", place("alice", &[("apple", 1000, 1000)]), "placed");
+    shop.settle();
+    let answer = shop.answer("placed");
+    assert_eq!(answer["code"], "insufficient_balance");
+    assert_eq!((&answer["balance"], &answer["needed"]), (&999_999.into(), &1_000_000.into()));
+    assert_eq!(answer["order"], "o-1");
+    assert_eq!(answer["status"], 409);
+    assert_eq!((shop.balance("alice"), shop.stock("apple")), (999_999, 1000));
+    assert_eq!(shop.order("o-1").status, Status::Rejected);
+    assert_eq!(shop.delivery("o-1"), None);
+    shop.check();
+}
+
+#[test]
+fn an_order_of_two_lines_puts_back_the_one_that_was_taken_when_the_other_is_refused() {
+    for lines in [[("apple", 1, 1000), ("pear", 6, 300)], [("pear", 6, 300), ("apple", 1, 1000)]] {
+        let mut shop = shop();
+        shop.ask("o-1", place("alice", &lines), "placed");
+        shop.settle();
+        assert_eq!(shop.answer("placed")["code"], "out_of_stock");
+        assert_eq!((shop.balance("alice"), shop.stock("apple"), shop.stock("pear")), (999_999, 1000, 5));
+        shop.check();
+    }
+}
+
+#[test]
+fn a_price_that_changed_undoes_the_charge() {
+    let mut shop = shop();
+    shop.tell("apple", product::Message::Change { name: None, price: Some(money(1200)) });
+    shop.ask("o-1", place("alice", &[("apple", 1, 1000)]), "placed");
+    shop.settle();
+    let answer = shop.answer("placed");
+    assert_eq!(
+        (&answer["code"], &answer["price"], &answer["agreed"]),
+        (&"price_changed".into(), &1200.into(), &1000.into())
+    );
+    assert_eq!((shop.balance("alice"), shop.stock("apple")), (999_999, 1000));
+    shop.check();
+}
+
+#[test]
+fn an_unknown_wallet_or_product_rejects_the_order() {
+    let mut shop = shop();
+    shop.ask("o-1", place("nobody", &[("apple", 1, 1000)]), "wallet");
+    shop.ask("o-2", place("alice", &[("nothing", 1, 1000)]), "product");
+    shop.settle();
+    assert_eq!(shop.answer("wallet")["detail"], "there is no wallet nobody");
+    assert_eq!(shop.answer("product")["detail"], "there is no product nothing");
+    assert_eq!((shop.balance("alice"), shop.stock("apple")), (999_999, 1000));
+    shop.check();
+}
+
+#[test]
+fn a_quote_that_shows_too_little_rejects_before_any_money_moves() {
+    let mut shop = shop();
+    let quoted = |quote| {
+        let product = "apple".parse().unwrap();
+        let wanted = Wanted { product, quantity: quantity(10), unit_price: None, quote: Some(quote) };
+        order::Message::Place(Place { user: "alice".parse().unwrap(), lines: vec![wanted] })
+    };
+    shop.ask("o-1", quoted(Quote::Offer { price: money(1000), stock: quantity(9) }), "short");
+    shop.ask("o-2", quoted(Quote::NotFound), "unknown");
+    assert_eq!(shop.answer("short")["code"], "out_of_stock");
+    assert_eq!(shop.answer("unknown")["code"], "not_found");
+    shop.ask("o-3", quoted(Quote::Offer { price: money(1000), stock: quantity(10) }), "enough");
+    shop.settle();
+    assert_eq!(shop.answer("enough")["amount"], 10_000);
+    assert_eq!(shop.balance("alice"), 989_999);
+    shop.check();
+}
+
+#[test]
+fn a_cancel_at_any_moment_gives_back_exactly_what_was_taken() {
+    for lines in
+        [&[("apple", 2, 1000)][..], &[("apple", 2, 1000), ("pear", 1, 300)], &[("apple", 2, 1000), ("pear", 6, 300)]]
+    {
+        for moment in 0..20 {
+            let mut shop = shop();
+            shop.ask("o-1", place("alice", lines), "placed");
+            for _ in 0..moment {
+                shop.step(|links| links - 1);
+            }
+            let before = shop.order("o-1").status;
+            shop.ask("o-1", cancel(), "cancelled");
+            shop.settle();
+            let after = shop.order("o-1").status;
+            match before {
+                Status::Rejected => assert_eq!(shop.answer("cancelled")["code"], "not_cancellable"),
+                _ => {
+                    assert_eq!(after, Status::Cancelled, "cancelled at {moment} while {before}");
+                    assert_eq!(shop.answer("cancelled")["status"], "CANCELLED");
+                }
+            }
+            assert_eq!(shop.answers("placed").len(), 1);
+            assert_eq!((shop.balance("alice"), shop.stock("apple"), shop.stock("pear")), (999_999, 1000, 5));
+            shop.check();
+        }
+    }
+}
+
+#[test]
+fn a_cancel_after_the_dispatch_is_refused_and_touches_nothing() {
+    let mut shop = shop();
+    shop.tell("o-1", place("alice", &[("apple", 10, 1000)]));
+    shop.settle();
+    shop.tell("o-1", delivery::Message::Dispatch);
+    shop.ask("o-1", cancel(), "cancelled");
+    shop.settle();
+    let answer = shop.answer("cancelled");
+    assert_eq!((&answer["code"], &answer["delivery_status"]), (&"not_cancellable".into(), &"DISPATCHED".into()));
+    assert_eq!(shop.order("o-1").status, Status::Confirmed);
+    assert_eq!((shop.balance("alice"), shop.stock("apple")), (989_999, 990));
+    shop.check();
+}
+
+#[test]
+fn a_delivery_is_dispatched_once_and_then_delivered_once() {
+    let mut shop = shop();
+    shop.ask("o-1", delivery::Message::Dispatch, "nothing yet");
+    assert_eq!(shop.answer("nothing yet")["code"], "not_found");
+    shop.tell("o-1", place("alice", &[("apple", 10, 1000)]));
+    shop.settle();
+    shop.ask("o-1", delivery::Message::Deliver, "too early");
+    assert_eq!(shop.answer("too early")["code"], "not_deliverable");
+    shop.ask("o-1", delivery::Message::Dispatch, "dispatched");
+    assert_eq!(shop.answer("dispatched")["status"], "DISPATCHED");
+    shop.ask("o-1", delivery::Message::Dispatch, "again");
+    assert_eq!(shop.answer("again")["code"], "not_dispatchable");
+    shop.ask("o-1", delivery::Message::Deliver, "delivered");
+    assert_eq!(shop.answer("delivered")["status"], "DELIVERED");
+    shop.ask("o-1", delivery::Message::Deliver, "and again");
+    assert_eq!(shop.answer("and again")["delivery_status"], "DELIVERED");
+    shop.settle();
+    shop.check();
+}
+
+#[test]
+fn a_delivery_that_was_cancelled_before_it_was_scheduled_is_never_sent() {
+    let mut shop = shop();
+    shop.deliver("o-1", delivery::Message::Cancel);
+    let schedule = delivery::Message::Schedule {
+        user: "alice".parse().unwrap(),
+        lines: vec![],
+        placed_at: shop_domain::timestamp::Timestamp::from_unix_ms(1),
+    };
+    shop.deliver("o-1", schedule);
+    assert_eq!(shop.delivery("o-1"), None);
+}
+
+#[test]
+fn a_cancel_of_what_is_over_says_how_it_ended() {
+    let mut shop = shop();
+    shop.ask("o-1", cancel(), "unknown");
+    assert_eq!(shop.answer("unknown")["code"], "not_found");
+    shop.tell("o-1", place("alice", &[("apple", 10, 1000)]));
+    shop.tell("o-2", place("alice", &[("apple", 1001, 1)]));
+    shop.settle();
+    shop.ask("o-2", cancel(), "rejected");
+    assert_eq!(shop.answer("rejected")["order_status"], "REJECTED");
+    shop.tell("o-1", order::Message::Cancel { reason: Some("too many".into()) });
+    shop.settle();
+    shop.ask("o-1", order::Message::Cancel { reason: Some("again".into()) }, "cancelled");
+    let answer = shop.answer("cancelled");
+    assert_eq!((&answer["status"], &answer["reason"]), (&"CANCELLED".into(), &"too many".into()));
+    shop.check();
+}
+
+#[test]
+fn answers_that_come_late_change_nothing() {
+    let mut shop = shop();
+    shop.deliver("o-9", order::Message::Charged);
+    shop.tell("o-1", place("alice", &[("apple", 10, 1000)]));
+    shop.settle();
+    let before = shop.order("o-1");
+    let refusal = shop_domain::refusal::Refusal::IdempotencyKeyReused;
+    shop.deliver("o-1", order::Message::Charged);
+    shop.deliver("o-1", order::Message::ChargeRefused { refusal: refusal.clone() });
+    shop.deliver("o-1", order::Message::Taken { product: "apple".parse().unwrap() });
+    shop.deliver("o-1", order::Message::TakeRefused { product: "apple".parse().unwrap(), refusal });
+    shop.deliver("o-1", order::Message::DeliveryCancelled);
+    shop.deliver("o-1", order::Message::DeliveryKept { status: delivery::Status::Delivered });
+    shop.settle();
+    assert_eq!(shop.order("o-1"), before);
+    assert_eq!((shop.balance("alice"), shop.stock("apple")), (989_999, 990));
+    shop.check();
+}

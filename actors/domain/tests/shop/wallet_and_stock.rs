@@ -1,0 +1,275 @@
+//! Cases of wallets, stock and idempotency that others got wrong, each with its name.
+
+use shop_domain::{
+    kind::Kind,
+    money::AMOUNT_MAX,
+    product,
+    wallet::{self, Entry, EntryKind},
+};
+
+use crate::world::{World, cancel, create, money, place, quantity};
+
+fn charge(order: &str, amount: u64) -> wallet::Message {
+    wallet::Message::Charge { order: order.parse().unwrap(), amount: money(amount) }
+}
+
+fn refund(order: &str) -> wallet::Message {
+    wallet::Message::Refund { order: order.parse().unwrap() }
+}
+
+fn top_up(amount: u64) -> wallet::Message {
+    wallet::Message::TopUp { amount: money(amount) }
+}
+
+fn take(order: &str, pieces: u64) -> product::Message {
+    product::Message::Take { order: order.parse().unwrap(), quantity: quantity(pieces), unit_price: money(1000) }
+}
+
+fn put_back(order: &str) -> product::Message {
+    product::Message::PutBack { order: order.parse().unwrap() }
+}
+
+#[test]
+fn a_refund_applied_twice_gives_back_once() {
+    let mut shop = World::with(&[], &[("alice", 100)]);
+    shop.deliver("alice", charge("o-1", 30));
+    shop.deliver("alice", refund("o-1"));
+    shop.deliver("alice", refund("o-1"));
+    assert_eq!(shop.balance("alice"), 100);
+}
+
+#[test]
+fn a_refund_gives_back_what_was_charged_whoever_asks_for_more() {
+    let mut shop = World::with(&[], &[("alice", 100)]);
+    shop.deliver("alice", charge("o-1", 30));
+    shop.deliver("alice", charge("o-1", 70));
+    assert_eq!(shop.balance("alice"), 70);
+    shop.deliver("alice", refund("o-1"));
+    assert_eq!(shop.balance("alice"), 100);
+}
+
+#[test]
+fn a_charge_that_comes_after_its_refund_takes_nothing() {
+    let mut shop = World::with(&[], &[("alice", 100)]);
+    shop.deliver("alice", refund("o-1"));
+    shop.deliver("alice", charge("o-1", 30));
+    assert_eq!(shop.balance("alice"), 100);
+    shop.deliver("alice", charge("o-2", 30));
+    shop.deliver("alice", refund("o-2"));
+    shop.deliver("alice", charge("o-2", 30));
+    assert_eq!(shop.balance("alice"), 100);
+}
+
+#[test]
+fn what_was_never_taken_is_not_put_back() {
+    let mut shop = World::with(&[("apple", 1000, 5)], &[]);
+    shop.deliver("apple", put_back("o-1"));
+    assert_eq!(shop.stock("apple"), 5);
+    shop.deliver("apple", take("o-1", 2));
+    assert_eq!(shop.stock("apple"), 5);
+    shop.deliver("pear", put_back("o-1"));
+    shop.tell("pear", create(1000, 5));
+    shop.deliver("pear", take("o-1", 2));
+    assert_eq!(shop.stock("pear"), 5);
+}
+
+#[test]
+fn pieces_are_taken_once_and_put_back_once() {
+    let mut shop = World::with(&[("apple", 1000, 5)], &[]);
+    shop.deliver("apple", take("o-1", 2));
+    shop.deliver("apple", take("o-1", 2));
+    assert_eq!(shop.stock("apple"), 3);
+    shop.deliver("apple", put_back("o-1"));
+    shop.deliver("apple", put_back("o-1"));
+    shop.deliver("apple", take("o-1", 2));
+    assert_eq!(shop.stock("apple"), 5);
+}
+
+#[test]
+fn the_last_won_and_the_last_piece_can_be_spent() {
+    let mut shop = World::with(&[("apple", 1000, 1)], &[("alice", 1000)]);
+    shop.tell("o-1", place("alice", &[("apple", 1, 1000)]));
+    shop.settle();
+    assert_eq!((shop.balance("alice"), shop.stock("apple")), (0, 0));
+    shop.check();
+}
+
+#[test]
+fn the_last_piece_is_sold_once_to_two_hundred_buyers() {
+    let mut shop = World::with(&[("apple", 1000, 1)], &[("alice", 1_000_000)]);
+    for buyer in 0..200 {
+        shop.ask(&format!("o-{buyer}"), place("alice", &[("apple", 1, 1000)]), "buyers");
+    }
+    shop.settle();
+    let answers = shop.answers("buyers");
+    assert_eq!(answers.iter().filter(|(answer, _)| answer["status"] == "CONFIRMED").count(), 1);
+    assert_eq!(answers.iter().filter(|(answer, _)| answer["code"] == "out_of_stock").count(), 199);
+    assert_eq!((shop.balance("alice"), shop.stock("apple")), (999_000, 0));
+    shop.check();
+}
+
+#[test]
+fn a_top_up_retried_with_its_key_is_applied_once_and_answered_with_the_same_bytes() {
+    let mut shop = World::with(&[], &[("alice", 100)]);
+    shop.ask_with_key("alice", top_up(5), "first", "k-1");
+    shop.ask_with_key("alice", top_up(1), "between", "k-2");
+    shop.ask_with_key("alice", top_up(5), "first", "k-1");
+    assert_eq!(shop.balance("alice"), 106);
+    let bytes = shop.answer_bytes("first");
+    assert_eq!(bytes[0], bytes[1]);
+    assert_eq!(shop.answers("first").iter().map(|(_, replayed)| *replayed).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn a_key_used_again_for_another_amount_is_refused() {
+    let mut shop = World::with(&[], &[("alice", 100)]);
+    shop.ask_with_key("alice", top_up(5), "first", "k-1");
+    shop.ask_with_key("alice", top_up(6), "second", "k-1");
+    assert_eq!(shop.answer("second")["code"], "idempotency_key_reused");
+    assert_eq!(shop.balance("alice"), 105);
+}
+
+#[test]
+fn a_refusal_is_an_answer_and_is_replayed() {
+    let mut shop = World::with(&[], &[]);
+    shop.ask_with_key("alice", top_up(5), "first", "k-1");
+    shop.tell("alice", wallet::Message::Open { balance: money(100) });
+    shop.ask_with_key("alice", top_up(5), "first", "k-1");
+    let bytes = shop.answer_bytes("first");
+    assert_eq!(bytes[0], bytes[1]);
+    assert_eq!(shop.balance("alice"), 100);
+}
+
+#[test]
+fn an_order_placed_again_is_answered_as_it_was_first_also_after_its_cancel() {
+    let mut shop = World::with(&[("apple", 1000, 5)], &[("alice", 10_000)]);
+    let order = place("alice", &[("apple", 1, 1000)]);
+    shop.ask("o-1", order.clone(), "placed");
+    shop.ask("o-1", order.clone(), "placed");
+    shop.settle();
+    shop.tell("o-1", cancel());
+    shop.settle();
+    shop.ask("o-1", order, "placed");
+    let bytes = shop.answer_bytes("placed");
+    assert_eq!(bytes.len(), 3);
+    assert!(bytes.iter().all(|one| *one == bytes[0]));
+    assert_eq!((shop.balance("alice"), shop.stock("apple")), (10_000, 5));
+    shop.check();
+}
+
+#[test]
+fn an_order_id_reused_by_another_user_is_refused_while_pending_and_after() {
+    let mut shop = World::with(&[("apple", 1000, 5)], &[("alice", 10_000), ("bob", 10_000)]);
+    shop.ask("o-1", place("alice", &[("apple", 1, 1000)]), "alice");
+    shop.ask("o-1", place("bob", &[("apple", 1, 1000)]), "bob");
+    shop.settle();
+    shop.ask("o-1", place("bob", &[("apple", 1, 1000)]), "bob");
+    let answers = shop.answers("bob");
+    assert_eq!(answers.len(), 2);
+    assert!(answers.iter().all(|(answer, _)| answer["code"] == "idempotency_key_reused"));
+    assert_eq!((shop.balance("alice"), shop.balance("bob"), shop.stock("apple")), (9_000, 10_000, 4));
+    shop.check();
+}
+
+#[test]
+fn a_key_of_a_cancel_under_way_is_refused_for_another_reason() {
+    let mut shop = World::with(&[("apple", 1000, 5)], &[("alice", 10_000)]);
+    shop.tell("o-1", place("alice", &[("apple", 1, 1000)]));
+    let because = |reason: &str| shop_domain::order::Message::Cancel { reason: Some(reason.into()) };
+    shop.ask_with_key("o-1", because("one"), "first", "k-1");
+    shop.ask_with_key("o-1", because("two"), "second", "k-1");
+    shop.settle();
+    assert_eq!(shop.answer("first")["reason"], "one");
+    assert_eq!(shop.answer("second")["code"], "idempotency_key_reused");
+    shop.check();
+}
+
+#[test]
+fn a_wallet_or_product_that_exists_is_not_made_again() {
+    let mut shop = World::with(&[("apple", 1000, 5)], &[("alice", 100)]);
+    shop.ask("alice", wallet::Message::Open { balance: money(1) }, "wallet");
+    shop.ask("apple", create(1, 1), "product");
+    assert_eq!(shop.answer("wallet")["code"], "already_exists");
+    assert_eq!(shop.answer("product")["code"], "already_exists");
+    assert_eq!((shop.balance("alice"), shop.stock("apple")), (100, 5));
+}
+
+#[test]
+fn a_balance_that_would_leave_the_range_is_refused() {
+    let mut shop = World::with(&[], &[("alice", AMOUNT_MAX - 10)]);
+    shop.ask("alice", top_up(11), "too much");
+    assert_eq!(shop.answer("too much")["errors"][0]["pointer"], "/amount");
+    shop.ask("alice", top_up(10), "just enough");
+    assert_eq!(shop.answer("just enough")["balance"], AMOUNT_MAX);
+}
+
+#[test]
+fn what_may_come_back_counts_towards_the_range() {
+    let mut shop = World::with(&[("apple", 1000, AMOUNT_MAX)], &[("alice", AMOUNT_MAX)]);
+    shop.tell("o-1", place("alice", &[("apple", 7, 1000)]));
+    shop.settle();
+    shop.ask("alice", top_up(7000), "money");
+    shop.ask("apple", product::Message::Restock { quantity: quantity(7) }, "pieces");
+    assert_eq!(shop.answer("money")["code"], "invalid");
+    assert_eq!(shop.answer("pieces")["errors"][0]["pointer"], "/quantity");
+    shop.tell("o-1", cancel());
+    shop.settle();
+    assert_eq!((shop.balance("alice"), shop.stock("apple")), (AMOUNT_MAX, AMOUNT_MAX));
+    shop.check();
+}
+
+#[test]
+fn an_order_that_costs_more_than_can_be_counted_is_rejected() {
+    let mut shop = World::with(&[("apple", 1000, 5)], &[("alice", 10_000)]);
+    shop.ask("o-1", place("alice", &[("apple", AMOUNT_MAX, 2)]), "product");
+    shop.ask("o-2", place("alice", &[("apple", 1, AMOUNT_MAX), ("pear", 1, 1)]), "sum");
+    assert_eq!(shop.answer("product")["code"], "invalid");
+    assert_eq!(shop.answer("sum")["code"], "invalid");
+    shop.settle();
+    shop.check();
+}
+
+#[test]
+fn a_statement_tells_of_every_change_and_adds_up() {
+    let mut shop = World::with(&[("apple", 1000, 5)], &[("alice", 5_000)]);
+    shop.ask_with_key("alice", top_up(50), "top-up", "k-1");
+    shop.tell("o-1", place("alice", &[("apple", 2, 1000)]));
+    shop.settle();
+    shop.tell("o-1", cancel());
+    shop.settle();
+    let entries: Vec<Entry> = shop.rows(Kind::Wallet, "alice", wallet::ENTRY_ROWS);
+    let told: Vec<_> = entries.iter().map(|entry| (entry.kind, entry.amount.get(), entry.balance.get())).collect();
+    let expected = [
+        (EntryKind::TopUp, 5_000, 5_000),
+        (EntryKind::TopUp, 50, 5_050),
+        (EntryKind::Charge, 2_000, 3_050),
+        (EntryKind::Refund, 2_000, 5_050),
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(entries[1].key.as_deref(), Some("k-1"));
+    assert!(entries[2..].iter().all(|entry| entry.order.as_ref().is_some_and(|order| order.as_str() == "o-1")));
+}
+
+#[test]
+fn a_change_keeps_what_is_not_given() {
+    let mut shop = World::with(&[("apple", 1000, 5)], &[]);
+    shop.ask("apple", product::Message::Change { name: Some("pomme".into()), price: None }, "name");
+    shop.ask("apple", product::Message::Change { name: None, price: Some(money(7)) }, "price");
+    let answer = shop.answer("price");
+    assert_eq!((&answer["name"], &answer["price"], &answer["stock"]), (&"pomme".into(), &7.into(), &5.into()));
+    shop.ask("pear", product::Message::Change { name: None, price: None }, "unknown");
+    shop.ask("pear", product::Message::Restock { quantity: quantity(1) }, "unknown too");
+    assert_eq!(shop.answer("unknown")["code"], "not_found");
+    assert_eq!(shop.answer("unknown too")["code"], "not_found");
+}
+
+#[test]
+fn callers_beyond_the_limit_push_out_the_one_that_waits_longest() {
+    let mut shop = World::with(&[("apple", 1000, 5)], &[("alice", 10_000)]);
+    for caller in 0..18 {
+        shop.ask("o-1", place("alice", &[("apple", 1, 1000)]), &format!("caller {caller}"));
+    }
+    shop.settle();
+    let answered: Vec<_> = (0..18).filter(|caller| !shop.answers(&format!("caller {caller}")).is_empty()).collect();
+    assert_eq!(answered, (2..18).collect::<Vec<_>>());
+}

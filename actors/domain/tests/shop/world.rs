@@ -1,0 +1,248 @@
+//! A whole shop in memory: entities, rows, and links that keep their order but nothing else does.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::de::DeserializeOwned;
+use shop_domain::{
+    delivery,
+    entity::{self, Answer, Effect, State},
+    id::{Id, Key},
+    invariant::{self, Totals},
+    kind::Kind,
+    message::{Envelope, Format, Message, ReplyTo, Request},
+    money::{Money, Quantity},
+    order::{self, Place, Wanted},
+    product,
+    rows::{RowKey, Rows, decode_row},
+    timestamp::Timestamp,
+    wallet,
+};
+
+/// Messages on their way from one entity to another kind. The real links join partitions; these
+/// promise even less, so what holds here holds there.
+type Link = (Id, Kind);
+
+/// A shop in memory.
+#[derive(Default)]
+pub(crate) struct World {
+    states: BTreeMap<(Kind, Id), State>,
+    rows: BTreeMap<(Kind, Id, RowKey), Vec<u8>>,
+    links: BTreeMap<Link, VecDeque<Envelope>>,
+    answers: Vec<(String, Answer, bool)>,
+    now: u64,
+    /// Delivers every message between entities twice.
+    pub(crate) stutters: bool,
+}
+
+impl World {
+    /// A product `id` at a price with some stock, and a wallet `user` with a balance.
+    pub(crate) fn with(products: &[(&str, u64, u64)], wallets: &[(&str, u64)]) -> Self {
+        let mut world = Self::default();
+        for (product, price, stock) in products {
+            world.tell(product, create(*price, *stock));
+        }
+        for (user, balance) in wallets {
+            world.tell(user, wallet::Message::Open { balance: money(*balance) });
+        }
+        world.answers.clear();
+        world
+    }
+
+    /// A command that nobody waits for.
+    pub(crate) fn tell(&mut self, to: &str, message: impl Into<Message>) {
+        self.command(to, message, "", None);
+    }
+
+    /// A command whose caller waits at `inbox`.
+    pub(crate) fn ask(&mut self, to: &str, message: impl Into<Message>, inbox: &str) {
+        self.command(to, message, inbox, None);
+    }
+
+    /// A command under an idempotency key.
+    pub(crate) fn ask_with_key(&mut self, to: &str, message: impl Into<Message>, inbox: &str, key: &str) {
+        self.command(to, message, inbox, Some(key.parse().unwrap()));
+    }
+
+    /// A message that some entity sent, straight away.
+    pub(crate) fn deliver(&mut self, to: &str, message: impl Into<Message>) {
+        self.handle(Envelope { to: id(to), message: message.into(), request: None, trace: None });
+    }
+
+    fn command(&mut self, to: &str, message: impl Into<Message>, inbox: &str, key: Option<Key>) {
+        let message = message.into();
+        let fingerprint = message.fingerprint();
+        let reply = (!inbox.is_empty()).then(|| ReplyTo { inbox: inbox.into(), format: Format::Json });
+        let request = Some(Request { key, fingerprint, reply });
+        self.handle(Envelope { to: id(to), message, request, trace: None });
+    }
+
+    /// Delivers one message of the link that `choose` picks among so many; false if none is on its way.
+    pub(crate) fn step(&mut self, choose: impl FnOnce(usize) -> usize) -> bool {
+        let open: Vec<Link> =
+            self.links.iter().filter(|(_, queue)| !queue.is_empty()).map(|(link, _)| link.clone()).collect();
+        if open.is_empty() {
+            return false;
+        }
+        let link = &open[choose(open.len())];
+        let envelope = self.links.get_mut(link).and_then(VecDeque::pop_front).unwrap();
+        if self.stutters {
+            self.handle(envelope.clone());
+        }
+        self.handle(envelope);
+        true
+    }
+
+    /// Delivers until nothing is on its way.
+    pub(crate) fn settle(&mut self) {
+        while self.step(|_| 0) {}
+    }
+
+    fn handle(&mut self, envelope: Envelope) {
+        self.now += 1;
+        let (kind, to) = (envelope.message.kind(), envelope.to.clone());
+        let mut rows = Rows::default();
+        for row in entity::rows(&envelope) {
+            let bytes = self.rows.get(&(kind, to.clone(), row.clone())).cloned();
+            rows.load(row, bytes);
+        }
+        let before = self.states.entry((kind, to.clone())).or_insert_with(|| State::absent(kind));
+        // Through bytes and back, as a checkpoint does it.
+        let mut state = State::decode(kind, &before.encode()).unwrap();
+        let effects = state.handle(envelope, Timestamp::from_unix_ms(self.now), &mut rows);
+        *before = state;
+        for (row, bytes) in rows.into_changed() {
+            self.rows.insert((kind, to.clone(), row), bytes);
+        }
+        for effect in effects {
+            match effect {
+                Effect::Send(envelope) => {
+                    let link = (to.clone(), envelope.message.kind());
+                    self.links.entry(link).or_default().push_back(envelope);
+                }
+                Effect::Reply(reply) => self.answers.push((reply.to.inbox.into(), reply.answer, reply.replayed)),
+            }
+        }
+    }
+
+    /// The answers given at an inbox, as JSON, and whether each was a replay.
+    pub(crate) fn answers(&self, inbox: &str) -> Vec<(serde_json::Value, bool)> {
+        let answers = self.answers.iter().filter(|(to, _, _)| to == inbox);
+        answers.map(|(_, answer, replayed)| (serde_json::from_slice(&answer.body).unwrap(), *replayed)).collect()
+    }
+
+    /// The one answer given at an inbox.
+    #[track_caller]
+    pub(crate) fn answer(&self, inbox: &str) -> serde_json::Value {
+        let mut answers = self.answers(inbox);
+        assert_eq!(answers.len(), 1, "answers at {inbox}: {answers:?}");
+        answers.remove(0).0
+    }
+
+    /// The bytes of all answers given at an inbox.
+    pub(crate) fn answer_bytes(&self, inbox: &str) -> Vec<&[u8]> {
+        self.answers.iter().filter(|(to, _, _)| to == inbox).map(|(_, answer, _)| &answer.body[..]).collect()
+    }
+
+    /// Rows of an entity under a prefix, in order.
+    pub(crate) fn rows<T: DeserializeOwned>(&self, kind: Kind, of: &str, prefix: &str) -> Vec<T> {
+        let rows =
+            self.rows.iter().filter(|((k, id, row), _)| *k == kind && id.as_str() == of && row.starts_with(prefix));
+        rows.map(|(_, bytes)| decode_row(bytes)).collect()
+    }
+
+    fn state(&self, kind: Kind, of: &str) -> State {
+        self.states.get(&(kind, id(of))).cloned().unwrap_or_else(|| State::absent(kind))
+    }
+
+    /// What a wallet holds.
+    pub(crate) fn balance(&self, user: &str) -> u64 {
+        match self.state(Kind::Wallet, user) {
+            State::Wallet(wallet::Wallet::Open(wallet)) => wallet.balance.get(),
+            other => panic!("{user} is {other:?}"),
+        }
+    }
+
+    /// What a product has on hand.
+    pub(crate) fn stock(&self, product: &str) -> u64 {
+        match self.state(Kind::Product, product) {
+            State::Product(product::Product::OnSale(product)) => product.stock.get(),
+            other => panic!("{product} is {other:?}"),
+        }
+    }
+
+    /// An order as callers see it.
+    pub(crate) fn order(&self, order: &str) -> order::View {
+        match self.state(Kind::Order, order) {
+            State::Order(state) => state.view(&id(order)).expect("the order was placed"),
+            other => panic!("{order} is {other:?}"),
+        }
+    }
+
+    /// How far a delivery is, if there is one.
+    pub(crate) fn delivery(&self, order: &str) -> Option<delivery::Status> {
+        match self.state(Kind::Delivery, order) {
+            State::Delivery(delivery::Delivery::Made(delivery)) => Some(delivery.status),
+            State::Delivery(_) => None,
+            other => panic!("{order} is {other:?}"),
+        }
+    }
+
+    /// Every order that was placed.
+    pub(crate) fn orders(&self) -> Vec<order::View> {
+        let orders = self.states.iter().filter(|((kind, _), _)| *kind == Kind::Order);
+        orders
+            .filter_map(|((_, id), state)| if let State::Order(order) = state { order.view(id) } else { None })
+            .collect()
+    }
+
+    /// Checks that all adds up; returns what the shop holds.
+    #[track_caller]
+    pub(crate) fn check(&self) -> Totals {
+        let (totals, violations) = invariant::check_at_rest(self.states.iter().map(|((_, id), state)| (id, state)));
+        assert!(violations.is_empty(), "{violations:#?}");
+        totals
+    }
+}
+
+pub(crate) fn id(text: &str) -> Id {
+    text.parse().unwrap()
+}
+
+pub(crate) fn money(units: u64) -> Money {
+    Money::new(units).unwrap()
+}
+
+pub(crate) fn quantity(pieces: u64) -> Quantity {
+    Quantity::new(pieces).unwrap()
+}
+
+pub(crate) fn create(price: u64, stock: u64) -> product::Message {
+    product::Message::Create { name: "thing".into(), price: money(price), stock: quantity(stock) }
+}
+
+/// An order at agreed prices: `(product, quantity, unit_price)` for every line.
+pub(crate) fn place(user: &str, lines: &[(&str, u64, u64)]) -> order::Message {
+    let lines = lines.iter().map(|(product, pieces, price)| Wanted {
+        product: product.parse().unwrap(),
+        quantity: quantity(*pieces),
+        unit_price: Some(money(*price)),
+        quote: None,
+    });
+    order::Message::Place(Place { user: user.parse().unwrap(), lines: lines.collect() })
+}
+
+pub(crate) fn cancel() -> order::Message {
+    order::Message::Cancel { reason: None }
+}
+
+/// Xorshift (Marsaglia 2003): enough chance for a test, and the same on every machine.
+pub(crate) struct Chance(pub(crate) u64);
+
+impl Chance {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}

@@ -156,35 +156,30 @@ impl World {
 
     /// What a wallet holds.
     pub(crate) fn balance(&self, user: &str) -> u64 {
-        match self.state(Kind::Wallet, user) {
-            State::Wallet(wallet::Wallet::Open(wallet)) => wallet.balance.get(),
-            other => panic!("{user} is {other:?}"),
-        }
+        let State::Wallet(wallet::Wallet::Open(wallet)) = self.state(Kind::Wallet, user) else {
+            panic!("{user} has no wallet");
+        };
+        wallet.balance.get()
     }
 
     /// What a product has on hand.
     pub(crate) fn stock(&self, product: &str) -> u64 {
-        match self.state(Kind::Product, product) {
-            State::Product(product::Product::OnSale(product)) => product.stock.get(),
-            other => panic!("{product} is {other:?}"),
-        }
+        let State::Product(product::Product::OnSale(on_sale)) = self.state(Kind::Product, product) else {
+            panic!("{product} is not on sale");
+        };
+        on_sale.stock.get()
     }
 
     /// An order as callers see it.
     pub(crate) fn order(&self, order: &str) -> order::View {
-        match self.state(Kind::Order, order) {
-            State::Order(state) => state.view(&id(order)).expect("the order was placed"),
-            other => panic!("{order} is {other:?}"),
-        }
+        let State::Order(state) = self.state(Kind::Order, order) else { panic!("{order} is no order") };
+        state.view(&id(order)).expect("the order was placed")
     }
 
     /// How far a delivery is, if there is one.
     pub(crate) fn delivery(&self, order: &str) -> Option<delivery::Status> {
-        match self.state(Kind::Delivery, order) {
-            State::Delivery(delivery::Delivery::Made(delivery)) => Some(delivery.status),
-            State::Delivery(_) => None,
-            other => panic!("{order} is {other:?}"),
-        }
+        let State::Delivery(delivery) = self.state(Kind::Delivery, order) else { panic!("{order} is no delivery") };
+        if let delivery::Delivery::Made(made) = delivery { Some(made.status) } else { None }
     }
 
     /// Every order that was placed.

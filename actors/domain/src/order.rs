@@ -108,7 +108,7 @@ pub struct Placed {
     pub user: UserId,
     /// What is ordered.
     pub lines: Vec<Line>,
-    /// What it costs altogether.
+    /// What it costs altogether; nothing when a price is not known.
     pub amount: Money,
     /// Where it is in its life.
     pub phase: Phase,
@@ -201,7 +201,7 @@ pub struct View {
     pub user: UserId,
     /// What is ordered.
     pub lines: Vec<Line>,
-    /// What it costs altogether.
+    /// What it costs altogether; nothing when a price is not known.
     pub amount: Money,
     /// Where it is.
     pub status: Status,
@@ -266,12 +266,12 @@ impl Order {
 
 impl Placed {
     fn place(place: Place, ctx: &mut Context<'_>) -> Self {
-        let priced = price(&place.lines);
+        let (priced, amount) = (price(&place.lines), sum(&place.lines).unwrap_or(Money::ZERO));
         let lines = place.lines.into_iter().map(Line::from).collect();
         let mut order = Self {
             user: place.user,
             lines,
-            amount: *priced.as_ref().unwrap_or(&Money::ZERO),
+            amount,
             phase: Phase::Paying,
             shipped: false,
             cancelling: false,
@@ -514,20 +514,26 @@ impl Wanted {
 
 /// What the lines cost altogether; refused when the quotes already say that it cannot work.
 pub fn price(lines: &[Wanted]) -> Result<Money, Refusal> {
-    lines.iter().try_fold(Money::ZERO, |sum, line| {
-        let out_of_range = |detail: &str| Refusal::Invalid { pointer: "/quantity".into(), detail: detail.into() };
+    for line in lines {
         match line.quote {
-            Some(Quote::NotFound) => Err(Refusal::NotFound { kind: Kind::Product, id: line.product.clone().into() }),
+            Some(Quote::NotFound) => {
+                return Err(Refusal::NotFound { kind: Kind::Product, id: line.product.clone().into() });
+            }
             Some(Quote::Offer { stock, .. }) if stock < line.quantity => {
-                Err(Refusal::OutOfStock { product: line.product.clone(), stock, needed: line.quantity })
+                return Err(Refusal::OutOfStock { product: line.product.clone(), stock, needed: line.quantity });
             }
-            Some(Quote::Offer { .. }) | None => {
-                let price = line.agreed_price().ok_or_else(|| out_of_range("has neither a price nor a quote"))?;
-                let cost = price.checked_mul(line.quantity).and_then(|cost| sum.checked_add(cost));
-                cost.ok_or_else(|| out_of_range("makes the order cost more than the shop can count"))
-            }
+            Some(Quote::Offer { .. }) | None => {}
         }
+    }
+    sum(lines).ok_or_else(|| Refusal::Invalid {
+        pointer: "/quantity".into(),
+        detail: "makes the order cost more than the shop can count".into(),
     })
+}
+
+/// What the lines cost altogether, if every price is known and the sum can be counted.
+fn sum(lines: &[Wanted]) -> Option<Money> {
+    lines.iter().try_fold(Money::ZERO, |sum, line| sum.checked_add(line.agreed_price()?.checked_mul(line.quantity)?))
 }
 
 fn wait(callers: &mut Vec<Caller>, caller: Caller) {

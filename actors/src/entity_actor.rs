@@ -68,6 +68,8 @@ pub struct Start {
 pub struct Held {
     id: Id,
     state: State,
+    /// The state as it was last handed to the partition.
+    stored: Bytes,
 }
 
 impl Actor for EntityActor {
@@ -77,11 +79,11 @@ impl Actor for EntityActor {
 
     async fn pre_start(&self, _: ActorRef<Work>, start: Start) -> Result<Held, ActorProcessingErr> {
         let Start { kind, id, state } = start;
-        let state = match state {
-            Some(bytes) => State::decode(kind, &bytes)?,
-            None => State::absent(kind),
+        let (state, stored) = match state {
+            Some(bytes) => (State::decode(kind, &bytes)?, bytes),
+            None => (State::absent(kind), State::absent(kind).encode().into()),
         };
-        Ok(Held { id, state })
+        Ok(Held { id, state, stored })
     }
 
     async fn handle(&self, _: ActorRef<Work>, work: Work, held: &mut Held) -> Result<(), ActorProcessingErr> {
@@ -91,7 +93,10 @@ impl Actor for EntityActor {
             .map(|Input { position, now, envelope }| (position, held.state.handle(envelope, now, &mut rows)))
             .collect();
         let rows = rows.into_changed().map(|(row, bytes)| (row, bytes.into())).collect();
-        let changed = Changed { id: held.id.clone(), state: held.state.encode().into(), rows };
+        let encoded = Bytes::from(held.state.encode());
+        let state = (encoded != held.stored).then(|| encoded.clone());
+        held.stored = encoded;
+        let changed = Changed { id: held.id.clone(), state, rows };
         // The partition has room for every outcome; it is gone only when it is being stopped.
         let _ = done.try_send(Outcome { changed, effects });
         Ok(())

@@ -118,7 +118,10 @@ async fn serve(kind: Kind, store: Store, shared: Arc<Shared>, stop: Cancellation
     let fence = Fence::new(shared.log.clone(), kind);
     let reads = Reads::new(kind, identity.partitions, fence, seen.clone());
     let opened = async {
-        caught_up(seen, identity.last_sequence).await;
+        tokio::select! {
+            () = caught_up(seen, identity.last_sequence) => {}
+            () = stop.cancelled() => return Ok(()),
+        }
         let listener = shared.doors.listen(kind, &stats).await?;
         tracing::info!("{kind} is served: {} partition(s)", identity.partitions);
         let door = Door::new(kind, identity.partitions, &shared.log, reads, answers);
@@ -128,7 +131,6 @@ async fn serve(kind: Kind, store: Store, shared: Arc<Shared>, stop: Cancellation
     let outcome = tokio::select! {
         ended = &mut running => return flatten(ended),
         opened = opened => opened,
-        () = stop.cancelled() => Ok(()),
     };
     stop_partitions.cancel();
     let ended = flatten(running.await);

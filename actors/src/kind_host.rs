@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use shop_domain::{entity::Reply, kind::Kind};
@@ -13,6 +14,7 @@ use shop_nats::log::{Identity, LogError, Record, SharedLog};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinError, JoinSet},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +29,9 @@ use crate::{
 const PARTITION_BUFFER: usize = 64;
 /// Panics at one sequence after which a partition is parked: a bug that repeats will not go away.
 const PANICS_MAX: u32 = 3;
+/// How long partitions may take to settle and to write their last checkpoints. Without the log
+/// they cannot; what is cut off is repeated from the checkpoint before.
+const STOP_LIMIT: Duration = Duration::from_secs(8);
 
 /// One kind on this host.
 #[derive(Debug)]
@@ -90,6 +95,9 @@ enum Ended {
     Panicked { partition: u16, sequence: u64 },
 }
 
+type PartitionTasks = JoinSet<(u16, Result<(), PartitionError>)>;
+type SettlerTasks = JoinSet<Result<(), StoreError>>;
+
 /// Panics seen, by partition: the sequence of the last one, and how often it repeated.
 type Panics = BTreeMap<u16, (u64, u32)>;
 
@@ -121,15 +129,17 @@ impl KindHost {
         parked: &BTreeMap<u16, u64>,
         stop: &CancellationToken,
     ) -> Result<Ended, KindError> {
+        // A partition that starts again may have a checkpoint beyond what the log held at the first start.
+        let identity = Identity { last_sequence: self.log.last_sequence(self.kind).await?, ..self.identity };
         let attempt = stop.child_token();
-        let mut tasks = JoinSet::new();
-        let mut settlers = JoinSet::new();
+        let mut tasks = PartitionTasks::new();
+        let mut settlers = SettlerTasks::new();
         let mut routes = BTreeMap::new();
         let mut view = View { parked: parked.clone(), ..View::default() };
-        let mut after = self.identity.last_sequence;
-        for number in (0..self.identity.partitions).filter(|number| !parked.contains_key(number)) {
+        let mut after = identity.last_sequence;
+        for number in (0..identity.partitions).filter(|number| !parked.contains_key(number)) {
             let shelf = self.store.shelf(number)?;
-            let meta = attach(&self.log, self.kind, number, &shelf, &self.identity).await?;
+            let meta = attach(&self.log, self.kind, number, &shelf, &identity).await?;
             after = after.min(meta.cursor);
             let assigned = Arc::new(AtomicU64::new(meta.cursor));
             let pace = if panics.contains_key(&number) { Pace::RecordByRecord } else { Pace::WhatIsThere };
@@ -146,7 +156,7 @@ impl KindHost {
         view.dispatched = Some(dispatched_to);
         self.view.send_replace(Arc::new(view));
 
-        let records = self.log.read(self.kind, self.identity.epoch, after);
+        let records = self.log.read(self.kind, identity.epoch, after);
         let ended = tokio::select! {
             error = dispatch(records, &routes, &dispatched), if !routes.is_empty() => Err(error.into()),
             Some(ended) = tasks.join_next() => self.ended(ended),
@@ -154,6 +164,17 @@ impl KindHost {
         };
         attempt.cancel();
         drop(routes);
+        match timeout(STOP_LIMIT, self.finish(tasks, settlers)).await {
+            Ok(finished) => finished.and(ended),
+            Err(_) => {
+                tracing::warn!("{} stops without a last checkpoint: the log does not take its messages", self.kind);
+                ended
+            }
+        }
+    }
+
+    /// Waits until the partitions have written their last checkpoints.
+    async fn finish(&self, mut tasks: PartitionTasks, mut settlers: SettlerTasks) -> Result<(), KindError> {
         while let Some(task) = tasks.join_next().await {
             let (_, outcome) = task.map_err(|error| KindError::Bug(self.kind, error))?;
             if let Err(error) = outcome {
@@ -163,7 +184,7 @@ impl KindHost {
         while let Some(settler) = settlers.join_next().await {
             settler.map_err(|error| KindError::Bug(self.kind, error))??;
         }
-        ended
+        Ok(())
     }
 
     fn ended(&self, task: Result<(u16, Result<(), PartitionError>), JoinError>) -> Result<Ended, KindError> {

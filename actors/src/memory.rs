@@ -38,8 +38,8 @@ struct Change {
 pub struct Changed {
     /// The entity.
     pub id: Id,
-    /// Its new state.
-    pub state: Bytes,
+    /// Its new state, unless that is as it was.
+    pub state: Option<Bytes>,
     /// The rows that it wrote.
     pub rows: Vec<(RowKey, Bytes)>,
 }
@@ -61,7 +61,9 @@ impl Memory {
             for (row, bytes) in rows {
                 fresh.rows.insert((id.clone(), row), Change { bytes, at: cursor });
             }
-            fresh.states.insert(id, Change { bytes: state, at: cursor });
+            if let Some(bytes) = state {
+                fresh.states.insert(id, Change { bytes, at: cursor });
+            }
         }
     }
 

@@ -15,6 +15,9 @@ pub(crate) const QUEUE_GROUP: &str = "shop";
 /// Seconds after which a refused caller may try again.
 const RETRY_AFTER_SECONDS: &str = "1";
 
+/// Longest trace context that is carried on; of version 00 of the standard it has 55 bytes.
+const TRACEPARENT_BYTES_MAX: usize = 128;
+
 /// All requests of one kind.
 #[derive(Debug)]
 pub struct Listener {
@@ -101,7 +104,7 @@ impl Listener {
             target: message.subject.get(prefix..).unwrap_or_default().to_owned(),
             inbox: message.reply.as_ref().map(ToString::to_string),
             idempotency_key: header(header::IDEMPOTENCY_KEY),
-            traceparent: header(header::TRACEPARENT),
+            traceparent: header(header::TRACEPARENT).filter(|trace| trace.len() <= TRACEPARENT_BYTES_MAX),
             respond_async: header(header::PREFER).is_some_and(|prefer| prefer.contains(header::RESPOND_ASYNC)),
             body: message.payload,
         })

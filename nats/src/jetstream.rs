@@ -87,7 +87,7 @@ impl Log for JetStreamLog {
 
     fn read(&self, kind: Kind, epoch: u64, after: u64) -> mpsc::Receiver<Result<Record, LogError>> {
         let (records, receiver) = mpsc::channel(READ_AHEAD);
-        let reader = Reader { log: self.clone(), kind, epoch, after, records };
+        let reader = Reader { log: self.clone(), kind, epoch, after, rolled_back: 0, records };
         tokio::spawn(reader.run());
         receiver
     }
@@ -158,6 +158,10 @@ impl Log for JetStreamLog {
     }
 }
 
+/// Answers in a row that say that the log ends before our position, until we believe it: a leader
+/// that was just elected may still be applying what its predecessor acknowledged.
+const ROLLED_BACK_ANSWERS: u32 = 8;
+
 /// Reads a kind's log with ephemeral consumers that acknowledge nothing. The position is ours:
 /// whenever the consumer is lost or skips, a new one starts behind the last record handed on.
 struct Reader {
@@ -165,6 +169,8 @@ struct Reader {
     kind: Kind,
     epoch: u64,
     after: u64,
+    /// Answers in a row that say that the log ends before `after`.
+    rolled_back: u32,
     records: mpsc::Sender<Result<Record, LogError>>,
 }
 
@@ -234,7 +240,7 @@ impl Reader {
         }
     }
 
-    async fn consumer(&self) -> Result<pull::Stream, Lost> {
+    async fn consumer(&mut self) -> Result<pull::Stream, Lost> {
         self.verify().await?;
         let broken = |reason: String| Lost::Broken(reason);
         let stream = self.log.reading.get_stream_no_info(subject::stream(self.kind)).await;
@@ -260,17 +266,20 @@ impl Reader {
     }
 
     /// A stream that was made anew or rolled back would let us wait for ever.
-    async fn verify(&self) -> Result<(), Lost> {
+    async fn verify(&mut self) -> Result<(), Lost> {
         let kind = self.kind;
         let identity = self.log.identity(kind).await.map_err(|error| Lost::Broken(error.to_string()))?;
         let other = |reason: String| Err(Lost::OtherLog(LogError::OtherLog { kind, reason }));
         if identity.epoch != self.epoch {
             return other(format!("its epoch is {:016x} instead of {:016x}", identity.epoch, self.epoch));
         }
-        if identity.last_sequence < self.after {
-            return other(format!("it ends at {} though {} was read", identity.last_sequence, self.after));
+        if identity.last_sequence >= self.after {
+            self.rolled_back = 0;
+            return Ok(());
         }
-        Ok(())
+        self.rolled_back += 1;
+        let reason = format!("it ends at {} though {} was read", identity.last_sequence, self.after);
+        if self.rolled_back < ROLLED_BACK_ANSWERS { Err(Lost::Broken(reason)) } else { other(reason) }
     }
 }
 

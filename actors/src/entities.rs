@@ -25,7 +25,7 @@ use crate::{
 
 /// Most entities of one partition that are active at a time, about 3 KB each. The least recently
 /// used is passivated: its state is in memory or in the checkpoint, so stopping it loses nothing.
-const ACTIVE_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
+const ACTIVE_MAX: NonZeroUsize = NonZeroUsize::new(2_048).expect("not zero");
 
 /// The actors of one partition.
 #[derive(Debug)]

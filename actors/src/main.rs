@@ -8,6 +8,10 @@ use std::{
 use clap::Parser;
 use shop_actors::cli::{self, Cli};
 
+/// Orders are many small allocations on all threads, which the system's allocator serves slowly.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let colours = stderr().is_terminal();

@@ -21,6 +21,10 @@ struct Arguments {
     http_addr: SocketAddr,
 }
 
+/// Orders are many small allocations on all threads, which the system's allocator serves slowly.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());

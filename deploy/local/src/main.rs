@@ -9,6 +9,10 @@ use tracing_subscriber::EnvFilter;
 
 type Error = Box<dyn std::error::Error>;
 
+/// Orders are many small allocations on all threads, which the system's allocator serves slowly.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();

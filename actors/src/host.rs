@@ -25,7 +25,7 @@ use crate::{
     outbox::Partitions,
     query::Reads,
     reply::Answers,
-    store::{Store, StoreError},
+    store::{Store, StoreError, sled::SledStore},
 };
 
 /// Answers of one kind that wait to be sent.
@@ -85,7 +85,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostErro
     let mut kinds = JoinSet::new();
     let failed = stop.child_token();
     for kind in config.kinds {
-        let store = Store::open(&config.data_dir, kind)?;
+        let store = Arc::new(SledStore::open(&config.data_dir, kind)?);
         kinds.spawn(serve(kind, store, Arc::clone(&shared), failed.clone()));
     }
     let mut outcome = Ok(());
@@ -102,7 +102,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostErro
 }
 
 /// Serves one kind: partitions first, and once they have caught up with the log, the door.
-async fn serve(kind: Kind, store: Store, shared: Arc<Shared>, stop: CancellationToken) -> Result<(), HostError> {
+async fn serve(
+    kind: Kind,
+    store: Arc<dyn Store>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) -> Result<(), HostError> {
     let identity = *shared.identities.get(&kind).expect("every kind has a log");
     let stats = Arc::new(Stats::default());
     let answers = Answers { connection: shared.doors.clone(), stats: Arc::clone(&stats) };

@@ -45,7 +45,7 @@ pub struct KindHost {
     /// In how many partitions each kind is cut.
     pub partitions: Partitions,
     /// Where checkpoints go.
-    pub store: Store,
+    pub store: Arc<dyn Store>,
     /// Where answers go.
     pub replies: mpsc::Sender<Reply>,
     /// Where others see what is going on.
@@ -158,9 +158,10 @@ impl KindHost {
 
         let records = self.log.read(self.kind, identity.epoch, after);
         let ended = tokio::select! {
-            error = dispatch(records, &routes, &dispatched), if !routes.is_empty() => Err(error.into()),
-            Some(ended) = tasks.join_next() => self.ended(ended),
+            biased;
             () = attempt.cancelled() => Ok(Ended::Stopped),
+            Some(ended) = tasks.join_next() => self.ended(ended),
+            error = dispatch(records, &routes, &dispatched), if !routes.is_empty() => Err(error.into()),
         };
         attempt.cancel();
         drop(routes);

@@ -9,12 +9,12 @@ use std::{
 use bytes::Bytes;
 use shop_domain::{id::Id, rows::RowKey};
 
-use crate::store::{Shelf, StoreError};
+use crate::store::{SharedShelf, StoreError};
 
 /// The states and rows of one partition.
 #[derive(Debug)]
 pub struct Memory {
-    shelf: Shelf,
+    shelf: SharedShelf,
     fresh: RwLock<Fresh>,
 }
 
@@ -49,7 +49,7 @@ pub type Unsaved = (Vec<(Id, Bytes)>, Vec<((Id, RowKey), Bytes)>);
 
 impl Memory {
     /// What a checkpoint up to `cursor` holds.
-    pub fn new(shelf: Shelf, cursor: u64) -> Self {
+    pub fn new(shelf: SharedShelf, cursor: u64) -> Self {
         Self { shelf, fresh: RwLock::new(Fresh { cursor, ..Fresh::default() }) }
     }
 
@@ -100,7 +100,7 @@ impl Memory {
 /// One moment of a partition.
 #[derive(Debug)]
 pub struct Look<'a> {
-    shelf: &'a Shelf,
+    shelf: &'a SharedShelf,
     fresh: &'a Fresh,
 }
 
@@ -114,7 +114,7 @@ impl Look<'_> {
     pub fn state(&self, id: &Id) -> Result<Option<Bytes>, StoreError> {
         match self.fresh.states.get(id) {
             Some(change) => Ok(Some(change.bytes.clone())),
-            None => Ok(self.shelf.state(id)?.map(|bytes| Bytes::copy_from_slice(&bytes))),
+            None => self.shelf.state(id),
         }
     }
 
@@ -122,15 +122,13 @@ impl Look<'_> {
     pub fn row(&self, id: &Id, row: &str) -> Result<Option<Bytes>, StoreError> {
         match self.fresh.rows.get(&(id.clone(), row.into())) {
             Some(change) => Ok(Some(change.bytes.clone())),
-            None => Ok(self.shelf.row(id, row)?.map(|bytes| Bytes::copy_from_slice(&bytes))),
+            None => self.shelf.row(id, row),
         }
     }
 
     /// At most `limit` states with ids after `after`, in order.
     pub fn states_after(&self, after: Option<&Id>, limit: usize) -> Result<Vec<(Id, Bytes)>, StoreError> {
-        let saved = self.shelf.states_after(after, limit)?;
-        let mut states: BTreeMap<Id, Bytes> =
-            saved.into_iter().map(|(id, bytes)| (id, Bytes::copy_from_slice(&bytes))).collect();
+        let mut states: BTreeMap<Id, Bytes> = self.shelf.states_after(after, limit)?.into_iter().collect();
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let fresh = self.fresh.states.range((start, Bound::Unbounded)).take(limit);
         states.extend(fresh.map(|(id, change)| (id.clone(), change.bytes.clone())));
@@ -145,9 +143,8 @@ impl Look<'_> {
         before: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(RowKey, Bytes)>, StoreError> {
-        let saved = self.shelf.rows_before(id, prefix, before, limit)?;
         let mut rows: BTreeMap<RowKey, Bytes> =
-            saved.into_iter().map(|(row, bytes)| (row, Bytes::copy_from_slice(&bytes))).collect();
+            self.shelf.rows_before(id, prefix, before, limit)?.into_iter().collect();
         let start = (id.clone(), RowKey::from(prefix));
         let fresh = self.fresh.rows.range(start..).take_while(|((of, row), _)| of == id && row.starts_with(prefix));
         let fresh = fresh.filter(|((_, row), _)| before.is_none_or(|before| &**row < before));

@@ -23,7 +23,7 @@ use crate::{
     memory::Memory,
     outbox::{Outbox, Partitions},
     settle::{ROUNDS_MAX, Round, Settler},
-    store::{Checkpoint, LOGIC_VERSION, Meta, Shelf, StoreError},
+    store::{Checkpoint, LOGIC_VERSION, Meta, SharedShelf, StoreError},
 };
 
 /// Most records in one round: bounds what one round holds in memory and how long it takes.
@@ -114,7 +114,7 @@ pub async fn attach(
     log: &SharedLog,
     kind: Kind,
     partition: u16,
-    shelf: &Shelf,
+    shelf: &SharedShelf,
     identity: &Identity,
 ) -> Result<Meta, AttachError> {
     let Some(meta) = shelf.meta()? else { return Ok(Meta::new(identity)) };
@@ -144,7 +144,7 @@ impl Partition {
         kind: Kind,
         number: u16,
         log: SharedLog,
-        shelf: Shelf,
+        shelf: SharedShelf,
         meta: Meta,
         partitions: Partitions,
         replies: mpsc::Sender<Reply>,
@@ -186,15 +186,19 @@ impl Partition {
         let mut taken = Vec::with_capacity(limit);
         loop {
             let checkpoint_due = self.last_checkpoint + CHECKPOINT_INTERVAL;
+            let (is_unsaved, is_saving) = (self.is_unsaved(), self.is_saving());
+            // In this order, so that neither is kept waiting by a log that always has more.
             tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep_until(checkpoint_due), if is_unsaved && !is_saving => {
+                    self.settle(vec![], vec![], true).await;
+                }
+                Ok(()) = self.saved.changed(), if is_unsaved && is_saving => {}
                 count = records.recv_many(&mut taken, limit) => match count {
                     0 => break,
                     _ => self.round(taken.drain(..)).await?,
                 },
-                () = tokio::time::sleep_until(checkpoint_due), if self.is_unsaved() => {
-                    self.settle(vec![], vec![], true).await;
-                }
-                () = stop.cancelled() => break,
             }
         }
         if self.is_unsaved() {
@@ -218,8 +222,7 @@ impl Partition {
             }
         }
         let sent = self.outbox.send(messages, &mut self.meta.links).await;
-        let checkpoint = self.last_checkpoint.elapsed() >= CHECKPOINT_INTERVAL && !self.is_saving();
-        self.settle(sent, replies, checkpoint).await;
+        self.settle(sent, replies, false).await;
         Ok(())
     }
 

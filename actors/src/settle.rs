@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     memory::Memory,
-    store::{Checkpoint, Shelf, StoreError},
+    store::{Checkpoint, SharedShelf, StoreError},
 };
 
 /// Rounds that wait for their acknowledgements. Enough to keep the log busy; more would only
@@ -35,7 +35,7 @@ pub struct Settler {
     /// What the partition knows.
     pub memory: Arc<Memory>,
     /// Where checkpoints go.
-    pub shelf: Shelf,
+    pub shelf: SharedShelf,
     /// Where answers go.
     pub replies: mpsc::Sender<Reply>,
     /// The sequence up to which everything is settled.
@@ -62,14 +62,19 @@ impl Settler {
             self.settled.send_replace(cursor);
             if let Some(checkpoint) = checkpoint {
                 finish(saving.take()).await?;
-                saving = Some(tokio::task::spawn_blocking(self.save(checkpoint)));
+                let save = self.save(checkpoint);
+                if self.shelf.blocks() {
+                    saving = Some(tokio::task::spawn_blocking(save));
+                } else {
+                    save()?;
+                }
             }
         }
         finish(saving).await
     }
 
     fn save(&self, checkpoint: Checkpoint) -> impl FnOnce() -> Result<(), StoreError> + 'static {
-        let (shelf, memory, saved) = (self.shelf.clone(), Arc::clone(&self.memory), self.saved.clone());
+        let (shelf, memory, saved) = (Arc::clone(&self.shelf), Arc::clone(&self.memory), self.saved.clone());
         move || {
             shelf.write(&checkpoint)?;
             memory.saved(checkpoint.meta.cursor);

@@ -1,0 +1,104 @@
+//! Checkpoints in memory, for simulations: gone with the process.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use bytes::Bytes;
+use shop_domain::{id::Id, rows::RowKey};
+
+use super::{Checkpoint, Meta, SharedShelf, Shelf, Store, StoreError};
+
+/// The checkpoints of one kind, in memory. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore {
+    shelves: Arc<Mutex<BTreeMap<u16, Arc<MemoryShelf>>>>,
+}
+
+impl MemoryStore {
+    /// Another store with the same checkpoints, which then go their own ways: a copy to go back to.
+    pub fn snapshot(&self) -> Self {
+        let shelves = self.shelves.lock().expect("nobody panics while changing it");
+        let copies = shelves.iter().map(|(partition, shelf)| {
+            let saved = shelf.saved().clone();
+            (*partition, Arc::new(MemoryShelf { saved: Mutex::new(saved) }))
+        });
+        Self { shelves: Arc::new(Mutex::new(copies.collect())) }
+    }
+}
+
+#[derive(Debug, Default)]
+struct MemoryShelf {
+    saved: Mutex<Saved>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Saved {
+    meta: Option<Meta>,
+    states: BTreeMap<Id, Bytes>,
+    rows: BTreeMap<(Id, RowKey), Bytes>,
+}
+
+impl Store for MemoryStore {
+    fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError> {
+        let mut shelves = self.shelves.lock().expect("nobody panics while changing it");
+        let shelf: &Arc<MemoryShelf> = shelves.entry(partition).or_default();
+        Ok(Arc::clone(shelf) as SharedShelf)
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl MemoryShelf {
+    fn saved(&self) -> MutexGuard<'_, Saved> {
+        self.saved.lock().expect("nobody panics while changing it")
+    }
+}
+
+impl Shelf for MemoryShelf {
+    fn meta(&self) -> Result<Option<Meta>, StoreError> {
+        Ok(self.saved().meta.clone())
+    }
+
+    fn state(&self, id: &Id) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.saved().states.get(id).cloned())
+    }
+
+    fn row(&self, id: &Id, row: &str) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.saved().rows.get(&(id.clone(), row.into())).cloned())
+    }
+
+    fn states_after(&self, after: Option<&Id>, limit: usize) -> Result<Vec<(Id, Bytes)>, StoreError> {
+        let saved = self.saved();
+        let later = saved.states.iter().filter(|(id, _)| after.is_none_or(|after| *id > after));
+        Ok(later.take(limit).map(|(id, state)| (id.clone(), state.clone())).collect())
+    }
+
+    fn rows_before(
+        &self,
+        id: &Id,
+        prefix: &str,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(RowKey, Bytes)>, StoreError> {
+        let saved = self.saved();
+        let rows = saved.rows.iter().rev().filter(|((of, row), _)| of == id && row.starts_with(prefix));
+        let earlier = rows.filter(|((_, row), _)| before.is_none_or(|before| &**row < before));
+        Ok(earlier.take(limit).map(|((_, row), bytes)| (row.clone(), bytes.clone())).collect())
+    }
+
+    fn write(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let mut saved = self.saved();
+        saved.meta = Some(checkpoint.meta.clone());
+        saved.states.extend(checkpoint.states.iter().cloned());
+        saved.rows.extend(checkpoint.rows.iter().cloned());
+        Ok(())
+    }
+
+    fn blocks(&self) -> bool {
+        false
+    }
+}

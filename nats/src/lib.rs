@@ -10,6 +10,7 @@ pub mod frame;
 pub mod header;
 pub mod jetstream;
 pub mod log;
+pub mod memory;
 pub mod publisher;
 pub mod request;
 pub mod subject;

@@ -1,0 +1,285 @@
+//! The log in memory, for simulations: everything that JetStream may do to a frame or a reader
+//! can be made to happen, and what happens is decided by one [`Chaos`].
+
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
+use shop_domain::{kind::Kind, timestamp::Timestamp};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep},
+};
+
+use crate::{
+    log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
+    subject,
+};
+
+/// When the logs in memory begin: some moment, the same in every run.
+const BEGIN_UNIX_MS: u64 = 1_700_000_000_000;
+/// How long a publisher waits for an acknowledgement that never comes.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Decides what goes wrong.
+pub trait Chaos: Debug + Send + Sync + 'static {
+    /// What becomes of a frame that is handed to the log.
+    fn append(&self, kind: Kind, partition: u16) -> Fate;
+
+    /// How a record reaches its reader.
+    fn deliver(&self, kind: Kind, sequence: u64) -> Delivery;
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Stored, and acknowledged after a while.
+    Stored(Duration),
+    /// Stored, but the acknowledgement is lost.
+    Unacknowledged,
+    /// Not stored, and refused after a while.
+    Refused(Duration),
+    /// Not stored, and nobody says so.
+    Lost,
+}
+
+/// How a record reaches its reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// How long it takes.
+    pub delay: Duration,
+    /// How often it comes.
+    pub copies: usize,
+}
+
+/// No chaos: everything is stored, acknowledged and delivered at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Calm;
+
+impl Chaos for Calm {
+    fn append(&self, _: Kind, _: u16) -> Fate {
+        Fate::Stored(Duration::ZERO)
+    }
+
+    fn deliver(&self, _: Kind, _: u64) -> Delivery {
+        Delivery { delay: Duration::ZERO, copies: 1 }
+    }
+}
+
+/// The logs of all kinds, in memory. Clones share them.
+#[derive(Clone, Debug)]
+pub struct MemoryLog {
+    logs: Arc<Mutex<BTreeMap<Kind, KindLog>>>,
+    dead: Arc<Mutex<Vec<(Kind, u64, String)>>>,
+    chaos: Arc<dyn Chaos>,
+    disruptions: watch::Sender<u64>,
+    partitions: u16,
+    begin: Instant,
+}
+
+#[derive(Debug)]
+struct KindLog {
+    records: Vec<Record>,
+    appended: watch::Sender<u64>,
+}
+
+impl MemoryLog {
+    /// Empty logs with so many partitions per kind.
+    pub fn new(partitions: u16, chaos: Arc<dyn Chaos>) -> Self {
+        let empty = |kind| (kind, KindLog { records: vec![], appended: watch::Sender::new(0) });
+        Self {
+            logs: Arc::new(Mutex::new(Kind::ALL.into_iter().map(empty).collect())),
+            dead: Arc::default(),
+            chaos,
+            disruptions: watch::Sender::new(0),
+            partitions,
+            begin: Instant::now(),
+        }
+    }
+
+    /// Lets every publisher believe that what is on its way may be lost.
+    pub fn disrupt(&self) {
+        self.disruptions.send_modify(|times| *times += 1);
+    }
+
+    /// All records of a kind.
+    pub fn records(&self, kind: Kind) -> Vec<Record> {
+        self.logs().get(&kind).map(|log| log.records.clone()).unwrap_or_default()
+    }
+
+    /// Dead letters, with the sequence that they come from and the reason, each as often as it was buried.
+    pub fn dead(&self) -> Vec<(Kind, u64, String)> {
+        self.dead.lock().expect("nobody panics while changing it").clone()
+    }
+
+    /// Stores bytes as they are, whatever the chaos says.
+    pub fn store(&self, kind: Kind, partition: u16, payload: Bytes) -> u64 {
+        let elapsed = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let time = Timestamp::from_unix_ms(BEGIN_UNIX_MS.saturating_add(elapsed));
+        let mut logs = self.logs();
+        let log = logs.get_mut(&kind).expect("every kind has a log");
+        let sequence = log.records.len() as u64 + 1;
+        log.records.push(Record { sequence, partition, time, payload });
+        log.appended.send_replace(sequence);
+        sequence
+    }
+
+    fn logs(&self) -> MutexGuard<'_, BTreeMap<Kind, KindLog>> {
+        self.logs.lock().expect("nobody panics while changing it")
+    }
+
+    fn record_at(&self, kind: Kind, sequence: u64) -> Option<Record> {
+        let index = usize::try_from(sequence.checked_sub(1)?).ok()?;
+        self.logs().get(&kind)?.records.get(index).cloned()
+    }
+}
+
+impl Log for MemoryLog {
+    fn append(&self, kind: Kind, partition: u16, frame: Bytes) -> BoxFuture<'static, Result<Appending, AppendError>> {
+        let fate = self.chaos.append(kind, partition);
+        let stored = match fate {
+            Fate::Stored(_) | Fate::Unacknowledged => Some(self.store(kind, partition, frame)),
+            Fate::Refused(_) | Fate::Lost => None,
+        };
+        let failed = move |reason: &str| AppendError { subject: subject::log(kind, partition), reason: reason.into() };
+        let acknowledgement: Appending = async move {
+            match (fate, stored) {
+                (Fate::Stored(after), Some(sequence)) => {
+                    sleep(after).await;
+                    Ok(sequence)
+                }
+                (Fate::Refused(after), _) => {
+                    sleep(after).await;
+                    Err(failed("refused"))
+                }
+                (Fate::Unacknowledged | Fate::Lost | Fate::Stored(_), _) => {
+                    sleep(ACK_TIMEOUT).await;
+                    Err(failed("no acknowledgement"))
+                }
+            }
+        }
+        .boxed();
+        std::future::ready(Ok(acknowledgement)).boxed()
+    }
+
+    fn read(&self, kind: Kind, _: u64, after: u64) -> mpsc::Receiver<Result<Record, LogError>> {
+        let (records, receiver) = mpsc::channel(READ_AHEAD);
+        tokio::spawn(read(self.clone(), kind, after, records));
+        receiver
+    }
+
+    fn last_sequence(&self, kind: Kind) -> BoxFuture<'static, Result<u64, LogError>> {
+        let last = self.logs().get(&kind).map_or(0, |log| log.records.len() as u64);
+        std::future::ready(Ok(last)).boxed()
+    }
+
+    fn record(&self, kind: Kind, sequence: u64) -> BoxFuture<'static, Result<Option<Record>, LogError>> {
+        std::future::ready(Ok(self.record_at(kind, sequence))).boxed()
+    }
+
+    fn identity(&self, kind: Kind) -> BoxFuture<'static, Result<Identity, LogError>> {
+        let (partitions, last) = (self.partitions, self.last_sequence(kind));
+        async move {
+            let epoch = kind as u64 + 1;
+            Ok(Identity { created_unix_ns: 0, epoch, partitions, last_sequence: last.await? })
+        }
+        .boxed()
+    }
+
+    fn bury(&self, kind: Kind, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>> {
+        self.dead.lock().expect("nobody panics while changing it").push((kind, record.sequence, reason));
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn disruptions(&self) -> watch::Receiver<u64> {
+        self.disruptions.subscribe()
+    }
+}
+
+async fn read(log: MemoryLog, kind: Kind, mut after: u64, records: mpsc::Sender<Result<Record, LogError>>) {
+    let mut appended = log.logs().get(&kind).expect("every kind has a log").appended.subscribe();
+    loop {
+        let has_more = async { appended.wait_for(|last| *last > after).await.is_ok() };
+        tokio::select! {
+            biased;
+            () = records.closed() => return,
+            more = has_more => if !more { return },
+        }
+        let Some(record) = log.record_at(kind, after + 1) else { return };
+        after += 1;
+        let Delivery { delay, copies } = log.chaos.deliver(kind, after);
+        if delay > Duration::ZERO {
+            sleep(delay).await;
+        }
+        for _ in 0..copies.max(1) {
+            if records.send(Ok(record.clone())).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of seven frames, one is refused, one is lost, one is stored without an acknowledgement. (A
+    /// period that the window does not divide: else the same frame would be hit for ever.)
+    #[derive(Debug, Default)]
+    struct Unreliable(Mutex<u32>);
+
+    impl Chaos for Unreliable {
+        fn append(&self, _: Kind, _: u16) -> Fate {
+            let mut count = self.0.lock().unwrap();
+            *count += 1;
+            match *count % 7 {
+                2 => Fate::Refused(Duration::from_millis(1)),
+                4 => Fate::Unacknowledged,
+                6 => Fate::Lost,
+                _ => Fate::Stored(Duration::from_millis(3)),
+            }
+        }
+
+        fn deliver(&self, _: Kind, _: u64) -> Delivery {
+            Delivery { delay: Duration::ZERO, copies: 1 }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_publisher_sends_again_in_order_until_every_frame_is_stored() {
+        let log = MemoryLog::new(1, Arc::new(Unreliable::default()));
+        let publisher = crate::publisher::Publisher::new(Arc::new(log.clone()), Kind::Wallet, 0, 4);
+        let mut acknowledged = Vec::new();
+        for frame in 0..20_u8 {
+            acknowledged.push(publisher.send(Bytes::from(vec![frame])).await);
+        }
+        for one in acknowledged {
+            one.await.unwrap();
+        }
+        // What a receiver accepts that takes the next one only: everything, in order.
+        let mut next = 0;
+        for record in log.records(Kind::Wallet) {
+            assert!(record.payload[0] <= next + 4, "beyond the window");
+            if record.payload[0] == next {
+                next += 1;
+            }
+        }
+        assert_eq!(next, 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_gets_what_was_there_and_what_comes() {
+        let log = MemoryLog::new(1, Arc::new(Calm));
+        log.store(Kind::Order, 0, "a".into());
+        log.store(Kind::Order, 0, "b".into());
+        let mut reader = log.read(Kind::Order, 1, 1);
+        assert_eq!(reader.recv().await.unwrap().unwrap().payload, "b");
+        log.store(Kind::Order, 0, "c".into());
+        assert_eq!(reader.recv().await.unwrap().unwrap().sequence, 3);
+    }
+}

@@ -77,7 +77,7 @@ pub struct MemoryLog {
     logs: Arc<Mutex<BTreeMap<Kind, KindLog>>>,
     dead: Arc<Mutex<Vec<(Kind, u64, String)>>>,
     chaos: Arc<dyn Chaos>,
-    disruptions: watch::Sender<u64>,
+    disruptions: Observers,
     partitions: u16,
     begin: Instant,
 }
@@ -85,18 +85,36 @@ pub struct MemoryLog {
 #[derive(Debug)]
 struct KindLog {
     records: Vec<Record>,
-    appended: watch::Sender<u64>,
+    appended: Observers,
+}
+
+/// A number that several observe. Each has a channel of its own, because a shared one wakes its
+/// observers in an order that is drawn by chance, and a simulation is to run the same way twice.
+#[derive(Clone, Debug, Default)]
+struct Observers(Arc<Mutex<Vec<watch::Sender<u64>>>>);
+
+impl Observers {
+    fn observe(&self, now: u64) -> watch::Receiver<u64> {
+        let (sender, receiver) = watch::channel(now);
+        self.0.lock().expect("nobody panics while changing it").push(sender);
+        receiver
+    }
+
+    fn tell(&self, now: u64) {
+        let mut observers = self.0.lock().expect("nobody panics while changing it");
+        observers.retain(|observer| observer.send(now).is_ok());
+    }
 }
 
 impl MemoryLog {
     /// Empty logs with so many partitions per kind.
     pub fn new(partitions: u16, chaos: Arc<dyn Chaos>) -> Self {
-        let empty = |kind| (kind, KindLog { records: vec![], appended: watch::Sender::new(0) });
+        let empty = |kind| (kind, KindLog { records: vec![], appended: Observers::default() });
         Self {
             logs: Arc::new(Mutex::new(Kind::ALL.into_iter().map(empty).collect())),
             dead: Arc::default(),
             chaos,
-            disruptions: watch::Sender::new(0),
+            disruptions: Observers::default(),
             partitions,
             begin: Instant::now(),
         }
@@ -104,7 +122,8 @@ impl MemoryLog {
 
     /// Lets every publisher believe that what is on its way may be lost.
     pub fn disrupt(&self) {
-        self.disruptions.send_modify(|times| *times += 1);
+        // Any number is a change.
+        self.disruptions.tell(1);
     }
 
     /// All records of a kind.
@@ -125,7 +144,7 @@ impl MemoryLog {
         let log = logs.get_mut(&kind).expect("every kind has a log");
         let sequence = log.records.len() as u64 + 1;
         log.records.push(Record { sequence, partition, time, payload });
-        log.appended.send_replace(sequence);
+        log.appended.tell(sequence);
         sequence
     }
 
@@ -197,12 +216,16 @@ impl Log for MemoryLog {
     }
 
     fn disruptions(&self) -> watch::Receiver<u64> {
-        self.disruptions.subscribe()
+        self.disruptions.observe(0)
     }
 }
 
 async fn read(log: MemoryLog, kind: Kind, mut after: u64, records: mpsc::Sender<Result<Record, LogError>>) {
-    let mut appended = log.logs().get(&kind).expect("every kind has a log").appended.subscribe();
+    let mut appended = {
+        let logs = log.logs();
+        let log = logs.get(&kind).expect("every kind has a log");
+        log.appended.observe(log.records.len() as u64)
+    };
     loop {
         let has_more = async { appended.wait_for(|last| *last > after).await.is_ok() };
         tokio::select! {

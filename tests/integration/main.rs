@@ -1,0 +1,3 @@
+//! The whole shop, seen from outside.
+
+mod processes;

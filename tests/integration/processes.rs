@@ -1,0 +1,4 @@
+//! The real programs as processes: started, killed, stopped, starved and started again.
+
+mod crashes;
+mod kinds;

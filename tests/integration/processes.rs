@@ -2,3 +2,6 @@
 
 mod crashes;
 mod kinds;
+mod local;
+mod refusals;
+mod restarts;

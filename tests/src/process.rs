@@ -124,6 +124,13 @@ impl Process {
         assert!(status.success(), "{} ended with {status} after SIGTERM", self.name);
     }
 
+    /// For a program that only says something: waits for its good end, and returns what it has printed.
+    pub async fn explains(mut self) -> String {
+        let status = self.ended().await;
+        assert!(status.success(), "{} ended with {status}: {}", self.name, self.stderr());
+        self.stdout()
+    }
+
     /// For a program that cannot start: waits until it ends, which must be a failure, and
     /// returns its last words.
     pub async fn refuses(mut self) -> String {

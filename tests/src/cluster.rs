@@ -15,6 +15,15 @@ use crate::{client::Client, folder::Folder, process::Process, programs::Program,
 /// All kinds in one host.
 pub const ALL_KINDS: &str = "wallet,product,order,delivery,mypage";
 
+/// A host for every kind, each with its name.
+pub const A_PROCESS_PER_KIND: [(&str, &str); 5] = [
+    ("wallets", "wallet"),
+    ("products", "product"),
+    ("orders", "order"),
+    ("deliveries", "delivery"),
+    ("mypages", "mypage"),
+];
+
 /// The processes of one shop, and the folder that they share.
 #[derive(Debug)]
 pub struct Cluster {

@@ -115,8 +115,8 @@ impl Market {
                 Some(_) | None => panic!("this is no end of an order: {order}"),
             }
         }
-        for (user, id) in charges.keys().filter(|(_, id)| !orders.contains_key(id)) {
-            panic!("{user} was charged for {id}, which is no order");
+        for (user, id) in charges.keys() {
+            assert!(orders.contains_key(id), "{user} was charged for {id}, which is no order");
         }
         for id in &self.customers {
             let wallet = client.read(&format!("/wallets/{id}")).await.json(200);

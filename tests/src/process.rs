@@ -20,7 +20,7 @@ use crate::{programs::Program, wait::until};
 
 /// How long a program may take to end by itself, after a signal or because it cannot start:
 /// "a few seconds" on a busy machine.
-const END_LIMIT: Duration = Duration::from_secs(15);
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running program. Dropping it kills it.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 
 use fastrand::Rng;
 use shop_tests::{
-    cluster::{ALL_KINDS, Cluster},
+    cluster::{A_PROCESS_PER_KIND, ALL_KINDS, Cluster},
     market::{Market, Outcomes},
     process::Signal,
     rush::{Rush, Told},
@@ -17,10 +17,45 @@ async fn a_host_that_is_killed_in_the_rush_loses_nothing_and_does_nothing_twice(
     let client = cluster.client();
     let mut market = Market::open(&client, 1, 1_000).await;
     let mut rush = Rush::begin(&client, market.orders("order", 1_000));
-    for moment in moments(1, 4, 1_000) {
+    for moment in moments(1, 6, 1_000) {
         rush.has_answered(moment).await;
         cluster.take_host(HOST).kill().await;
         cluster.start_host(HOST);
+    }
+    let told = rush.finish().await;
+    has_tested_much(market.audit(&client, &told).await);
+}
+
+#[tokio::test]
+async fn any_of_five_processes_that_is_killed_in_the_rush_finds_back() {
+    let mut cluster = Cluster::start(2, &A_PROCESS_PER_KIND).await;
+    let client = cluster.client();
+    let mut market = Market::open(&client, 5, 600).await;
+    let mut rush = Rush::begin(&client, market.orders("order", 600));
+    let mut victims = A_PROCESS_PER_KIND;
+    Rng::with_seed(5).shuffle(&mut victims);
+    for ((name, _), moment) in victims.into_iter().zip(moments(5, victims.len(), 600)) {
+        rush.has_answered(moment).await;
+        cluster.take_host(name).kill().await;
+        cluster.start_host(name);
+    }
+    let told = rush.finish().await;
+    has_tested_much(market.audit(&client, &told).await);
+}
+
+#[tokio::test]
+async fn a_shop_whose_processes_are_all_killed_at_once_loses_nothing_that_a_customer_was_told() {
+    let mut cluster = Cluster::start(1, &[(HOST, ALL_KINDS)]).await;
+    let client = cluster.client();
+    let mut market = Market::open(&client, 6, 400).await;
+    let mut rush = Rush::begin(&client, market.orders("order", 400));
+    for moment in moments(6, 3, 400) {
+        rush.has_answered(moment).await;
+        let (host, bridge) = (cluster.take_host(HOST), cluster.take_bridge());
+        tokio::join!(cluster.nats().kill(), host.kill(), bridge.kill());
+        cluster.nats().start_again().await.unwrap();
+        cluster.start_host(HOST);
+        cluster.start_bridge().await;
     }
     let told = rush.finish().await;
     has_tested_much(market.audit(&client, &told).await);
@@ -71,8 +106,8 @@ async fn a_host_that_was_frozen_goes_on_beside_its_double_without_doing_anything
     for (part, moment) in moments(4, 2, 200).into_iter().enumerate() {
         rush.has_answered(moment).await;
         cluster.host(HOST).signal(Signal::STOP);
-        // What the frozen one has taken waits in its sockets, and is late when it wakes up.
-        rush.has_answered(moment + 60).await;
+        // What the frozen one is given waits in its sockets, and is late when it wakes up.
+        rush.has_answered(moment + 20).await;
         cluster.host(HOST).signal(Signal::CONT);
         told.extend(Rush::begin(&client, market.orders(&format!("late-{part}"), 50)).finish().await);
     }

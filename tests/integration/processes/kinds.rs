@@ -4,18 +4,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shop_domain::kind::Kind;
-use shop_tests::{client::Client, cluster::Cluster};
+use shop_tests::{
+    client::Client,
+    cluster::{A_PROCESS_PER_KIND, Cluster},
+};
 
 /// How soon a customer hears that nobody serves orders.
 const UNAVAILABLE_WITHIN: Duration = Duration::from_secs(1);
-
-const A_PROCESS_PER_KIND: [(&str, &str); 5] = [
-    ("wallets", "wallet"),
-    ("products", "product"),
-    ("orders", "order"),
-    ("deliveries", "delivery"),
-    ("mypages", "mypage"),
-];
 
 #[tokio::test]
 async fn five_processes_play_the_story_and_my_page_outlives_the_order_process() {

@@ -11,4 +11,5 @@ pub mod market;
 pub mod process;
 pub mod programs;
 pub mod rush;
+pub mod seed;
 pub mod wait;

@@ -45,8 +45,7 @@ pub struct Outcomes {
 impl Market {
     /// Opens wallets and creates products, so that about a tenth of so many orders cannot be
     /// paid, and some products sell out.
-    pub async fn open(client: &Client, seed: u64, orders: usize) -> Self {
-        let mut rng = Rng::with_seed(seed);
+    pub async fn open(client: &Client, mut rng: Rng, orders: usize) -> Self {
         let orders = orders as u64;
         let customers = (0..CUSTOMERS).map(|n| format!("customer-{n}")).collect();
         let products = (0..PRODUCTS).map(|n| (format!("product-{n}"), rng.u64(1..=20) * 100)).collect();

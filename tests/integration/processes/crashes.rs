@@ -7,6 +7,7 @@ use shop_tests::{
     market::{Market, Outcomes},
     process::Signal,
     rush::{Rush, Told},
+    seed::rng,
 };
 
 const HOST: &str = "host";
@@ -15,9 +16,9 @@ const HOST: &str = "host";
 async fn a_host_that_is_killed_in_the_rush_loses_nothing_and_does_nothing_twice() {
     let mut cluster = Cluster::start(3, &[(HOST, ALL_KINDS)]).await;
     let client = cluster.client();
-    let mut market = Market::open(&client, 1, 1_000).await;
+    let mut market = Market::open(&client, rng(1), 1_000).await;
     let mut rush = Rush::begin(&client, market.orders("order", 1_000));
-    for moment in moments(1, 6, 1_000) {
+    for moment in moments(rng(1), 6, 1_000) {
         rush.has_answered(moment).await;
         cluster.take_host(HOST).kill().await;
         cluster.start_host(HOST);
@@ -30,11 +31,11 @@ async fn a_host_that_is_killed_in_the_rush_loses_nothing_and_does_nothing_twice(
 async fn any_of_five_processes_that_is_killed_in_the_rush_finds_back() {
     let mut cluster = Cluster::start(2, &A_PROCESS_PER_KIND).await;
     let client = cluster.client();
-    let mut market = Market::open(&client, 5, 600).await;
+    let mut market = Market::open(&client, rng(5), 600).await;
     let mut rush = Rush::begin(&client, market.orders("order", 600));
     let mut victims = A_PROCESS_PER_KIND;
-    Rng::with_seed(5).shuffle(&mut victims);
-    for ((name, _), moment) in victims.into_iter().zip(moments(5, victims.len(), 600)) {
+    rng(5).shuffle(&mut victims);
+    for ((name, _), moment) in victims.into_iter().zip(moments(rng(5), victims.len(), 600)) {
         rush.has_answered(moment).await;
         cluster.take_host(name).kill().await;
         cluster.start_host(name);
@@ -47,9 +48,9 @@ async fn any_of_five_processes_that_is_killed_in_the_rush_finds_back() {
 async fn a_shop_whose_processes_are_all_killed_at_once_loses_nothing_that_a_customer_was_told() {
     let mut cluster = Cluster::start(1, &[(HOST, ALL_KINDS)]).await;
     let client = cluster.client();
-    let mut market = Market::open(&client, 6, 400).await;
+    let mut market = Market::open(&client, rng(6), 400).await;
     let mut rush = Rush::begin(&client, market.orders("order", 400));
-    for moment in moments(6, 3, 400) {
+    for moment in moments(rng(6), 3, 400) {
         rush.has_answered(moment).await;
         let (host, bridge) = (cluster.take_host(HOST), cluster.take_bridge());
         tokio::join!(cluster.nats().kill(), host.kill(), bridge.kill());
@@ -65,9 +66,9 @@ async fn a_shop_whose_processes_are_all_killed_at_once_loses_nothing_that_a_cust
 async fn a_nats_server_that_is_killed_in_the_rush_loses_nothing_that_it_acknowledged() {
     let mut cluster = Cluster::start(1, &[(HOST, ALL_KINDS)]).await;
     let client = cluster.client();
-    let mut market = Market::open(&client, 2, 400).await;
+    let mut market = Market::open(&client, rng(2), 400).await;
     let mut rush = Rush::begin(&client, market.orders("order", 400));
-    for moment in moments(2, 3, 400) {
+    for moment in moments(rng(2), 3, 400) {
         rush.has_answered(moment).await;
         cluster.nats().kill().await;
         cluster.nats().start_again().await.unwrap();
@@ -82,9 +83,9 @@ async fn a_nats_server_that_is_killed_in_the_rush_loses_nothing_that_it_acknowle
 async fn a_bridge_that_is_killed_in_the_rush_is_replaced_by_another_one() {
     let mut cluster = Cluster::start(1, &[(HOST, ALL_KINDS)]).await;
     let client = cluster.client();
-    let mut market = Market::open(&client, 3, 300).await;
+    let mut market = Market::open(&client, rng(3), 300).await;
     let mut rush = Rush::begin(&client, market.orders("order", 300));
-    for moment in moments(3, 3, 300) {
+    for moment in moments(rng(3), 3, 300) {
         rush.has_answered(moment).await;
         cluster.take_bridge().kill().await;
         cluster.start_bridge().await;
@@ -100,10 +101,10 @@ async fn a_host_that_was_frozen_goes_on_beside_its_double_without_doing_anything
     cluster.wait_for_host(HOST).await;
     cluster.wait_for_host(DOUBLE).await;
     let client = cluster.client();
-    let mut market = Market::open(&client, 4, 400).await;
+    let mut market = Market::open(&client, rng(4), 400).await;
     let mut rush = Rush::begin(&client, market.orders("order", 400));
     let mut told = Told::new();
-    for (part, moment) in moments(4, 2, 200).into_iter().enumerate() {
+    for (part, moment) in moments(rng(4), 2, 200).into_iter().enumerate() {
         rush.has_answered(moment).await;
         cluster.host(HOST).signal(Signal::STOP);
         // What the frozen one is given waits in its sockets, and is late when it wakes up.
@@ -123,8 +124,7 @@ async fn a_host_that_was_frozen_goes_on_beside_its_double_without_doing_anything
 }
 
 /// When to strike: after so many answers, in ascending order.
-fn moments(seed: u64, count: usize, orders: usize) -> Vec<usize> {
-    let mut rng = Rng::with_seed(seed);
+fn moments(mut rng: Rng, count: usize, orders: usize) -> Vec<usize> {
     let part = orders / count;
     (0..count).map(|n| n * part + rng.usize(part / 10..part * 8 / 10)).collect()
 }

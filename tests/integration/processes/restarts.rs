@@ -9,6 +9,7 @@ use shop_tests::{
     cluster::{ALL_KINDS, Cluster, delete},
     market::Market,
     rush::{Rush, Told},
+    seed::rng,
 };
 
 const HOST: &str = "host";
@@ -79,7 +80,7 @@ async fn checkpoints_that_cannot_be_read_are_set_aside_and_built_again() {
 async fn shop_with_history(partitions: u16, seed: u64) -> (Cluster, Client, Market, Told) {
     let cluster = Cluster::start(partitions, &[(HOST, ALL_KINDS)]).await;
     let client = cluster.client();
-    let mut market = Market::open(&client, seed, ORDERS).await;
+    let mut market = Market::open(&client, rng(seed), ORDERS).await;
     let told = Rush::begin(&client, market.orders("order", ORDERS)).finish().await;
     market.audit(&client, &told).await;
     (cluster, client, market, told)

@@ -56,9 +56,25 @@ impl Client {
 
     /// Any request; an error when there is no whole answer.
     pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, String> {
+        self.send_and_prefer(WAIT, method, path, body).await
+    }
+
+    /// `POST` of something whose outcome is not waited for; the shop must have taken it.
+    pub async fn post_async(&self, path: &str, body: &Value) -> Value {
+        let answer = self.send_and_prefer("respond-async", Method::POST, path, Some(body)).await;
+        answer.unwrap_or_else(|error| panic!("POST {path}: {error}")).json(202)
+    }
+
+    async fn send_and_prefer(
+        &self,
+        prefer: &'static str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer, String> {
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json").header("prefer", WAIT);
+            request = request.header(CONTENT_TYPE, "application/json").header("prefer", prefer);
         }
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let request = request.body(Full::new(body)).expect("tests build valid requests");

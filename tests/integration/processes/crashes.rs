@@ -6,8 +6,9 @@ use shop_tests::{
     cluster::{A_PROCESS_PER_KIND, ALL_KINDS, Cluster},
     market::{Market, Outcomes},
     process::Signal,
-    rush::{Rush, Told},
+    rush::{Rush, Told, id_of},
     seed::rng,
+    wait::until,
 };
 
 const HOST: &str = "host";
@@ -92,6 +93,31 @@ async fn a_bridge_that_is_killed_in_the_rush_is_replaced_by_another_one() {
     }
     let told = rush.finish().await;
     has_tested_much(market.audit(&client, &told).await);
+}
+
+#[tokio::test]
+async fn what_was_taken_is_settled_though_the_bridge_and_then_the_host_are_killed() {
+    let mut cluster = Cluster::start(1, &[(HOST, ALL_KINDS)]).await;
+    let client = cluster.client();
+    let mut market = Market::open(&client, rng(7), 100).await;
+    let orders = market.orders("order", 100);
+    for order in &orders {
+        client.post_async("/orders", order).await;
+    }
+    cluster.take_bridge().kill().await;
+    cluster.take_host(HOST).kill().await;
+    cluster.start_host(HOST);
+    cluster.start_bridge().await;
+    for order in &orders {
+        until(&format!("{order} is settled"), async || {
+            let order = client.read(&format!("/orders/{}", id_of(order))).await.json(200);
+            ["CONFIRMED", "REJECTED"].iter().find(|end| order["status"] == **end)
+        })
+        .await;
+    }
+    // Who asks again is told how it ended.
+    let told = Rush::begin(&client, orders).finish().await;
+    market.audit(&client, &told).await;
 }
 
 #[tokio::test]

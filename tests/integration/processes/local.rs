@@ -8,12 +8,16 @@ use shop_local::folder::FolderLock;
 use shop_tests::{
     client::Client,
     folder::Folder,
+    market::Market,
     process::{Process, Signal},
     programs::Program,
+    rush::Rush,
+    seed::rng,
     wait::until,
 };
 use tokio::net::TcpStream;
 
+const ANY_PORT: &str = "127.0.0.1:0";
 /// How long a nats-server may outlive the shop: it has 5 seconds for a good end.
 const NATS_LIMIT: Duration = Duration::from_secs(20);
 
@@ -50,14 +54,13 @@ async fn the_help_names_every_option_with_its_default_and_its_variable() {
 }
 
 #[tokio::test]
-async fn ctrl_c_finishes_what_has_begun_keeps_everything_and_leaves_no_nats_server() {
+async fn ctrl_c_in_the_rush_finishes_what_has_begun_and_leaves_no_nats_server() {
     let folder = Folder::new();
-    let (shop, client, nats) = open(&folder).await;
-    client.post("/products", &json!({ "id": "apple", "name": "apple", "price": 10, "stock": 10 })).await.json(201);
-    client.post("/wallets", &json!({ "id": "alice", "balance": 100 })).await.json(201);
-    let order = json!({ "id": "o-1", "user": "alice", "product": "apple", "quantity": 10 });
-    let told = client.post("/orders", &order).await;
-    told.json(201);
+    let Open { shop, http, nats } = open(&folder, ANY_PORT).await;
+    let client = Client::new(http);
+    let mut market = Market::open(&client, rng(21), 200).await;
+    let mut rush = Rush::begin(&client, market.orders("order", 200));
+    rush.has_answered(80).await;
 
     let (status, words) = shop.end_by(Signal::INT).await;
     assert!(status.success(), "{status}");
@@ -65,30 +68,30 @@ async fn ctrl_c_finishes_what_has_begun_keeps_everything_and_leaves_no_nats_serv
     assert!(words.contains("stopped; everything is kept"), "{words}");
     assert!(TcpStream::connect(nats).await.is_err(), "the nats-server is still there");
 
-    let (shop, client, _) = open(&folder).await;
-    assert_eq!(client.post("/orders", &order).await.bytes, told.bytes);
+    let Open { shop, .. } = open(&folder, &http.to_string()).await;
+    market.audit(&client, &rush.finish().await).await;
     shop.terminate().await;
 }
 
 #[tokio::test]
 async fn a_shop_that_is_killed_leaves_no_nats_server_and_can_be_opened_again() {
     let folder = Folder::new();
-    let (shop, client, nats) = open(&folder).await;
-    client.post("/wallets", &json!({ "id": "alice", "balance": 100 })).await.json(201);
+    let Open { shop, http, nats } = open(&folder, ANY_PORT).await;
+    Client::new(http).post("/wallets", &json!({ "id": "alice", "balance": 100 })).await.json(201);
     shop.kill().await;
     until("the nats-server is gone", async || TcpStream::connect(nats).await.err()).await;
     // Its lock is held until the server is gone, and by nobody else.
     drop(FolderLock::take_within(&data_dir(&folder).join("nats"), NATS_LIMIT).await.unwrap());
 
-    let (shop, client, _) = open(&folder).await;
-    assert_eq!(client.get("/wallets/alice").await.json(200)["balance"], 100);
+    let Open { shop, http, .. } = open(&folder, ANY_PORT).await;
+    assert_eq!(Client::new(http).get("/wallets/alice").await.json(200)["balance"], 100);
     shop.terminate().await;
 }
 
 #[tokio::test]
 async fn the_demo_plays_the_story_with_every_number_checked() {
     let folder = Folder::new();
-    let mut shop = spawn(&folder, &["--demo"]);
+    let mut shop = spawn(&folder, ANY_PORT, &["--demo"]);
     let stays_open = |words: &str| words.contains("The shop stays open at").then(|| words.to_owned());
     let words = shop.says("that the demo is over", stays_open).await;
     for line in [
@@ -108,22 +111,28 @@ async fn the_demo_plays_the_story_with_every_number_checked() {
     shop.terminate().await;
 }
 
-/// A shop with free ports, its client, and where its nats-server is.
-async fn open(folder: &Folder) -> (Process, Client, SocketAddr) {
-    let mut shop = spawn(folder, &[]);
+/// A shop that is open, and where.
+struct Open {
+    shop: Process,
+    http: SocketAddr,
+    nats: SocketAddr,
+}
+
+async fn open(folder: &Folder, http: &str) -> Open {
+    let mut shop = spawn(folder, http, &[]);
     let is_open = |words: &str| words.contains("The shop is open").then_some(());
     shop.says("that it is open", is_open).await;
     let address = |words: &str, scheme: &str| words.split(scheme).nth(1)?.split_whitespace().next()?.parse().ok();
     let http = shop.says("where HTTP is", |words| address(words, "http://")).await;
     let nats = shop.says("where NATS is", |words| address(words, "nats://")).await;
     shop.says("where its data are", |words| words.contains(data_dir(folder).to_str()?).then_some(())).await;
-    (shop, Client::new(http), nats)
+    Open { shop, http, nats }
 }
 
-fn spawn(folder: &Folder, more: &[&str]) -> Process {
+fn spawn(folder: &Folder, http: &str, more: &[&str]) -> Process {
     let data_dir = data_dir(folder);
-    let free_ports = ["--http-addr", "127.0.0.1:0", "--nats-port", "0", "--data-dir", data_dir.to_str().unwrap()];
-    Process::spawn(Program::Local, folder.path(), "shop-local", free_ports.iter().chain(more))
+    let own = ["--http-addr", http, "--nats-port", "0", "--data-dir", data_dir.to_str().unwrap()];
+    Process::spawn(Program::Local, folder.path(), "shop-local", own.iter().chain(more))
 }
 
 fn data_dir(folder: &Folder) -> PathBuf {

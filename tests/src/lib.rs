@@ -1,1 +1,15 @@
-//! shop-tests
+//! What tests of the whole shop are made of: its programs as real processes, customers who use
+//! HTTP, and the books that must balance whatever happened in between.
+//!
+//! Must not know how the shop works inside: everything here is seen through HTTP, NATS,
+//! signals, exit codes and files.
+
+pub mod client;
+pub mod cluster;
+pub mod folder;
+pub mod market;
+pub mod process;
+pub mod programs;
+pub mod rush;
+pub mod seed;
+pub mod wait;

@@ -1,0 +1,4 @@
+//! The whole shop, seen from outside.
+
+mod processes;
+mod readme;

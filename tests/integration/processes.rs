@@ -1,0 +1,7 @@
+//! The real programs as processes: started, killed, stopped, starved and started again.
+
+mod crashes;
+mod kinds;
+mod local;
+mod refusals;
+mod restarts;

@@ -1,0 +1,156 @@
+//! `shop-local`, what a newcomer starts: its help, its banner, its demo, and that nothing is
+//! left behind however it ends.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde_json::json;
+use shop_local::folder::FolderLock;
+use shop_tests::{
+    client::Client,
+    folder::Folder,
+    market::Market,
+    process::{Process, Signal},
+    programs::Program,
+    rush::Rush,
+    seed::rng,
+    wait::until,
+};
+use tokio::net::TcpStream;
+
+const ANY_PORT: &str = "127.0.0.1:0";
+/// How long a nats-server may outlive the shop: it has 5 seconds for a good end.
+const NATS_LIMIT: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn the_help_names_every_option_with_its_default_and_its_variable() {
+    let local = help_of(Program::Local, &[]).await;
+    for [option, variable, default] in [
+        ["--http-addr <HOST:PORT>", "[env: SHOP_HTTP_ADDR=]", "[default: 127.0.0.1:8080]"],
+        ["--nats-port <PORT>", "[env: SHOP_NATS_PORT=]", "[default: 4222]"],
+        ["--nats-url <URL>", "[env: SHOP_NATS_URL=]", "instead of an own one"],
+        ["--data-dir <FOLDER>", "[env: SHOP_DATA_DIR=]", "[default: .shop]"],
+        ["--partitions <COUNT>", "[env: SHOP_PARTITIONS=]", "[default: 1, on a cluster 12]"],
+        ["--demo", "[env: SHOP_DEMO=]", "stays open"],
+    ] {
+        is_explained(&local, option, &[variable, default]);
+    }
+    let host = help_of(Program::Actors, &["serve"]).await;
+    for [option, variable, default] in [
+        ["--kinds <KINDS>", "[env: SHOP_KINDS=]", "[default: wallet,product,order,delivery,mypage]"],
+        ["--nats-url <NATS_URL>", "[env: SHOP_NATS_URL=]", "[default: nats://127.0.0.1:4222]"],
+        ["--data-dir <DATA_DIR>", "[env: SHOP_DATA_DIR=]", "[default: .shop/actors]"],
+        ["--partitions <PARTITIONS>", "[env: SHOP_PARTITIONS=]", "[default: as they are;"],
+        ["--replicas <REPLICAS>", "[env: SHOP_REPLICAS=]", "[default: 1]"],
+    ] {
+        is_explained(&host, option, &[variable, default]);
+    }
+    let bridge = help_of(Program::Bridge, &[]).await;
+    for [option, variable, default] in [
+        ["--nats-url <NATS_URL>", "[env: SHOP_NATS_URL=]", "[default: nats://127.0.0.1:4222]"],
+        ["--http-addr <HTTP_ADDR>", "[env: SHOP_HTTP_ADDR=]", "[default: 127.0.0.1:8080]"],
+    ] {
+        is_explained(&bridge, option, &[variable, default]);
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_in_the_rush_finishes_what_has_begun_and_leaves_no_nats_server() {
+    let folder = Folder::new();
+    let Open { shop, http, nats } = open(&folder, ANY_PORT).await;
+    let client = Client::new(http);
+    let mut market = Market::open(&client, rng(21), 200).await;
+    let mut rush = Rush::begin(&client, market.orders("order", 200));
+    rush.has_answered(80).await;
+
+    let (status, words) = shop.end_by(Signal::INT).await;
+    assert!(status.success(), "{status}");
+    assert!(words.contains("interrupted: finishing what has begun"), "{words}");
+    assert!(words.contains("stopped; everything is kept"), "{words}");
+    assert!(TcpStream::connect(nats).await.is_err(), "the nats-server is still there");
+
+    let Open { shop, .. } = open(&folder, &http.to_string()).await;
+    market.audit(&client, &rush.finish().await).await;
+    shop.terminate().await;
+}
+
+#[tokio::test]
+async fn a_shop_that_is_killed_leaves_no_nats_server_and_can_be_opened_again() {
+    let folder = Folder::new();
+    let Open { shop, http, nats } = open(&folder, ANY_PORT).await;
+    Client::new(http).post("/wallets", &json!({ "id": "alice", "balance": 100 })).await.json(201);
+    shop.kill().await;
+    until("the nats-server is gone", async || TcpStream::connect(nats).await.err()).await;
+    // Its lock is held until the server is gone, and by nobody else.
+    drop(FolderLock::take_within(&data_dir(&folder).join("nats"), NATS_LIMIT).await.unwrap());
+
+    let Open { shop, http, .. } = open(&folder, ANY_PORT).await;
+    assert_eq!(Client::new(http).get("/wallets/alice").await.json(200)["balance"], 100);
+    shop.terminate().await;
+}
+
+#[tokio::test]
+async fn the_demo_plays_the_story_with_every_number_checked() {
+    let folder = Folder::new();
+    let mut shop = spawn(&folder, ANY_PORT, &["--demo"]);
+    let stays_open = |words: &str| words.contains("The shop stays open at").then(|| words.to_owned());
+    let words = shop.says("that the demo is over", stays_open).await;
+    for line in [
+        "ok: status is \"CONFIRMED\"",
+        "ok: balance is 989999",
+        "ok: stock is 990",
+        "ok: status is \"CANCELLED\"",
+        "ok: balance is 999999",
+        "ok: stock is 1000",
+        "ok: code is \"unavailable\"",
+        "ok: time until that answer is less than a second",
+        "ok: balance is 995999",
+        "ok: needed is 996000",
+    ] {
+        assert!(words.contains(line), "{line:?} is missing: {words}");
+    }
+    shop.terminate().await;
+}
+
+/// A shop that is open, and where.
+struct Open {
+    shop: Process,
+    http: SocketAddr,
+    nats: SocketAddr,
+}
+
+async fn open(folder: &Folder, http: &str) -> Open {
+    let mut shop = spawn(folder, http, &[]);
+    let is_open = |words: &str| words.contains("The shop is open").then_some(());
+    shop.says("that it is open", is_open).await;
+    let address = |words: &str, scheme: &str| words.split(scheme).nth(1)?.split_whitespace().next()?.parse().ok();
+    let http = shop.says("where HTTP is", |words| address(words, "http://")).await;
+    let nats = shop.says("where NATS is", |words| address(words, "nats://")).await;
+    shop.says("where its data are", |words| words.contains(data_dir(folder).to_str()?).then_some(())).await;
+    Open { shop, http, nats }
+}
+
+fn spawn(folder: &Folder, http: &str, more: &[&str]) -> Process {
+    let data_dir = data_dir(folder);
+    let own = ["--http-addr", http, "--nats-port", "0", "--data-dir", data_dir.to_str().unwrap()];
+    Process::spawn(Program::Local, folder.path(), "shop-local", own.iter().chain(more))
+}
+
+fn data_dir(folder: &Folder) -> PathBuf {
+    folder.path().join("data")
+}
+
+async fn help_of(program: Program, command: &[&str]) -> String {
+    let folder = Folder::new();
+    let process = Process::spawn(program, folder.path(), "help", command.iter().chain(&["--help"]));
+    process.explains().await
+}
+
+/// The option's own paragraph must have all of `parts`.
+fn is_explained(help: &str, option: &str, parts: &[&str]) {
+    let after = help.split(option).nth(1).unwrap_or_else(|| panic!("{option} is missing: {help}"));
+    let paragraph = after.split("\n  -").next().unwrap_or_default();
+    let paragraph = paragraph.split("\n      --").next().unwrap_or_default();
+    for part in parts {
+        assert!(paragraph.contains(part), "{part:?} is missing at {option}: {help}");
+    }
+}

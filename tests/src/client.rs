@@ -1,0 +1,138 @@
+//! An HTTP client that keeps every byte and header of an answer.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    HeaderMap, Method, Request,
+    header::{CONTENT_TYPE, HeaderName},
+};
+use hyper_util::{
+    client::legacy::{Client as Hyper, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::wait::until;
+
+/// How long an answer may take: the longest wait that a caller can ask for is 30 seconds.
+const ANSWER_LIMIT: Duration = Duration::from_secs(35);
+/// Seconds that a write waits for its outcome; what is lost with a killed process is asked for
+/// again the sooner.
+const WAIT: &str = "wait=1";
+
+/// A client of one shop. Clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    address: SocketAddr,
+    hyper: Hyper<HttpConnector, Full<Bytes>>,
+}
+
+/// What the shop answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub bytes: Bytes,
+    /// From the request to the last byte of the answer.
+    pub took: Duration,
+}
+
+impl Client {
+    /// A client of the shop at this address; connects when it is first used.
+    pub fn new(address: SocketAddr) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        Self { address, hyper: Hyper::builder(TokioExecutor::new()).build(connector) }
+    }
+
+    /// Any request; an error when there is no whole answer.
+    pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, String> {
+        self.send_and_prefer(WAIT, method, path, body).await
+    }
+
+    /// `POST` of something whose outcome is not waited for; the shop must have taken it.
+    pub async fn post_async(&self, path: &str, body: &Value) -> Value {
+        let answer = self.send_and_prefer("respond-async", Method::POST, path, Some(body)).await;
+        answer.unwrap_or_else(|error| panic!("POST {path}: {error}")).json(202)
+    }
+
+    async fn send_and_prefer(
+        &self,
+        prefer: &'static str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer, String> {
+        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json").header("prefer", prefer);
+        }
+        let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        let request = request.body(Full::new(body)).expect("tests build valid requests");
+        let start = Instant::now();
+        let exchange = async {
+            let response = self.hyper.request(request).await.map_err(|error| error.to_string())?;
+            let (status, headers) = (response.status().as_u16(), response.headers().clone());
+            let bytes = response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+            Ok(Answer { status, headers, bytes, took: start.elapsed() })
+        };
+        timeout(ANSWER_LIMIT, exchange).await.map_err(|_| format!("no answer within {ANSWER_LIMIT:?}"))?
+    }
+
+    /// `POST` with a JSON body; the shop must answer.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        let answer = self.send(Method::POST, path, Some(body)).await;
+        answer.unwrap_or_else(|error| panic!("POST {path}: {error}"))
+    }
+
+    /// `GET`; the shop must answer.
+    pub async fn get(&self, path: &str) -> Answer {
+        let answer = self.send(Method::GET, path, None).await;
+        answer.unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    /// `GET`, again and again until it is not a 503.
+    pub async fn read(&self, path: &str) -> Answer {
+        until(&format!("GET {path} is answered"), async || {
+            self.send(Method::GET, path, None).await.ok().filter(|answer| answer.status != 503)
+        })
+        .await
+    }
+
+    /// All items of a list, whatever the size of its pages. `cursor` is what `next` goes into.
+    pub async fn items(&self, path: &str, cursor: &str) -> Vec<Value> {
+        let mut items = Vec::new();
+        let mut from = String::new();
+        loop {
+            let mut page = self.read(&format!("{path}?limit=100{from}")).await.json(200);
+            items.append(page["items"].as_array_mut().expect("a list has items"));
+            match page["next"].as_str() {
+                Some(next) => from = format!("&{cursor}={next}"),
+                None => return items,
+            }
+        }
+    }
+}
+
+impl Answer {
+    /// The body as JSON; the status must be this one.
+    pub fn json(&self, status: u16) -> Value {
+        let text = String::from_utf8_lossy(&self.bytes);
+        assert_eq!(self.status, status, "{text}");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// A header.
+    pub fn header(&self, name: &'static str) -> Option<&str> {
+        self.headers.get(HeaderName::from_static(name)).and_then(|value| value.to_str().ok())
+    }
+}

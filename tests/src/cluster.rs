@@ -1,0 +1,186 @@
+//! A shop of real processes: its own nats-server, hosts for any kinds, and the bridge.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use shop_domain::kind::Kind;
+use shop_local::NatsServer;
+
+use crate::{client::Client, folder::Folder, process::Process, programs::Program, wait::until};
+
+/// All kinds in one host.
+pub const ALL_KINDS: &str = "wallet,product,order,delivery,mypage";
+
+/// A host for every kind, each with its name.
+pub const A_PROCESS_PER_KIND: [(&str, &str); 5] = [
+    ("wallets", "wallet"),
+    ("products", "product"),
+    ("orders", "order"),
+    ("deliveries", "delivery"),
+    ("mypages", "mypage"),
+];
+
+/// The processes of one shop, and the folder that they share.
+#[derive(Debug)]
+pub struct Cluster {
+    // In the order in which they are dropped.
+    hosts: BTreeMap<&'static str, Host>,
+    bridge: Option<Process>,
+    nats: NatsServer,
+    partitions: u16,
+    /// Where the bridge was at its first start; it stays there.
+    http: SocketAddr,
+    folder: Folder,
+}
+
+#[derive(Debug)]
+struct Host {
+    kinds: &'static str,
+    process: Option<Process>,
+}
+
+impl Cluster {
+    /// Starts a nats-server, these hosts, each a name and its kinds, and the bridge; waits until
+    /// they are ready.
+    pub async fn start(partitions: u16, hosts: &[(&'static str, &'static str)]) -> Self {
+        let mut cluster = Self::without_processes(partitions).await;
+        for (name, kinds) in hosts {
+            cluster.hosts.insert(name, Host { kinds, process: None });
+            cluster.start_host(name);
+        }
+        cluster.start_bridge().await;
+        cluster.wait_until_ready().await;
+        cluster
+    }
+
+    /// Starts nothing but a nats-server.
+    pub async fn without_processes(partitions: u16) -> Self {
+        let folder = Folder::new();
+        let nats = NatsServer::start(&folder.path().join("nats"), 0).await;
+        let nats = nats.unwrap_or_else(|error| panic!("{error}"));
+        let http = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { hosts: BTreeMap::new(), bridge: None, nats, partitions, http, folder }
+    }
+
+    /// A client of the bridge.
+    pub fn client(&self) -> Client {
+        Client::new(self.http)
+    }
+
+    /// The nats-server, to stop, kill and start it again.
+    pub fn nats(&mut self) -> &mut NatsServer {
+        &mut self.nats
+    }
+
+    /// Where everything is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where a host keeps its checkpoints.
+    pub fn data_dir(&self, host: &str) -> PathBuf {
+        self.folder().join(host)
+    }
+
+    /// Runs `shop-actors serve` beside the cluster's own hosts.
+    pub fn spawn_host(&self, name: &str, kinds: &str, data_dir: &Path, partitions: u16) -> Process {
+        let (nats_url, partitions) = (self.nats.url(), partitions.to_string());
+        let data_dir = data_dir.to_str().expect("a folder for tests has a plain name");
+        let options = ["--kinds", kinds, "--nats-url", &nats_url, "--data-dir", data_dir, "--partitions", &partitions];
+        Process::spawn(Program::Actors, self.folder(), name, ["serve"].into_iter().chain(options))
+    }
+
+    /// Starts a host that was stopped.
+    pub fn start_host(&mut self, name: &'static str) {
+        let kinds = self.hosts[name].kinds;
+        let process = self.spawn_host(name, kinds, &self.data_dir(name), self.partitions);
+        self.host_mut(name).process = Some(process);
+    }
+
+    /// A host that runs.
+    pub fn host(&mut self, name: &'static str) -> &mut Process {
+        self.host_mut(name).process.as_mut().expect("the host runs")
+    }
+
+    /// A host that runs, to be ended.
+    pub fn take_host(&mut self, name: &'static str) -> Process {
+        self.host_mut(name).process.take().expect("the host runs")
+    }
+
+    /// Waits until a host says that it serves all its kinds.
+    pub async fn wait_for_host(&mut self, name: &'static str) {
+        let kinds = self.hosts[name].kinds.split(',').count();
+        let serves_all = |log: &str| (log.matches(" is served").count() == kinds).then_some(());
+        self.host(name).says("that all its kinds are served", serves_all).await;
+    }
+
+    /// Starts the bridge, where it was before.
+    pub async fn start_bridge(&mut self) {
+        let (nats_url, http) = (self.nats.url(), self.http.to_string());
+        let options = ["--nats-url", &nats_url, "--http-addr", &http];
+        let mut bridge = Process::spawn(Program::Bridge, self.folder(), "bridge", options);
+        self.http = bridge.says("where it listens", address_in).await;
+        self.bridge = Some(bridge);
+    }
+
+    /// The bridge, to be ended.
+    pub fn take_bridge(&mut self) -> Process {
+        self.bridge.take().expect("the bridge runs")
+    }
+
+    /// Ends all processes in good order, the nats-server last.
+    pub async fn stop(&mut self) {
+        self.take_bridge().terminate().await;
+        for process in self.hosts.values_mut().filter_map(|host| host.process.take()) {
+            process.terminate().await;
+        }
+        self.nats.stop().await;
+    }
+
+    /// Starts all processes again after [`Self::stop`].
+    pub async fn start_again(&mut self) {
+        self.nats.start_again().await.unwrap_or_else(|error| panic!("{error}"));
+        for name in self.hosts.keys().copied().collect::<Vec<_>>() {
+            self.start_host(name);
+        }
+        self.start_bridge().await;
+        self.wait_until_ready().await;
+    }
+
+    /// Waits until the bridge says that every kind that has a host is ready.
+    pub async fn wait_until_ready(&mut self) {
+        let served = |kind: &Kind| self.hosts.values().any(|host| host.kinds.split(',').any(|k| k == kind.as_str()));
+        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(served).collect();
+        self.wait_until_kinds_are("ready", &kinds).await;
+    }
+
+    /// Waits until the bridge says this of these kinds.
+    pub async fn wait_until_kinds_are(&mut self, status: &str, kinds: &[Kind]) {
+        let client = self.client();
+        until(&format!("{kinds:?} are {status}"), async || {
+            for process in self.hosts.values_mut().filter_map(|host| host.process.as_mut()).chain(&mut self.bridge) {
+                process.assert_running();
+            }
+            let ready = client.read("/readyz").await.json(200);
+            kinds.iter().all(|kind| ready["kinds"][kind.as_str()] == status).then_some(())
+        })
+        .await;
+    }
+
+    fn host_mut(&mut self, name: &'static str) -> &mut Host {
+        self.hosts.get_mut(name).unwrap_or_else(|| panic!("there is no host {name}"))
+    }
+}
+
+/// Deletes a folder, and makes sure that it was there.
+pub fn delete(folder: &Path) {
+    fs::remove_dir_all(folder).unwrap_or_else(|error| panic!("cannot delete {}: {error}", folder.display()));
+}
+
+fn address_in(log: &str) -> Option<SocketAddr> {
+    log.split("listening on http://").nth(1)?.lines().next()?.trim().parse().ok()
+}

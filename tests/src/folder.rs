@@ -1,0 +1,50 @@
+//! A test's own folder. When the test fails, what its processes have said is printed.
+
+use std::{fs, path::Path};
+
+use tempfile::TempDir;
+
+/// How many lines of each file are printed.
+const LINES_MAX: usize = 30;
+
+/// A folder that is deleted with its contents.
+#[derive(Debug)]
+pub struct Folder(TempDir);
+
+impl Folder {
+    /// A new, empty folder.
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("there should be room for a folder"))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Default for Folder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            print_outputs(self.path());
+            print_outputs(&self.path().join("nats"));
+        }
+    }
+}
+
+fn print_outputs(folder: &Path) {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
+    for file in files.filter(|file| file.extension().is_some_and(|end| end == "stderr" || end == "log")) {
+        let text = fs::read(&file).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        let end = lines[lines.len().saturating_sub(LINES_MAX)..].join("\n");
+        eprintln!("the end of {}:\n{end}\n", file.display());
+    }
+}

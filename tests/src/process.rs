@@ -1,0 +1,161 @@
+//! A program of the shop as a child process: started, watched, signalled and reaped by its own pid.
+
+use std::{
+    ffi::OsStr,
+    fs::{File, OpenOptions},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, kill_process};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
+
+pub use rustix::process::Signal;
+
+use crate::{programs::Program, wait::until};
+
+/// How long a program may take to end by itself, after a signal or because it cannot start:
+/// "a few seconds" on a busy machine.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// A running program. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    stdout: Output,
+    stderr: Output,
+}
+
+/// A file that takes what a program says; each start adds to it.
+#[derive(Debug)]
+struct Output {
+    path: PathBuf,
+    /// How long it was before this start.
+    before: usize,
+}
+
+impl Process {
+    /// Starts a program. What it says goes to `<folder>/<name>.stdout` and `.stderr`.
+    pub fn spawn<A: AsRef<OsStr>>(
+        program: Program,
+        folder: &Path,
+        name: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let (stdout, to_stdout) = Output::open(folder.join(format!("{name}.stdout")));
+        let (stderr, to_stderr) = Output::open(folder.join(format!("{name}.stderr")));
+        let mut command = Command::new(program.path());
+        // Only the command line counts, not what this machine happens to have set.
+        for (variable, _) in std::env::vars_os() {
+            let is_setting = variable.to_string_lossy().starts_with("SHOP_") && variable != "SHOP_NATS_SERVER";
+            if is_setting || variable == "RUST_LOG" {
+                command.env_remove(variable);
+            }
+        }
+        let child = command
+            .args(arguments)
+            .env("NO_COLOR", "1")
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(to_stdout)
+            .stderr(to_stderr)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.path().display()));
+        Self { name: name.to_owned(), child, stdout, stderr }
+    }
+
+    /// What it has printed since it was started.
+    pub fn stdout(&self) -> String {
+        self.stdout.read()
+    }
+
+    /// What it has logged since it was started.
+    pub fn stderr(&self) -> String {
+        self.stderr.read()
+    }
+
+    /// Waits until `find` finds something in what it has printed and logged.
+    pub async fn says<T>(&mut self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
+        until(&format!("{} says {what}", self.name), async || {
+            let found = find(&self.stdout()).or_else(|| find(&self.stderr()));
+            if found.is_none() {
+                self.assert_running();
+            }
+            found
+        })
+        .await
+    }
+
+    /// Fails the test when the process has ended.
+    pub fn assert_running(&mut self) {
+        let ended = self.child.try_wait().expect("a child can be asked whether it has ended");
+        assert!(ended.is_none(), "{} has ended ({}): {}", self.name, ended.unwrap_or_default(), self.stderr());
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+        let pid = pid.unwrap_or_else(|| panic!("{} has ended before it got {signal:?}", self.name));
+        kill_process(pid, signal).unwrap_or_else(|error| panic!("{} did not get {signal:?}: {error}", self.name));
+    }
+
+    /// SIGKILL: what a crash leaves behind. Returns when the process is gone.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap_or_else(|error| panic!("cannot kill {}: {error}", self.name));
+    }
+
+    /// Sends it a signal that asks it to end, and returns how it did and what it has printed.
+    pub async fn end_by(mut self, signal: Signal) -> (ExitStatus, String) {
+        self.signal(signal);
+        let status = self.ended().await;
+        (status, self.stdout())
+    }
+
+    /// SIGTERM, which must lead to a good end.
+    pub async fn terminate(mut self) {
+        self.signal(Signal::TERM);
+        let status = self.ended().await;
+        assert!(status.success(), "{} ended with {status} after SIGTERM", self.name);
+    }
+
+    /// For a program that only says something: waits for its good end, and returns what it has printed.
+    pub async fn explains(mut self) -> String {
+        let status = self.ended().await;
+        assert!(status.success(), "{} ended with {status}: {}", self.name, self.stderr());
+        self.stdout()
+    }
+
+    /// For a program that cannot start: waits until it ends, which must be a failure, and
+    /// returns its last words.
+    pub async fn refuses(mut self) -> String {
+        let status = self.ended().await;
+        assert_eq!(status.code(), Some(1), "{} ended with {status}: {}", self.name, self.stderr());
+        self.stderr()
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        let ended = timeout(END_LIMIT, self.child.wait()).await;
+        let ended = ended.unwrap_or_else(|_| panic!("{} still runs after {END_LIMIT:?}", self.name));
+        ended.unwrap_or_else(|error| panic!("cannot wait for {}: {error}", self.name))
+    }
+}
+
+impl Output {
+    fn open(path: PathBuf) -> (Self, File) {
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        let file = file.unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+        let before = file.metadata().map_or(0, |file| file.len() as usize);
+        (Self { path, before }, file)
+    }
+
+    fn read(&self) -> String {
+        let all = std::fs::read(&self.path).unwrap_or_default();
+        String::from_utf8_lossy(all.get(self.before..).unwrap_or_default()).into_owned()
+    }
+}

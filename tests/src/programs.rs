@@ -1,0 +1,74 @@
+//! The shop's programs, built once per test run by the cargo that runs the tests, with the
+//! tests' own profile and into their own target folder.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+/// One of the shop's programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// `shop-actors`, the host.
+    Actors,
+    /// `shop-bridge-http`.
+    Bridge,
+    /// `shop-local`, all in one.
+    Local,
+}
+
+impl Program {
+    /// The built program.
+    pub fn path(self) -> PathBuf {
+        static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+        FOLDER.get_or_init(build).join(format!("{}{}", self.name(), std::env::consts::EXE_SUFFIX))
+    }
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Actors => "shop-actors",
+            Self::Bridge => "shop-bridge-http",
+            Self::Local => "shop-local",
+        }
+    }
+}
+
+/// Builds all programs and returns the folder that they are in.
+fn build() -> PathBuf {
+    // target/[<triple>/]<profile>/deps/<this test>
+    let test = std::env::current_exe().expect("a test knows where it is");
+    let folder = test.parent().and_then(Path::parent).expect("a test lies in target/<profile>/deps").to_owned();
+    let target = folder.parent().expect("a profile's folder lies in the target folder");
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from(env!("CARGO")));
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "--workspace", "--bins", "--profile", profile]);
+    build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    // Only the target folder itself has this file.
+    if target.join("CACHEDIR.TAG").exists() {
+        build.arg("--target-dir").arg(target);
+    } else {
+        build.arg("--target-dir").arg(target.join(".."));
+        build.arg("--target").arg(target.file_name().expect("a triple"));
+    }
+    // What cargo says about this crate is not true of the others; some build scripts look at it
+    // and would be run, and everything above them built, each time anew.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_about_this_crate(&name.to_string_lossy())) {
+        build.env_remove(name);
+    }
+    let status = build.status().unwrap_or_else(|error| panic!("cannot run {build:?}: {error}"));
+    assert!(status.success(), "the shop's programs cannot be built ({status}): {build:?}");
+    folder
+}
+
+fn is_about_this_crate(variable: &str) -> bool {
+    const ONES: [&str; 5] =
+        ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"];
+    ONES.contains(&variable) || ["CARGO_PKG_", "CARGO_BIN_"].iter().any(|prefix| variable.starts_with(prefix))
+}

@@ -1,0 +1,12 @@
+//! The whole shop, seen from outside.
+
+mod concurrency;
+mod contract;
+mod errors;
+mod idempotency;
+mod input;
+mod nats_face;
+mod orders;
+mod reads;
+mod shop;
+mod story;

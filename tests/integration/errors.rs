@@ -187,13 +187,25 @@ async fn an_order_that_the_log_has_taken_is_never_a_server_error() {
     shop.product("apple", 1000, 100).await;
     shop.wallet("alice", 50_000).await;
     shop.shop.stop_kind(Kind::Wallet).await.unwrap();
-    let order = json!({ "id": "o-1", "user": "alice", "product": "apple", "quantity": 1 });
-    let taken = shop.post("/orders", order.clone()).prefer("wait=1").await.is(202);
-    taken.with("location", "/orders/o-1").with("preference-applied", "wait=1");
-    shop.post("/orders", order.clone()).prefer("wait=1").await.is(202);
+    let order = |id: &str| {
+        let order = json!({ "id": id, "user": "alice", "product": "apple", "quantity": 1 });
+        shop.post("/orders", order)
+    };
+    // As long as it was asked to wait, or else five seconds.
+    let (short, default) = (order("o-1").prefer("wait=1"), order("o-2"));
+    let (first, second) = tokio::join!(short.clone().into_future(), default.into_future());
+    for (taken, id, seconds) in [(first, "o-1", 1), (second, "o-2", 5)] {
+        let taken = taken.is(202).with("location", &format!("/orders/{id}")).has("/id", id).has("/status", "PENDING");
+        let taken = taken.with("preference-applied", &format!("wait={seconds}"));
+        assert!((seconds..seconds + 2).contains(&taken.took.as_secs()), "after {:?}: {taken}", taken.took);
+    }
+    short.await.is(202);
+    let orders = [order("o-1"), order("o-2")];
     shop.shop.start_kind(Kind::Wallet).await.unwrap();
-    shop.post("/orders", order.clone()).await.is(201).has("/status", "CONFIRMED");
-    assert_eq!((shop.balance("alice").await, shop.stock("apple").await), (49_000, 99));
+    for order in orders {
+        order.await.is(201).has("/status", "CONFIRMED");
+    }
+    assert_eq!((shop.balance("alice").await, shop.stock("apple").await), (48_000, 98));
     shop.close().await;
 }
 
@@ -211,11 +223,14 @@ async fn a_bridge_that_holds_no_more_requests_says_so() {
     // One request whose body does not end takes the only place.
     let mut slow = TcpStream::connect(&small.address).await.unwrap();
     slow.write_all(b"POST /wallets HTTP/1.1\r\nHost: shop\r\nContent-Length: 2\r\n\r\n{").await.unwrap();
-    let get = || small.get("/wallets/alice").into_future();
-    let refused = eventually("an overload", get, |answer| answer.status != 200).await;
-    retry_after(problem(refused, 503, "overloaded"));
+    let metrics = || small.get("/metrics").into_future();
+    let is_taken =
+        |metrics: &Answer| String::from_utf8_lossy(&metrics.bytes).contains("shop_http_requests_in_flight 1\n");
+    eventually("the slow request", metrics, is_taken).await;
+    retry_after(problem(small.get("/wallets/alice").await, 503, "overloaded"));
     small.get("/healthz").await.is(200);
     drop(slow);
+    let get = || small.get("/wallets/alice").into_future();
     eventually("the end of the overload", get, |answer| answer.status == 200).await;
     bridge.abort();
     shop.close().await;

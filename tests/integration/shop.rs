@@ -163,9 +163,9 @@ impl Customer {
             let page = self.get(format!("{path}?limit={limit}{from}")).await.is(200);
             assert!(page.items().len() <= limit, "more than {limit}: {page}");
             items.extend_from_slice(page.items());
-            match page.value("/next") {
-                Value::Null => return items,
-                next => from = format!("&{parameter}={}", next.as_str().unwrap()),
+            match page.value("/next").as_str() {
+                Some(next) => from = format!("&{parameter}={next}"),
+                None => return items,
             }
             assert!(!page.items().is_empty(), "an empty page that is not the last: {page}");
         }
@@ -283,7 +283,8 @@ impl Answer {
         let errors = answer.value("/errors").as_array().unwrap_or_else(|| panic!("no errors: {answer}"));
         let mut found: Vec<&str> = errors.iter().filter_map(|error| error["pointer"].as_str()).collect();
         let mut pointers = pointers.to_vec();
-        (found.sort_unstable(), pointers.sort_unstable());
+        found.sort_unstable();
+        pointers.sort_unstable();
         assert_eq!(found, pointers, "{answer}");
         assert!(errors.iter().all(|error| error["detail"].is_string()), "{answer}");
         answer
@@ -307,7 +308,8 @@ impl Answer {
         let object = self.value(pointer).as_object().unwrap_or_else(|| panic!("no object at {pointer}: {self}"));
         let mut found: Vec<&str> = object.keys().map(String::as_str).collect();
         let mut names: Vec<&str> = names.split(' ').collect();
-        (found.sort_unstable(), names.sort_unstable());
+        found.sort_unstable();
+        names.sort_unstable();
         assert_eq!(found, names, "members at {pointer:?} of {self}");
         self
     }

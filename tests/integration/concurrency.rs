@@ -81,6 +81,41 @@ async fn the_last_piece_is_sold_once_among_two_hundred_and_refunded_once_among_s
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_who_use_the_same_id_or_key_at_once_for_different_things_one_gets_it() {
+    let shop = TestShop::open_with(2).await;
+    shop.product("apple", 100, 50).await;
+    let users: Vec<_> = (0..10).map(|number| format!("user-{number}")).collect();
+    join_all(users.iter().map(|user| shop.wallet(user, 1000))).await;
+    let answers = join_all(users.iter().map(|user| {
+        let order = json!({ "id": "o-1", "user": user, "product": "apple", "quantity": 1 });
+        shop.post("/orders", order).into_future()
+    }))
+    .await;
+    assert_eq!(count(&answers, 201, None), 1, "{}", answers[0]);
+    assert_eq!(count(&answers, 409, Some("idempotency_key_reused")), 9, "{}", answers[0]);
+    let winner = shop.get("/orders/o-1").await.is(200).text("/user");
+    for user in &users {
+        assert_eq!(shop.balance(user).await, if *user == winner { 900 } else { 1000 }, "{user}");
+        let page = shop.get(format!("/mypages/{user}")).await.is(200);
+        assert_eq!(page.items().len(), usize::from(*user == winner), "{page}");
+    }
+    assert_eq!(shop.stock("apple").await, 49);
+
+    let top_up = |amount: u64| shop.post("/wallets/user-0/top-up", json!({ "amount": amount })).key("k").into_future();
+    let before = shop.balance("user-0").await;
+    let answers = join_all((1..=10).map(top_up)).await;
+    assert_eq!(count(&answers, 200, None), 1, "{}", answers[0]);
+    assert_eq!(count(&answers, 409, Some("idempotency_key_reused")), 9, "{}", answers[0]);
+    let amount = 1 + answers.iter().position(|answer| answer.status == 200).unwrap() as u64;
+    assert_eq!(shop.balance("user-0").await, before + amount);
+
+    let new = |stock: u64| json!({ "id": "pear", "name": "pear", "price": 1, "stock": stock });
+    let answers = join_all((1..=10).map(|stock| shop.post("/products", new(stock)).into_future())).await;
+    assert_eq!((count(&answers, 201, None), count(&answers, 409, Some("already_exists"))), (1, 9), "{}", answers[0]);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_and_a_dispatch_at_once_do_not_both_win() {
     let shop = TestShop::open().await;
     shop.product("apple", 100, 50).await;

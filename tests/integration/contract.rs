@@ -96,10 +96,9 @@ fn conforms(schema: &'static Value, value: &Value, at: &str) -> Result<(), Strin
     if schema["format"] == "date-time" && !is_time(value.as_str().unwrap_or_default()) {
         return wrong("no time in UTC with milliseconds");
     }
-    let number = value.as_i64();
-    if number < schema["minimum"].as_i64().min(number)
-        || schema["maximum"].as_i64().is_some_and(|max| number > Some(max))
-    {
+    let number = value.as_i64().unwrap_or_default();
+    let (min, max) = (schema["minimum"].as_i64(), schema["maximum"].as_i64());
+    if min.is_some_and(|min| number < min) || max.is_some_and(|max| number > max) {
         return wrong("out of range");
     }
     for name in list(&schema["required"]) {
@@ -126,4 +125,23 @@ fn list(node: &'static Value) -> &'static [Value] {
 fn is_time(text: &str) -> bool {
     let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     shape == "0000-00-00T00:00:00.000Z"
+}
+
+#[test]
+fn what_differs_from_the_document_is_noticed() {
+    let wallet = |id: &str, balance: Value, at: &str| {
+        let body = serde_json::json!({ "id": id, "balance": balance, "updated_at": at });
+        let headers = [("content-type", "application/json")];
+        let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        check("GET", "/wallets/alice?x=1", 200, &headers.into_iter().collect(), &body)
+    };
+    let at = "2026-01-31T12:00:00.000Z";
+    assert_eq!(wallet("alice", 1.into(), at), Ok(()));
+    assert!(wallet("a.b", 1.into(), at).is_err());
+    assert!(wallet("alice", (-1).into(), at).is_err());
+    assert!(wallet("alice", 9_007_199_254_740_992_u64.into(), at).is_err());
+    assert!(wallet("alice", "1".into(), at).is_err());
+    assert!(wallet("alice", 1.into(), "2026-01-31T12:00:00Z").is_err());
+    assert!(check("GET", "/wallets/alice", 409, &hyper::HeaderMap::new(), &Value::Null).is_err());
+    assert!(check("GET", "/wallets/alice", 503, &hyper::HeaderMap::new(), &Value::Null).is_err());
 }

@@ -236,7 +236,12 @@ async fn a_body_has_to_be_an_object_with_the_known_members_and_no_others() {
             send(&shop, &method, path, twice).await.invalid(&[pointer]);
         }
     }
+    for twice in [r#"{"id":"a","id":"b"}"#, r#"{"id":null,"id":"b"}"#, r#"{"id":"a","id":"a"}"#] {
+        send(&shop, &Method::POST, "/wallets", twice).await.invalid(&["/id"]);
+    }
     assert_eq!(shop.look(&STATE).await, before);
+    // A change of nothing is allowed.
+    shop.patch("/products/apple", json!({})).await.is(200).has("/price", 1000).has("/name", "apple");
     shop.close().await;
 }
 
@@ -388,6 +393,8 @@ async fn a_query_string_is_read_strictly() {
         shop.get(format!("{path}?limit=1000")).await.is(200);
         shop.get(format!("{path}?limit=1")).await.is(200).lacks("/items/1");
     }
+    // Only lists read it.
+    shop.get("/orders/o-1?colour=red&limit=0").await.is(200);
     shop.get("/mypages/alice?after=x").await.refused(400, "malformed");
     shop.close().await;
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use futures::future::join_all;
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -104,6 +105,51 @@ async fn a_page_lists_all_orders_of_its_user_newest_first() {
         }
     }
     shop.get("/mypages/nobody").await.is(200).has("/user", "nobody").has("/items", json!([])).has("/next", Value::Null);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_does_not_fit_into_one_answer_is_cut_and_leads_on() {
+    let shop = TestShop::open_with(2).await;
+    let ids: Vec<String> = (0..800).map(|number| format!("{number:064}")).collect();
+    let name = "🍎".repeat(200);
+    let create =
+        |id: &String| shop.post("/products", json!({ "id": id, "name": name, "price": 1, "stock": 9 })).into_future();
+    for answer in join_all(ids.iter().map(create)).await {
+        answer.is(201);
+    }
+    let page = shop.get("/products?limit=1000").await.is(200);
+    assert!(page.items().len() < 800 && page.bytes.len() < 1_000_000, "{} items", page.items().len());
+    let all = shop.all("/products", 1000, "after").await;
+    assert_eq!(all.iter().map(|item| item["id"].as_str().unwrap()).collect::<Vec<_>>(), ids);
+
+    // Orders of fifty lines each, all of them to be quoted at once, twenty times over.
+    shop.wallet("alice", 1_000_000).await;
+    let order = |number: usize| {
+        let products = ids.iter().skip(number % 16 * 50).take(50);
+        let lines: Vec<_> = products.map(|id| json!({ "product": id, "quantity": 1 })).collect();
+        shop.post("/orders", json!({ "id": format!("o-{number}"), "user": "alice", "lines": lines })).into_future()
+    };
+    for answer in join_all((0..20).map(order)).await {
+        answer.is(201).has("/amount", 50);
+    }
+    // What cannot be paid is on the page as well, and costs no time.
+    let order = |number: usize| {
+        let products = ids.iter().take(50);
+        let lines: Vec<_> = products.map(|id| json!({ "product": id, "quantity": 1, "unit_price": 1 })).collect();
+        shop.post("/orders", json!({ "id": format!("n-{number}"), "user": "nobody", "lines": lines })).into_future()
+    };
+    for answer in join_all((0..120).map(order)).await {
+        answer.refused(404, "not_found");
+    }
+    let page = shop.get("/mypages/nobody?limit=1000").await.is(200);
+    assert!(page.items().len() < 120 && page.bytes.len() < 1_000_000, "{} items", page.items().len());
+    let all = shop.all("/mypages/nobody", 1000, "before").await;
+    let mut found: Vec<_> = all.iter().map(|item| item["id"].as_str().unwrap()).collect();
+    assert!(all.is_sorted_by(|newer, older| newer["placed_at"].as_str() >= older["placed_at"].as_str()));
+    found.sort_unstable();
+    found.dedup();
+    assert_eq!((found.len(), all.len()), (120, 120));
     shop.close().await;
 }
 

@@ -114,7 +114,6 @@ async fn an_order_of_what_does_not_exist_is_kept_as_the_document_describes_it() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "an order that its quote refuses is kept with the amount 0"]
 async fn a_refused_order_says_what_it_would_have_cost() {
     let shop = TestShop::open().await;
     shop.product("apple", 1000, 10).await;

@@ -24,6 +24,10 @@ test:
 test-of crate:
     cargo test -p {{ crate }}
 
+# Simulate with fresh seeds for so many seconds: crashes, holes, lost acknowledgements, second hosts
+sim seconds="60":
+    SHOP_SIM_SECONDS={{ seconds }} cargo test --release -p shop-tests --test simulation -- --ignored --nocapture fresh_seeds
+
 # What the compiler and clippy have to say, tests included
 lint:
     cargo clippy --workspace --all-targets -- -D warnings

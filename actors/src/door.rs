@@ -138,7 +138,7 @@ impl Door {
             },
             Command::Write(to, message) => {
                 let fingerprint = message.fingerprint();
-                match self.quote(message).await {
+                match self.quote(&to, message).await {
                     Ok(message) => {
                         let (reply, tell_accepted) = if respond_async { (None, reply) } else { (reply, None) };
                         let request = Some(Request { key, fingerprint, reply });
@@ -153,20 +153,23 @@ impl Door {
     }
 
     /// Puts a quote on every line of an order that names no price.
-    async fn quote(&self, message: Message) -> Result<Message, Problem> {
+    async fn quote(&self, order: &Id, message: Message) -> Result<Message, Problem> {
         let Message::Order(order::Message::Place(mut place)) = message else { return Ok(message) };
-        if place.lines.iter().any(|line| line.unit_price.is_none()) {
-            if !self.quotes.fill(&mut place.lines).await {
-                let detail = "nobody could be asked for the price; name a unit_price, or try again";
-                return Err(Problem::new(Code::UNAVAILABLE, detail));
-            }
-            match order::price(&place.lines) {
-                Err(refusal) if refusal.code() == Code::INVALID => return Err(refusal.problem()),
-                // Any other refusal is the order's to give, and stays readable.
-                Ok(_) | Err(_) => {}
-            }
+        if place.lines.iter().all(|line| line.unit_price.is_some()) {
+            return Ok(order::Message::Place(place).into());
         }
-        Ok(order::Message::Place(place).into())
+        let problem = if self.quotes.fill(&mut place.lines).await {
+            // Any other refusal is the order's to give, and stays readable.
+            order::price(&place.lines).err().filter(|refusal| refusal.code() == Code::INVALID).map(|one| one.problem())
+        } else {
+            let detail = "nobody could be asked for the price; name a unit_price, or try again";
+            Some(Problem::new(Code::UNAVAILABLE, detail))
+        };
+        match problem {
+            // An order that exists answers for itself, whatever it would cost today.
+            Some(problem) if !self.reads.exists(order).await => Err(problem),
+            Some(_) | None => Ok(order::Message::Place(place).into()),
+        }
     }
 
     async fn append(&self, pending: Pending) {

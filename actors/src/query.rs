@@ -99,6 +99,11 @@ impl Reads {
         Ok(json.into())
     }
 
+    /// Whether an entity is known to exist.
+    pub async fn exists(&self, id: &Id) -> bool {
+        self.get(id.clone()).await.is_ok()
+    }
+
     async fn get(&self, id: Id) -> Result<Vec<u8>, Problem> {
         let kind = self.kind;
         let found =
@@ -125,7 +130,6 @@ impl Reads {
 
     /// Every partition's products after the page before, merged in the order of their ids.
     async fn products(&self, Page { limit, from }: Page) -> Result<Vec<u8>, Problem> {
-        // What is no id is still a place in the order: ids are ASCII, so is what they are compared to.
         let after: Option<Id> = from.and_then(|from| from.parse().ok());
         let last = self.last_sequence().await?;
         let mut found: BTreeMap<Id, Bytes> = BTreeMap::new();

@@ -1,9 +1,14 @@
 //! Query strings of lists, read strictly: a misspelt parameter must not silently list everything.
 
+use std::str::FromStr;
+
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
-use shop_domain::problem::{Code, Problem};
+use shop_domain::{
+    id::{Id, InvalidId, Key},
+    problem::{Code, Problem},
+};
 
 /// Longest list that one answer may hold, in items: about 300 KiB of products.
 const LIMIT_MAX: u64 = 1_000;
@@ -21,7 +26,11 @@ pub(crate) fn to_json(raw: &str, allowed: &[&str]) -> Result<Bytes, Box<Problem>
         if !allowed.contains(&name.as_str()) {
             return Err(malformed(format!("unknown query parameter {name:?}, expected {}", allowed.join(" or "))));
         }
-        let value = if name == "limit" { limit(&value)?.into() } else { Value::String(value) };
+        let value = match name.as_str() {
+            "limit" => limit(&value)?.into(),
+            "after" => Value::String(place::<Id>(&name, value)?),
+            _ => Value::String(place::<Key>(&name, value)?),
+        };
         if arguments.contains_key(&name) {
             return Err(malformed(format!("query parameter {name:?} is given more than once")));
         }
@@ -49,6 +58,14 @@ fn limit(digits: &str) -> Result<u64, Box<Problem>> {
     }
 }
 
+/// Where a page before ended: an id, or a text of the same alphabet.
+fn place<T: FromStr<Err = InvalidId>>(name: &str, text: String) -> Result<String, Box<Problem>> {
+    match text.parse::<T>() {
+        Ok(_) => Ok(text),
+        Err(error) => Err(malformed(format!("{name} must be the next of another page: it {error}"))),
+    }
+}
+
 fn malformed(detail: String) -> Box<Problem> {
     Box::new(Problem::new(Code::MALFORMED, detail))
 }
@@ -66,13 +83,20 @@ mod tests {
     fn parameters_become_the_arguments_of_the_door() {
         assert_eq!(read("").unwrap(), "");
         assert_eq!(read("limit=10").unwrap(), r#"{"limit":10}"#);
-        assert_eq!(read("after=a%22+b&limit=1000").unwrap(), r#"{"after":"a\" b","limit":1000}"#);
+        assert_eq!(read("after=a%2Db&limit=1000").unwrap(), r#"{"after":"a-b","limit":1000}"#);
     }
 
     #[test]
     fn a_limit_is_an_integer_from_one_to_a_thousand() {
         for bad in ["0", "1001", "", "-1", "%2B5", "1.0", "ten", "99999999999999999999"] {
             assert!(read(&format!("limit={bad}")).unwrap_err().starts_with("limit must be"), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_of_the_alphabet_of_ids() {
+        for bad in ["", "a.b", "a%22+b", "%F0%9F%8D%8E", &"x".repeat(65)] {
+            assert!(read(&format!("after={bad}")).unwrap_err().starts_with("after must be"), "{bad:?}");
         }
     }
 

@@ -111,7 +111,7 @@ impl Connection {
 
     /// Lets all that was published leave, in at most `limit`, and closes the connection.
     pub async fn close(&self, limit: Duration) {
-        if !matches!(tokio::time::timeout(limit, self.client.flush()).await, Ok(Ok(()))) {
+        if self.is_connected() && !matches!(tokio::time::timeout(limit, self.client.flush()).await, Ok(Ok(()))) {
             tracing::warn!("not everything published could be sent within {limit:?}");
         }
         if let Err(error) = self.client.drain().await {
@@ -137,7 +137,8 @@ fn observe(event: &Event, name: &str, connected: &watch::Sender<u64>) {
             tracing::error!("{name}: subscription {subscription} is full, messages were dropped");
         }
         Event::ServerError(error) => tracing::error!("{name}: the nats-server says: {error}"),
-        Event::ClientError(error) => tracing::error!("{name}: NATS client error: {error}"),
+        // Each failed attempt to reconnect is one of these; that the connection is lost was said before.
+        Event::ClientError(error) => tracing::debug!("{name}: NATS client error: {error}"),
         Event::LameDuckMode => tracing::warn!("{name}: the nats-server is shutting down"),
         Event::Draining | Event::Closed => tracing::debug!("{name}: {event}"),
     }

@@ -47,6 +47,9 @@ const READ_RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::f
 pub struct JetStreamLog {
     reading: jetstream::Context,
     publishing: jetstream::Context,
+    /// Reconnects of the connection that is read over.
+    read_disruptions: watch::Receiver<u64>,
+    /// Reconnects of the connection that is published to over.
     disruptions: watch::Receiver<u64>,
 }
 
@@ -59,7 +62,12 @@ impl JetStreamLog {
                 .max_ack_inflight(ACKS_PENDING_MAX)
                 .build(connection.client().clone())
         };
-        Self { reading: context(reading), publishing: context(publishing), disruptions: publishing.connects() }
+        Self {
+            reading: context(reading),
+            publishing: context(publishing),
+            read_disruptions: reading.connects(),
+            disruptions: publishing.connects(),
+        }
     }
 }
 
@@ -212,10 +220,14 @@ impl Reader {
             Ok(messages) => messages,
             Err(lost) => return lost,
         };
+        let mut disruptions = self.log.read_disruptions.clone();
+        disruptions.mark_unchanged();
         let mut expected = 1;
         loop {
             let message = tokio::select! {
                 message = messages.next() => message,
+                // The server has forgotten the consumer, or never heard our last pull.
+                Ok(()) = disruptions.changed() => return Lost::Broken("the connection was lost and is back".into()),
                 () = self.records.closed() => return Lost::Closed,
             };
             let message = match message {

@@ -30,11 +30,6 @@ pub fn log(kind: Kind, partition: u16) -> String {
     format!("shop.log.{kind}.{partition}")
 }
 
-/// `shop.log.<kind>.*`: all of a kind's log.
-pub fn logs(kind: Kind) -> String {
-    format!("shop.log.{kind}.*")
-}
-
 /// `shop.dead.<kind>.<partition>`: dead letters from one partition of a kind's log.
 pub fn dead(kind: Kind, partition: u16) -> String {
     format!("shop.dead.{kind}.{partition}")

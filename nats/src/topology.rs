@@ -84,7 +84,8 @@ impl Connection {
         let epoch = uuid::Uuid::new_v4().as_u64_pair().0;
         let config = Config {
             description: Some(format!("the shop's log of every {kind}")),
-            subjects: vec![subject::logs(kind)],
+            // One by one, so that nothing is taken that is for no partition.
+            subjects: (0..partitions).map(|partition| subject::log(kind, partition)).collect(),
             // A log that is full refuses; it never forgets.
             discard: DiscardPolicy::New,
             deny_delete: true,

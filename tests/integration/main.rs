@@ -1,4 +1,14 @@
 //! The whole shop, seen from outside.
 
+mod concurrency;
+mod contract;
+mod errors;
+mod idempotency;
+mod input;
+mod nats_face;
+mod orders;
 mod processes;
 mod readme;
+mod reads;
+mod shop;
+mod story;

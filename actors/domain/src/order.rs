@@ -24,7 +24,7 @@ use crate::{
 pub const LINES_MAX: usize = 50;
 /// Most callers that wait for one order. Each one more is a repetition of the same request, so
 /// the one that waits longest has most likely given up: it is forgotten.
-const CALLERS_MAX: usize = 16;
+const CALLERS_MAX: usize = 256;
 
 /// What an order handles.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -80,7 +80,14 @@ impl Fields {
         };
         let node = match format_of(body) {
             Format::Json if body.trim_ascii().is_empty() => Node::Map(vec![]),
-            Format::Json => serde_json::from_slice(body).map_err(|error| malformed("JSON", &error))?,
+            Format::Json => match serde_json::from_slice(body) {
+                Ok(node) => node,
+                // Proper JSON, but beyond what its reader holds (1e400); it does not say which one it was.
+                Err(error) if error.to_string().starts_with("number out of range") => {
+                    return Err(invalid("", &format!("must hold integers from 0 to {AMOUNT_MAX} only")));
+                }
+                Err(error) => return Err(malformed("JSON", &error)),
+            },
             Format::Msgpack => {
                 let mut rest = body;
                 let node = rmp_serde::from_read(&mut rest).map_err(|error| malformed("MessagePack", &error))?;
@@ -153,11 +160,6 @@ impl Fields {
     /// A text for people that must be there.
     pub fn text(&mut self, name: &str, max: usize) -> Option<Box<str>> {
         self.required(name, |fields| fields.optional_text(name, max))
-    }
-
-    /// A place in a list that may be missing: whatever a page before gave as `next`.
-    pub fn optional_place(&mut self, name: &str, max: usize) -> Option<String> {
-        self.optional_text(name, max).map(Into::into)
     }
 
     /// A list of objects, each read by `read`; none if the member is missing.
@@ -261,6 +263,13 @@ impl Fields {
         self.members.retain(|(member, _)| member != name);
         self.mistake(name, "is missing".into())
     }
+}
+
+/// A problem with one mistake.
+pub fn invalid(pointer: &str, detail: &str) -> Problem {
+    let place = if pointer.is_empty() { "the body" } else { pointer };
+    let errors = json!([{ "pointer": pointer, "detail": detail }]);
+    Problem::new(Code::INVALID, format!("{place} {detail}")).fact("errors", errors)
 }
 
 /// RFC 6901, section 3.

@@ -13,7 +13,7 @@ use shop_domain::{
     product, wallet,
 };
 
-use super::body::Fields;
+use super::body::{Fields, invalid};
 use crate::query::{Page, Query};
 
 /// Most characters of a product's name.
@@ -22,8 +22,6 @@ const NAME_LENGTH_MAX: usize = 200;
 const REASON_LENGTH_MAX: usize = 500;
 /// Items of a page when nothing else is asked for, and at most.
 const PAGE_ITEMS: (usize, usize) = (50, 1_000);
-/// Most characters of a place in a list: a row's key.
-const PLACE_LENGTH_MAX: usize = 128;
 /// Most products of one question for quotes: their ids stay within one body.
 pub const QUOTES_MAX: usize = 500;
 
@@ -167,8 +165,9 @@ fn quotes(f: &mut Fields) -> Option<Query> {
 }
 
 fn page(f: &mut Fields, from: &str) -> Option<Page> {
-    let from = f.optional_place(from, PLACE_LENGTH_MAX);
-    Some(Page { limit: limit(f)?, from })
+    // What a page gives as `next` is of the alphabet of keys.
+    let from: Option<Key> = f.optional_id(from);
+    Some(Page { limit: limit(f)?, from: from.map(|place| place.to_string()) })
 }
 
 fn limit(f: &mut Fields) -> Option<usize> {
@@ -189,11 +188,6 @@ fn same_id(id: &Id, f: &mut Fields) {
     if let Some(other) = f.optional_id::<Id>("id").filter(|other| other != id) {
         f.note("id", format!("is {other}, but the request is about {id}"));
     }
-}
-
-fn invalid(pointer: &str, detail: &str) -> Problem {
-    let errors = serde_json::json!([{ "pointer": pointer, "detail": detail }]);
-    Problem::new(Code::INVALID, format!("{pointer} {detail}")).fact("errors", errors)
 }
 
 fn no_such_verb(kind: Kind, verb: &str) -> Problem {

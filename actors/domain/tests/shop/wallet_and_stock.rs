@@ -266,10 +266,10 @@ fn a_change_keeps_what_is_not_given() {
 #[test]
 fn callers_beyond_the_limit_push_out_the_one_that_waits_longest() {
     let mut shop = World::with(&[("apple", 1000, 5)], &[("alice", 10_000)]);
-    for caller in 0..18 {
+    for caller in 0..258 {
         shop.ask("o-1", place("alice", &[("apple", 1, 1000)]), &format!("caller {caller}"));
     }
     shop.settle();
-    let answered: Vec<_> = (0..18).filter(|caller| !shop.answers(&format!("caller {caller}")).is_empty()).collect();
-    assert_eq!(answered, (2..18).collect::<Vec<_>>());
+    let answered: Vec<_> = (0..258).filter(|caller| !shop.answers(&format!("caller {caller}")).is_empty()).collect();
+    assert_eq!(answered, (2..258).collect::<Vec<_>>());
 }

@@ -1,0 +1,147 @@
+//! The OpenAPI document, held against every answer that any test gets.
+//!
+//! Knows the part of JSON Schema that the document uses. Must not know any route by name.
+
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+static DOCUMENT: LazyLock<Value> =
+    LazyLock::new(|| serde_json::from_str(include_str!("../../bridge-http/openapi.json")).unwrap());
+
+/// Says how an answer differs from what the document promises.
+pub(crate) fn check(
+    method: &str,
+    path: &str,
+    status: u16,
+    headers: &hyper::HeaderMap,
+    body: &Value,
+) -> Result<(), String> {
+    let method = if method == "HEAD" { "get".to_owned() } else { method.to_lowercase() };
+    let path = path.split('?').next().unwrap_or(path);
+    let paths = DOCUMENT["paths"].as_object().unwrap();
+    let found = paths.iter().find(|(template, item)| fits(template, path) && item[&method].is_object());
+    let response = match (found, status) {
+        (Some((_, item)), _) => resolve(&item[&method]["responses"][status.to_string()]),
+        // Wherever there is no such path or method, the document says so in general.
+        (None, 404 | 405) => return Ok(()),
+        (None, _) => return Err("there is no such operation".to_owned()),
+    };
+    if !response.is_object() {
+        return Err(format!("the status {status} is not described"));
+    }
+    for required in ["Location", "Preference-Applied", "Retry-After"] {
+        let described = response["headers"][required].is_object();
+        if described != headers.contains_key(required) {
+            return Err(format!("the header {required} is {}described", if described { "" } else { "not " }));
+        }
+    }
+    let media_type = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let Some(content) = response["content"].as_object() else { return Ok(()) };
+    let bare = media_type.split(';').next().unwrap_or_default();
+    let content = content.get(bare).or_else(|| content.get(media_type));
+    let content = content.ok_or_else(|| format!("the content type {media_type:?} is not described"))?;
+    let is_json = bare.ends_with("json") && !body.is_null();
+    if is_json { conforms(&content["schema"], body, "") } else { Ok(()) }
+}
+
+fn fits(template: &str, path: &str) -> bool {
+    let (mut template, mut path) = (template.split('/'), path.split('/'));
+    loop {
+        match (template.next(), path.next()) {
+            (None, None) => return true,
+            (Some(expected), Some(part)) if expected.starts_with('{') && !part.is_empty() => {}
+            (Some(expected), Some(part)) if expected == part => {}
+            (_, _) => return false,
+        }
+    }
+}
+
+fn resolve(node: &'static Value) -> &'static Value {
+    match node["$ref"].as_str() {
+        Some(reference) => DOCUMENT.pointer(reference.trim_start_matches('#')).unwrap(),
+        None => node,
+    }
+}
+
+fn conforms(schema: &'static Value, value: &Value, at: &str) -> Result<(), String> {
+    let schema = resolve(schema);
+    let wrong = |what: &str| Err(format!("{at:?} is {what}: {value}"));
+    for part in list(&schema["allOf"]) {
+        conforms(part, value, at)?;
+    }
+    let types: Vec<_> = schema["type"].as_str().into_iter().collect();
+    let types = if types.is_empty() { list(&schema["type"]).iter().filter_map(Value::as_str).collect() } else { types };
+    let has_type = |name: &&str| match *name {
+        "string" => value.is_string(),
+        "integer" => value.is_u64() || value.is_i64(),
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "null" => value.is_null(),
+        other => panic!("the document has a type {other}, which this does not know"),
+    };
+    if !types.is_empty() && !types.iter().any(has_type) {
+        return wrong("of another type");
+    }
+    if schema["enum"].is_array() && !list(&schema["enum"]).contains(value) {
+        return wrong("not one of the values");
+    }
+    if let (Some(text), Some(pattern)) = (value.as_str(), schema["pattern"].as_str()) {
+        let max = pattern.rsplit(['{', ',', '}']).nth(1).and_then(|max| max.parse().ok()).unwrap_or(0);
+        let is_id = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        if !is_id || text.is_empty() || text.len() > max {
+            return wrong("against the pattern");
+        }
+    }
+    if schema["format"] == "date-time" && !is_time(value.as_str().unwrap_or_default()) {
+        return wrong("no time in UTC with milliseconds");
+    }
+    let number = value.as_i64().unwrap_or_default();
+    let (min, max) = (schema["minimum"].as_i64(), schema["maximum"].as_i64());
+    if min.is_some_and(|min| number < min) || max.is_some_and(|max| number > max) {
+        return wrong("out of range");
+    }
+    for name in list(&schema["required"]) {
+        if value.get(name.as_str().unwrap()).is_none() {
+            return Err(format!("{at:?} lacks {name}: {value}"));
+        }
+    }
+    for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
+        if let Some(member) = value.get(name) {
+            conforms(schema, member, &format!("{at}/{name}"))?;
+        }
+    }
+    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+        conforms(&schema["items"], item, &format!("{at}/{index}"))?;
+    }
+    Ok(())
+}
+
+fn list(node: &'static Value) -> &'static [Value] {
+    node.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// `2026-01-31T12:00:00.000Z`
+fn is_time(text: &str) -> bool {
+    let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    shape == "0000-00-00T00:00:00.000Z"
+}
+
+#[test]
+fn what_differs_from_the_document_is_noticed() {
+    let wallet = |id: &str, balance: Value, at: &str| {
+        let body = serde_json::json!({ "id": id, "balance": balance, "updated_at": at });
+        let headers = [("content-type", "application/json")];
+        let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        check("GET", "/wallets/alice?x=1", 200, &headers.into_iter().collect(), &body)
+    };
+    let at = "2026-01-31T12:00:00.000Z";
+    assert_eq!(wallet("alice", 1.into(), at), Ok(()));
+    assert!(wallet("a.b", 1.into(), at).is_err());
+    assert!(wallet("alice", (-1).into(), at).is_err());
+    assert!(wallet("alice", 9_007_199_254_740_992_u64.into(), at).is_err());
+    assert!(wallet("alice", "1".into(), at).is_err());
+    assert!(wallet("alice", 1.into(), "2026-01-31T12:00:00Z").is_err());
+    assert!(check("GET", "/wallets/alice", 409, &hyper::HeaderMap::new(), &Value::Null).is_err());
+    assert!(check("GET", "/wallets/alice", 503, &hyper::HeaderMap::new(), &Value::Null).is_err());
+}

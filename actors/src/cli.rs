@@ -42,9 +42,9 @@ struct Serve {
     /// Partitions per kind, fixed when the streams are made [default: as they are; 1 on a single server, 12 on a cluster].
     #[arg(long, env = "SHOP_PARTITIONS")]
     partitions: Option<u16>,
-    /// Copies of each stream, when the streams are made (1, 3 or 5).
-    #[arg(long, env = "SHOP_REPLICAS", default_value_t = 1)]
-    replicas: usize,
+    /// Copies of each stream when the streams are made: 1, 3 or 5 [default: 1 on a single server, 3 on a cluster].
+    #[arg(long, env = "SHOP_REPLICAS")]
+    replicas: Option<usize>,
 }
 
 impl Cli {

@@ -15,6 +15,8 @@ use crate::{connection::Connection, log::Identity, subject};
 const PARTITIONS_SINGLE: u16 = 1;
 /// Partitions of a kind on a cluster, which syncs once per group of appends.
 const PARTITIONS_CLUSTER: u16 = 12;
+/// Copies of a stream on a cluster: any one server may be lost.
+const REPLICAS_CLUSTER: usize = 3;
 /// Most partitions: each has a task, a window and a batch of its own.
 pub const PARTITIONS_MAX: u16 = 256;
 
@@ -32,8 +34,8 @@ const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Topology {
     /// Partitions of each kind; none: as they are, or the default for a new stream.
     pub partitions: Option<u16>,
-    /// Copies of each stream (1, 3 or 5).
-    pub replicas: usize,
+    /// Copies of each new stream (1, 3 or 5); none: 3 on a cluster, 1 on a single server.
+    pub replicas: Option<usize>,
 }
 
 /// Why the streams are not as they should be.
@@ -94,7 +96,7 @@ impl Connection {
                 (PARTITIONS.into(), partitions.to_string()),
                 (FORMAT.into(), FORMAT_VERSION.into()),
             ]),
-            ..stream(subject::stream(kind), topology.replicas)
+            ..stream(subject::stream(kind), self.replicas(topology))
         };
         let info = self.ensure_stream(config).await?;
         let identity = identity_of(&info)?;
@@ -111,9 +113,13 @@ impl Connection {
         let config = Config {
             description: Some("what was in the shop's logs and could not be read, with the reason".into()),
             subjects: vec!["shop.dead.>".into()],
-            ..stream(subject::DEAD_STREAM.into(), topology.replicas)
+            ..stream(subject::DEAD_STREAM.into(), self.replicas(topology))
         };
         self.ensure_stream(config).await.map(drop)
+    }
+
+    fn replicas(&self, topology: Topology) -> usize {
+        topology.replicas.unwrap_or(if self.is_clustered() { REPLICAS_CLUSTER } else { 1 })
     }
 
     async fn ensure_stream(&self, config: Config) -> Result<jetstream::stream::Info, TopologyError> {

@@ -30,7 +30,7 @@ pub(crate) struct Settings {
 /// Serves one kind until `shutdown`, then drains and returns.
 pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> Outcome {
     let Settings { nats_url, hosts_folder: data_dir, partitions } = settings;
-    let topology = Topology { partitions, replicas: 1 };
+    let topology = Topology { partitions, replicas: None };
     let stop = CancellationToken::new();
     let host = host::run(Config { kinds: vec![kind], nats_url, data_dir, topology }, stop.clone());
     tokio::pin!(host);

@@ -40,7 +40,7 @@ async fn the_help_names_every_option_with_its_default_and_its_variable() {
         ["--nats-url <NATS_URL>", "[env: SHOP_NATS_URL=]", "[default: nats://127.0.0.1:4222]"],
         ["--data-dir <DATA_DIR>", "[env: SHOP_DATA_DIR=]", "[default: .shop/actors]"],
         ["--partitions <PARTITIONS>", "[env: SHOP_PARTITIONS=]", "[default: as they are;"],
-        ["--replicas <REPLICAS>", "[env: SHOP_REPLICAS=]", "[default: 1]"],
+        ["--replicas <REPLICAS>", "[env: SHOP_REPLICAS=]", "3 on a cluster]"],
     ] {
         is_explained(&host, option, &[variable, default]);
     }

@@ -97,11 +97,11 @@ impl Door {
     /// Sends a request on its way: plain writes at once and in their order, the rest beside it.
     async fn admit(self: &Arc<Self>, incoming: Incoming, tasks: &TaskTracker) {
         let since = Instant::now();
-        let Incoming { target, body, inbox, idempotency_key, traceparent, respond_async } = incoming;
+        let Incoming { target, body, inbox, idempotency_keys, traceparent, respond_async } = incoming;
         let format = format_of(&body);
         let reply = inbox.map(|inbox| ReplyTo { inbox: inbox.into(), format });
         let read = command::read(self.kind, &target, &body)
-            .and_then(|command| Ok((command, idempotency_key.as_deref().map(command::key).transpose()?)));
+            .and_then(|command| Ok((command, command::key(&idempotency_keys)?)));
         let (command, key) = match read {
             Ok(read) => read,
             Err(problem) => {

@@ -42,16 +42,22 @@ const LATENCY_SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0
 /// Every status that `reply.rs` picks.
 const STATUSES: [u16; 11] = [200, 201, 202, 400, 404, 405, 409, 413, 415, 422, 503];
 
-/// Ready when NATS is connected. A kind that is down is told but does not make the bridge
-/// unready: my page must stay within reach when orders are down.
+/// Ready when NATS is connected and any kind is served. One that is down is told (`degraded`) but does
+/// not make the bridge unready: my page must stay within reach when orders are down.
 pub(crate) async fn ready(connection: &Connection) -> Response {
     if !connection.is_connected() {
         return reply::unready(json!({ "status": "unavailable", "nats": "disconnected" }).to_string());
     }
     let statuses = future::join_all(Kind::ALL.map(|kind| status_of(kind, connection))).await;
+    let ready = statuses.iter().filter(|status| *status == "ready").count();
     let kinds: Map<String, Value> = Kind::ALL.iter().map(Kind::to_string).zip(statuses).collect();
-    let body = json!({ "status": "ready", "nats": "connected", "kinds": kinds });
-    reply::page("application/json", body.to_string())
+    let status = match ready {
+        0 => "unavailable",
+        ready if ready < Kind::ALL.len() => "degraded",
+        _ => "ready",
+    };
+    let body = json!({ "status": status, "nats": "connected", "kinds": kinds }).to_string();
+    if ready == 0 { reply::unready(body) } else { reply::page("application/json", body) }
 }
 
 async fn status_of(kind: Kind, connection: &Connection) -> Value {

@@ -40,8 +40,8 @@ pub struct Incoming {
     pub body: Bytes,
     /// Where the caller waits; nowhere when the request was only published.
     pub inbox: Option<String>,
-    /// The idempotency key.
-    pub idempotency_key: Option<String>,
+    /// The idempotency keys; there should be at most one.
+    pub idempotency_keys: Vec<String>,
     /// The W3C trace context.
     pub traceparent: Option<String>,
     /// Whether the caller wants an answer as soon as the log has the request.
@@ -106,16 +106,18 @@ impl Listener {
     pub async fn next(&mut self) -> Option<Incoming> {
         let message = self.requests.next().await?;
         let prefix = "shop.".len() + self.kind.as_str().len() + ".".len();
-        let header = |name| {
-            let value = message.headers.as_ref().and_then(|headers| headers.get(name));
-            value.map(|value| value.as_str().to_owned())
+        let headers = message.headers.unwrap_or_default();
+        // Names without regard to case, as in HTTP: a key that is overlooked would move money twice.
+        let all = |wanted: &str| -> Vec<String> {
+            let named = headers.iter().filter(|(name, _)| name.to_string().eq_ignore_ascii_case(wanted));
+            named.flat_map(|(_, values)| values.iter().map(|value| value.as_str().to_owned())).collect()
         };
         Some(Incoming {
             target: message.subject.get(prefix..).unwrap_or_default().to_owned(),
             inbox: message.reply.as_ref().map(ToString::to_string).filter(|inbox| is_a_callers(inbox)),
-            idempotency_key: header(header::IDEMPOTENCY_KEY),
-            traceparent: header(header::TRACEPARENT).filter(|trace| trace.len() <= TRACEPARENT_BYTES_MAX),
-            respond_async: header(header::PREFER).is_some_and(|prefer| prefer.contains(header::RESPOND_ASYNC)),
+            idempotency_keys: all(header::IDEMPOTENCY_KEY),
+            traceparent: all(header::TRACEPARENT).pop().filter(|trace| trace.len() <= TRACEPARENT_BYTES_MAX),
+            respond_async: all(header::PREFER).iter().any(|prefer| prefer.contains(header::RESPOND_ASYNC)),
             body: message.payload,
         })
     }

@@ -421,3 +421,34 @@ async fn bytes_for_what_is_no_partition_stop_nobody() {
     }
     shop.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_counts_however_its_header_is_spelt() {
+    let shop = TestShop::open().await;
+    let nats = client(&shop).await;
+    shop.wallet("alice", 0).await;
+    for name in ["Idempotency-Key", "idempotency-key", "IDEMPOTENCY-KEY"] {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert(name, "k-1");
+        let body = r#"{"amount":1}"#.into();
+        nats.request_with_headers("shop.wallet.alice.top-up", headers, body).await.unwrap();
+    }
+    assert_eq!(shop.balance("alice").await, 1);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_is_not_sent_to_where_the_shop_itself_listens() {
+    let shop = TestShop::open().await;
+    let nats = client(&shop).await;
+    shop.wallet("alice", 0).await;
+    for inbox in ["shop.log.wallet.0", "shop.wallet.alice.top-up", "$JS.API.STREAM.DELETE.SHOP_WALLET"] {
+        nats.publish_with_reply("shop.wallet.alice.top-up", inbox, "no JSON".into()).await.unwrap();
+        nats.publish_with_reply("shop.wallet.alice.get", inbox, "".into()).await.unwrap();
+    }
+    nats.flush().await.unwrap();
+    shop.post("/wallets/alice/top-up", json!({ "amount": 1 })).await.is(200).has("/balance", 1);
+    let log = jetstream::new(nats).get_stream("SHOP_WALLET").await.unwrap();
+    assert_eq!(log.cached_info().state.messages, 2, "only what was asked for is in the log");
+    shop.close().await;
+}

@@ -165,7 +165,8 @@ impl Cluster {
             for process in self.hosts.values_mut().filter_map(|host| host.process.as_mut()).chain(&mut self.bridge) {
                 process.assert_running();
             }
-            let ready = client.read("/readyz").await.json(200);
+            let answer = client.read("/readyz").await;
+            let ready = answer.json(answer.status);
             kinds.iter().all(|kind| ready["kinds"][kind.as_str()] == status).then_some(())
         })
         .await;

@@ -205,6 +205,13 @@ impl Fields {
         self.required(name, |fields| fields.optional_list(name, max, read))
     }
 
+    /// Passes over a member that something else was said about; false if it is not there.
+    pub fn ignore(&mut self, name: &str) -> bool {
+        let is_there = self.has(name);
+        self.members.retain(|(member, _)| member != name);
+        is_there
+    }
+
     /// Whether the member is there and not null.
     pub fn has(&self, name: &str) -> bool {
         self.members.iter().any(|(member, node)| member == name && *node != Node::Null)

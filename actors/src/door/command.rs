@@ -46,9 +46,14 @@ pub fn read(kind: Kind, target: &str, body: &[u8]) -> Result<Command, Problem> {
     }
 }
 
-/// Reads an idempotency key.
-pub fn key(text: &str) -> Result<Key, Problem> {
-    text.parse().map_err(|error| invalid("/headers/Idempotency-Key", &format!("{error}")))
+/// Reads the idempotency key, if there is one.
+pub fn key(keys: &[String]) -> Result<Option<Key>, Problem> {
+    let mistake = |detail: &str| invalid("/Idempotency-Key", detail);
+    match keys {
+        [] => Ok(None),
+        [key] => key.parse().map(Some).map_err(|error| mistake(&format!("{error}"))),
+        [_, _, ..] => Err(mistake("must be given once")),
+    }
 }
 
 fn about_one(kind: Kind, id: Id, verb: &str, mut fields: Fields) -> Result<Command, Problem> {
@@ -58,7 +63,9 @@ fn about_one(kind: Kind, id: Id, verb: &str, mut fields: Fields) -> Result<Comma
     let command = match (kind, verb) {
         (Kind::Wallet, "open") => write(open(&id, f)),
         (Kind::Wallet, "top-up") => write(top_up(f)),
-        (Kind::Wallet, "statement") => page(f, "before").and_then(|page| read(Query::Statement(id.clone(), page))),
+        (Kind::Wallet, "statement") => {
+            page(f, statement_place)?.and_then(|page| read(Query::Statement(id.clone(), page)))
+        }
         (Kind::Product, "create") => write(create(&id, f)),
         (Kind::Product, "restock") => write(restock(f)),
         (Kind::Product, "change") => write(change(f)),
@@ -66,7 +73,7 @@ fn about_one(kind: Kind, id: Id, verb: &str, mut fields: Fields) -> Result<Comma
         (Kind::Order, "cancel") => write(cancel(f)),
         (Kind::Delivery, "dispatch") => write(Some(delivery::Message::Dispatch.into())),
         (Kind::Delivery, "deliver") => write(Some(delivery::Message::Deliver.into())),
-        (Kind::Mypage, "get") => page(f, "before").and_then(|page| read(Query::Orders(id.clone(), page))),
+        (Kind::Mypage, "get") => page(f, orders_place)?.and_then(|page| read(Query::Orders(id.clone(), page))),
         (Kind::Wallet | Kind::Product | Kind::Order | Kind::Delivery, "get") => read(Query::Get(id)),
         (_, verb) => return Err(no_such_verb(kind, verb)),
     };
@@ -120,10 +127,9 @@ fn place(id: &Id, f: &mut Fields) -> Option<Message> {
     same_id(id, f);
     let user = f.id("user");
     let lines = if f.has("lines") {
-        for single in ["product", "quantity", "unit_price"] {
-            if f.has(single) {
-                f.note("lines", format!("stands in place of {single}; give one or the other"));
-            }
+        let singles: Vec<_> = ["product", "quantity", "unit_price"].into_iter().filter(|name| f.ignore(name)).collect();
+        if !singles.is_empty() {
+            f.note("lines", format!("stands in place of {}; give one or the other", singles.join(", ")));
         }
         f.optional_list("lines", LINES_MAX, wanted)
     } else {
@@ -136,8 +142,10 @@ fn place(id: &Id, f: &mut Fields) -> Option<Message> {
             f.note("lines", format!("name {} more than once (again at index {index})", line.product));
         }
     }
-    if let Some(Err(refusal)) = lines.iter().all(|line| line.unit_price.is_some()).then(|| order::price(&lines)) {
-        f.note("lines", refusal.problem().detail);
+    let is_priced = seen.len() == lines.len() && lines.iter().all(|line| line.unit_price.is_some());
+    if is_priced && order::price(&lines).is_err() {
+        let place = if lines.len() == 1 { "quantity" } else { "lines" };
+        f.note(place, "would make the order cost more than the shop can count".into());
     }
     Some(order::Message::Place(Place { user: user?, lines }).into())
 }
@@ -164,10 +172,29 @@ fn quotes(f: &mut Fields) -> Option<Query> {
     f.list("products", QUOTES_MAX, |f| f.id("id")).map(Query::Quotes)
 }
 
-fn page(f: &mut Fields, from: &str) -> Option<Page> {
-    // What a page gives as `next` is of the alphabet of keys.
-    let from: Option<Key> = f.optional_id(from);
-    Some(Page { limit: limit(f)?, from: from.map(|place| place.to_string()) })
+/// A page that begins where `before` says; refused when no page can have said that.
+fn page(f: &mut Fields, read_place: fn(&str) -> Option<String>) -> Result<Option<Page>, Problem> {
+    let before: Option<Key> = f.optional_id("before");
+    let from = before.as_ref().map(|before| {
+        let malformed =
+            || Problem::new(Code::MALFORMED, format!("before must be the next of another page, not {before}"));
+        read_place(before.as_str()).ok_or_else(malformed)
+    });
+    let from = from.transpose()?;
+    Ok(limit(f).map(|limit| Page { limit, from }))
+}
+
+/// A place in a statement is an entry's number, as its row has it.
+fn statement_place(text: &str) -> Option<String> {
+    let number: u64 = text.parse().ok()?;
+    Some(format!("{number:020}"))
+}
+
+/// A place on a page is the time of placing, in digits, and the order's id.
+fn orders_place(text: &str) -> Option<String> {
+    let (time, order) = text.split_once('-')?;
+    let is_row = time.len() == 16 && time.bytes().all(|byte| byte.is_ascii_digit()) && !order.is_empty();
+    is_row.then(|| text.to_owned())
 }
 
 fn limit(f: &mut Fields) -> Option<usize> {
@@ -192,5 +219,5 @@ fn same_id(id: &Id, f: &mut Fields) {
 
 fn no_such_verb(kind: Kind, verb: &str) -> Problem {
     let shown: String = verb.chars().take(64).collect();
-    Problem::new(Code::NOT_FOUND, format!("a {kind} has no verb {shown:?}"))
+    Problem::new(Code::NOT_FOUND, format!("there is no verb {shown:?} for the kind {kind}"))
 }

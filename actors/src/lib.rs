@@ -18,6 +18,8 @@ pub mod memory;
 pub mod outbox;
 pub mod partition;
 pub mod query;
+pub mod replay;
 pub mod reply;
 pub mod settle;
 pub mod store;
+pub mod tape;

@@ -6,11 +6,11 @@
 //!
 //! 1. *The cut.* The last sequence of every log is taken, and the logs are replayed up to there.
 //!    The five positions are not of one moment, so that of some messages the cut holds the cause
-//!    but not yet the arrival, or the arrival but not the cause: the [`messages`] on their way.
-//! 2. *The [`books`]* are made up at the cut. An order that is not settled, or that a message on
+//!    but not yet the arrival, or the arrival but not the cause: the `messages` on their way.
+//! 2. *The `books`* are made up at the cut. An order that is not settled, or that a message on
 //!    its way belongs to, is under way: it is counted, and nothing is expected of it. All other
 //!    money and pieces must belong to orders as these say.
-//! 3. *The [`hosts`]* are asked for every entity that there is at the cut. A host answers when it
+//! 3. *The `hosts`* are asked for every entity that there is at the cut. A host answers when it
 //!    has applied all that the log held when it was asked, so its answer is of the cut or later.
 //! 4. *The tail*, all that the logs took meanwhile, is replayed. An answer that was not that of
 //!    the cut must be one of the states that the entity went through in the tail. Every message

@@ -196,7 +196,7 @@ impl Findings {
                 let mut text = format!("{who} is REJECTED with {code}: {detail}.");
                 if let Some((_, kind, here, before)) = self.found(refusal) {
                     let Winner { sequence, time, .. } = here;
-                    text += &format!(" So it was at sequence {sequence} of the {kind} log ({time}).");
+                    text += &format!(" It was refused at sequence {sequence} of the {kind} log ({time}).");
                     text += &before.as_ref().map(|winner| won(refusal, winner)).unwrap_or_default();
                 }
                 text + &self.undone_in_words()

@@ -95,12 +95,11 @@ pub fn stop_signal() -> CancellationToken {
         else {
             return tracing::error!("cannot wait for signals; stop this process with SIGKILL, nothing is lost by it");
         };
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        tracing::info!("stopping");
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        tracing::info!("stopping; once more ends at once, and loses nothing that was answered");
         given.cancel();
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        std::process::exit(130);
     });
     stop
 }

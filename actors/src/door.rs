@@ -138,7 +138,7 @@ impl Door {
             },
             Command::Write(to, message) => {
                 let fingerprint = message.fingerprint();
-                match self.quote(&to, message).await {
+                match self.quote(&to, message, respond_async).await {
                     Ok(message) => {
                         let (reply, tell_accepted) = if respond_async { (None, reply) } else { (reply, None) };
                         let request = Some(Request { key, fingerprint, reply });
@@ -153,9 +153,13 @@ impl Door {
     }
 
     /// Puts a quote on every line of an order that names no price.
-    async fn quote(&self, order: &Id, message: Message) -> Result<Message, Problem> {
+    async fn quote(&self, order: &Id, message: Message, respond_async: bool) -> Result<Message, Problem> {
         let Message::Order(order::Message::Place(mut place)) = message else { return Ok(message) };
         if place.lines.iter().all(|line| line.unit_price.is_some()) {
+            return Ok(order::Message::Place(place).into());
+        }
+        // Who repeats an order to learn whether it was taken must not wait for the products.
+        if respond_async && self.reads.exists(order).await {
             return Ok(order::Message::Place(place).into());
         }
         let problem = if self.quotes.fill(&mut place.lines).await {
@@ -188,7 +192,7 @@ impl Door {
     async fn refuse(&self, reply: Option<ReplyTo>, problem: &Problem, trace: Option<String>) {
         match reply {
             Some(to) => self.answers.problem(to, problem, trace).await,
-            None => tracing::info!("a request to {} that nobody waits for was refused: {}", self.kind, problem.detail),
+            None => tracing::debug!("a request to {} that nobody waits for was refused: {}", self.kind, problem.detail),
         }
     }
 }

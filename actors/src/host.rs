@@ -1,6 +1,6 @@
 //! The host: connects, makes sure of the logs, and runs kinds behind their doors until it is told to stop.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use shop_domain::kind::Kind;
 use shop_nats::{
@@ -8,7 +8,7 @@ use shop_nats::{
     discovery::Stats,
     door::ListenError,
     jetstream::JetStreamLog,
-    log::{Identity, SharedLog},
+    log::SharedLog,
     topology::TopologyError,
 };
 use tokio::{
@@ -22,7 +22,7 @@ use crate::{
     door::Door,
     fence::Fence,
     kind_host::{KindError, KindHost, View},
-    outbox::Partitions,
+    outbox::Logs,
     query::Reads,
     reply::Answers,
     store::{Store, StoreError, sled::SledStore},
@@ -30,6 +30,8 @@ use crate::{
 
 /// Answers of one kind that wait to be sent.
 const REPLIES_MAX: usize = 4_096;
+/// How long the door may take to finish what came in; without the log it cannot.
+const DOOR_STOP_LIMIT: Duration = Duration::from_secs(5);
 /// How long what is on its way may take to leave when the host stops.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -59,8 +61,7 @@ struct Shared {
     log: SharedLog,
     publishing: Connection,
     doors: Connection,
-    identities: BTreeMap<Kind, Identity>,
-    partitions: Partitions,
+    logs: Logs,
 }
 
 /// Runs the host until `stop`: first the doors close and what came in is appended, then the
@@ -73,14 +74,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostErro
         async move { Connection::connect(&url, &name).await }
     };
     let (reading, publishing, doors) = (connect("reader").await?, connect("publisher").await?, connect("doors").await?);
-    let mut identities = BTreeMap::new();
+    let mut logs = Logs::new();
     for kind in Kind::ALL {
-        identities.insert(kind, publishing.ensure_log(kind, config.topology).await?);
+        logs.insert(kind, publishing.ensure_log(kind, config.topology).await?);
     }
     publishing.ensure_dead_letters(config.topology).await?;
-    let partitions = identities.iter().map(|(kind, log)| (*kind, log.partitions)).collect();
     let log = Arc::new(JetStreamLog::new(&reading, &publishing));
-    let shared = Arc::new(Shared { log, publishing, doors, identities, partitions });
+    let shared = Arc::new(Shared { log, publishing, doors, logs });
 
     let mut kinds = JoinSet::new();
     let failed = stop.child_token();
@@ -108,14 +108,14 @@ async fn serve(
     shared: Arc<Shared>,
     stop: CancellationToken,
 ) -> Result<(), HostError> {
-    let identity = *shared.identities.get(&kind).expect("every kind has a log");
+    let identity = *shared.logs.get(&kind).expect("every kind has a log");
     let stats = Arc::new(Stats::default());
     let answers = Answers { connection: shared.doors.clone(), stats: Arc::clone(&stats) };
     let (replies, to_send) = mpsc::channel(REPLIES_MAX);
     let (view, seen) = watch::channel(Arc::new(View::default()));
-    let partitions = shared.partitions.clone();
+    let logs = shared.logs.clone();
     let log = shared.log.clone();
-    let host = KindHost { kind, log, identity, partitions, store, replies, view };
+    let host = KindHost { kind, log, identity, logs, store, replies, view };
     let stop_partitions = CancellationToken::new();
     let mut running = tokio::spawn(host.run(stop_partitions.clone()));
     let sending = tokio::spawn(answers.clone().run(to_send));
@@ -130,7 +130,12 @@ async fn serve(
         let listener = shared.doors.listen(kind, &stats).await?;
         tracing::info!("{kind} is served: {} partition(s)", identity.partitions);
         let door = Door::new(kind, identity.partitions, &shared.log, reads, answers);
-        door.run(listener, stop.clone()).await;
+        tokio::select! {
+            () = door.run(listener, stop.clone()) => {}
+            () = async { stop.cancelled().await; tokio::time::sleep(DOOR_STOP_LIMIT).await } => {
+                tracing::warn!("{kind}: the log did not take in time all that had come in");
+            }
+        }
         Ok::<_, HostError>(())
     };
     let outcome = tokio::select! {

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     entities::ApplyError,
-    outbox::Partitions,
+    outbox::Logs,
     partition::{AttachError, Handle, Pace, Partition, PartitionError, attach},
     store::{Store, StoreError},
 };
@@ -42,8 +42,8 @@ pub struct KindHost {
     pub log: SharedLog,
     /// Which log this kind has.
     pub identity: Identity,
-    /// In how many partitions each kind is cut.
-    pub partitions: Partitions,
+    /// Which log each kind has.
+    pub logs: Logs,
     /// Where checkpoints go.
     pub store: Arc<dyn Store>,
     /// Where answers go.
@@ -84,6 +84,9 @@ pub enum KindError {
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// What was begun could not be finished.
+    #[error("{0} cannot start again: what it had begun does not come to an end")]
+    Stuck(Kind),
     /// A task panicked that is not an entity.
     #[error("a task of {0} panicked: {1}")]
     Bug(Kind, JoinError),
@@ -143,8 +146,8 @@ impl KindHost {
             after = after.min(meta.cursor);
             let assigned = Arc::new(AtomicU64::new(meta.cursor));
             let pace = if panics.contains_key(&number) { Pace::RecordByRecord } else { Pace::WhatIsThere };
-            let (log, partitions, replies) = (self.log.clone(), self.partitions.clone(), self.replies.clone());
-            let (partition, settler, handle) = Partition::new(self.kind, number, log, shelf, meta, partitions, replies);
+            let (log, logs, replies) = (self.log.clone(), self.logs.clone(), self.replies.clone());
+            let (partition, settler, handle) = Partition::new(self.kind, number, log, shelf, meta, logs, replies);
             let (records, received) = mpsc::channel(PARTITION_BUFFER);
             let run = partition.run(received, pace, attempt.clone());
             tasks.spawn(async move { (number, run.await) });
@@ -161,12 +164,15 @@ impl KindHost {
             biased;
             () = attempt.cancelled() => Ok(Ended::Stopped),
             Some(ended) = tasks.join_next() => self.ended(ended),
+            error = failed(self.kind, &mut settlers) => Err(error),
             error = dispatch(records, &routes, &dispatched), if !routes.is_empty() => Err(error.into()),
         };
         attempt.cancel();
         drop(routes);
         match timeout(STOP_LIMIT, self.finish(tasks, settlers)).await {
             Ok(finished) => finished.and(ended),
+            // A checkpoint may still be being written, which nobody may read before it is.
+            Err(_) if !stop.is_cancelled() => Err(KindError::Stuck(self.kind)),
             Err(_) => {
                 tracing::warn!("{} stops without a last checkpoint: the log does not take its messages", self.kind);
                 ended
@@ -200,6 +206,18 @@ impl KindHost {
             }
         }
     }
+}
+
+/// Returns when a settler cannot go on; one that has nothing to do any more is none of those.
+async fn failed(kind: Kind, settlers: &mut SettlerTasks) -> KindError {
+    while let Some(settler) = settlers.join_next().await {
+        match settler {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error.into(),
+            Err(panic) => return KindError::Bug(kind, panic),
+        }
+    }
+    std::future::pending().await
 }
 
 type Routes = BTreeMap<u16, (mpsc::Sender<Record>, Arc<AtomicU64>)>;

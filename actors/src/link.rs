@@ -12,8 +12,16 @@ use shop_nats::frame::{Origin, Source};
 /// so it would take this many newer doors within that minute to forget one that still counts on.
 const DOORS_MAX: usize = 256;
 
-/// A partition of a kind, as a target.
-pub type Target = (Kind, u16);
+/// A partition of a kind, as a target. A log that was made anew is another target: it has had nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Target {
+    /// The kind.
+    pub kind: Kind,
+    /// Which of its partitions.
+    pub partition: u16,
+    /// The epoch of its log.
+    pub epoch: u64,
+}
 
 /// The two ends of every link of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,9 +119,11 @@ mod tests {
     #[test]
     fn numbers_are_per_target_and_per_message() {
         let mut links = Links::default();
-        assert_eq!(links.number((Kind::Wallet, 0), 3), 1);
-        assert_eq!(links.number((Kind::Wallet, 1), 1), 1);
-        assert_eq!(links.number((Kind::Wallet, 0), 2), 4);
+        let target = |partition, epoch| Target { kind: Kind::Wallet, partition, epoch };
+        assert_eq!(links.number(target(0, 1), 3), 1);
+        assert_eq!(links.number(target(1, 1), 1), 1);
+        assert_eq!(links.number(target(0, 1), 2), 4);
+        assert_eq!(links.number(target(0, 2), 2), 1, "a log that was made anew has had nothing");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use shop_domain::{kind::Kind, message::Envelope};
 use shop_nats::{
     frame::{self, EncodedMessage, Source},
-    log::SharedLog,
+    log::{Identity, SharedLog},
     publisher::{Acknowledged, Publisher},
     subject::partition_of,
 };
@@ -16,22 +16,22 @@ use crate::link::{Links, Target};
 /// Frames on their way to one partition. More would not make one fsync faster.
 const WINDOW_FRAMES: usize = 16;
 
-/// In how many partitions each kind is cut.
-pub type Partitions = BTreeMap<Kind, u16>;
+/// Which log each kind has.
+pub type Logs = BTreeMap<Kind, Identity>;
 
 /// What a partition sends, on its way.
 #[derive(Debug)]
 pub struct Outbox {
     log: SharedLog,
     source: Source,
-    partitions: Partitions,
+    logs: Logs,
     publishers: BTreeMap<Target, Publisher>,
 }
 
 impl Outbox {
     /// The outbox of the partition that `source` names.
-    pub fn new(log: SharedLog, source: Source, partitions: Partitions) -> Self {
-        Self { log, source, partitions, publishers: BTreeMap::new() }
+    pub fn new(log: SharedLog, source: Source, logs: Logs) -> Self {
+        Self { log, source, logs, publishers: BTreeMap::new() }
     }
 
     /// Sends messages, numbered in their order. Returns what to wait for until the logs have them.
@@ -46,7 +46,7 @@ impl Outbox {
             let publisher = self
                 .publishers
                 .entry(target)
-                .or_insert_with(|| Publisher::new(self.log.clone(), target.0, target.1, WINDOW_FRAMES));
+                .or_insert_with(|| Publisher::new(self.log.clone(), target.kind, target.partition, WINDOW_FRAMES));
             for (frame, _) in frame::frames(self.source, first, &messages) {
                 acknowledged.push(publisher.send(frame).await);
             }
@@ -56,7 +56,7 @@ impl Outbox {
 
     fn target(&self, envelope: &Envelope) -> Target {
         let kind = envelope.message.kind();
-        let partitions = *self.partitions.get(&kind).expect("every kind has a log");
-        (kind, partition_of(&envelope.to, partitions))
+        let log = self.logs.get(&kind).expect("every kind has a log");
+        Target { kind, partition: partition_of(&envelope.to, log.partitions), epoch: log.epoch }
     }
 }

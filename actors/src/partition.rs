@@ -10,6 +10,7 @@ use shop_domain::{
 use shop_nats::{
     frame::{Frame, Origin, Source},
     log::{Identity, LogError, Record, SharedLog},
+    subject::partition_of,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -21,7 +22,7 @@ use crate::{
     entities::{Applied, ApplyError, Entities},
     entity_actor::Input,
     memory::Memory,
-    outbox::{Outbox, Partitions},
+    outbox::{Logs, Outbox},
     settle::{ROUNDS_MAX, Round, Settler},
     store::{Checkpoint, LOGIC_VERSION, Meta, SharedShelf, StoreError},
 };
@@ -31,6 +32,8 @@ const ROUND_RECORDS_MAX: usize = 64;
 /// How often a checkpoint is written while something changes. It bounds what is replayed after a
 /// crash; each touched entity is written once however often it changed meanwhile.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
+/// Why a frame is a dead letter that can be read, but was put into the wrong part of the log.
+pub(crate) const OTHER_PARTITION: &str = "a message to an entity of another partition";
 /// Pause before a dead letter is kept once more when that failed.
 const BURY_RETRY: Duration = Duration::from_millis(500);
 
@@ -39,6 +42,8 @@ const BURY_RETRY: Duration = Duration::from_millis(500);
 pub struct Partition {
     kind: Kind,
     number: u16,
+    /// In how many partitions the kind is cut.
+    partitions: u16,
     log: SharedLog,
     meta: Meta,
     memory: Arc<Memory>,
@@ -117,8 +122,11 @@ pub async fn attach(
     shelf: &SharedShelf,
     identity: &Identity,
 ) -> Result<Meta, AttachError> {
-    let Some(meta) = shelf.meta()? else { return Ok(Meta::new(identity)) };
+    let meta = shelf.meta()?.unwrap_or_else(|| Meta::new(identity));
     let other = |reason: String| Err(AttachError::OtherLog { kind, partition, reason });
+    if identity.first_sequence > meta.cursor + 1 {
+        return other(format!("the log begins at {}, the checkpoint ends at {}", identity.first_sequence, meta.cursor));
+    }
     if meta.logic > LOGIC_VERSION {
         return other(format!("it has logic version {}, this program knows {LOGIC_VERSION}", meta.logic));
     }
@@ -146,10 +154,11 @@ impl Partition {
         log: SharedLog,
         shelf: SharedShelf,
         meta: Meta,
-        partitions: Partitions,
+        logs: Logs,
         replies: mpsc::Sender<Reply>,
     ) -> (Self, impl Future<Output = Result<(), StoreError>> + Send + 'static, Handle) {
         let cursor = meta.cursor;
+        let partitions = logs.get(&kind).expect("every kind has a log").partitions;
         let memory = Arc::new(Memory::new(shelf.clone(), cursor));
         let source = Source { origin: Origin::Partition(kind, number), epoch: meta.epoch };
         let ((settled, settled_at), (saved, saved_at)) = (watch::channel(cursor), watch::channel(cursor));
@@ -159,8 +168,9 @@ impl Partition {
         let partition = Self {
             kind,
             number,
+            partitions,
             entities: Entities::new(kind, Arc::clone(&memory)),
-            outbox: Outbox::new(log.clone(), source, partitions),
+            outbox: Outbox::new(log.clone(), source, logs),
             log,
             meta,
             memory,
@@ -234,6 +244,9 @@ impl Partition {
             self.meta.cursor_hash = hash(&record);
             let Record { sequence, time: now, .. } = record;
             match Frame::decode(self.kind, &record.payload) {
+                Ok(frame) if !self.is_for_us(&frame) => {
+                    self.bury(record, OTHER_PARTITION.into()).await;
+                }
                 Ok(Frame { source, first, messages }) => {
                     let accepted = self.meta.links.accept(source, first, messages.len(), sequence);
                     if accepted.len() < messages.len() {
@@ -251,6 +264,10 @@ impl Partition {
             }
         }
         inputs
+    }
+
+    fn is_for_us(&self, frame: &Frame) -> bool {
+        frame.messages.iter().all(|envelope| partition_of(&envelope.to, self.partitions) == self.number)
     }
 
     /// Keeps what cannot be read, before anything behind it counts.

@@ -25,16 +25,17 @@ use shop_nats::{
 
 use crate::{
     link::{Links, Target},
-    outbox::Partitions,
+    outbox::Logs,
+    partition::OTHER_PARTITION,
 };
 
 /// The entities of some kinds, and the links between their partitions.
 #[derive(Debug)]
 pub struct Replay {
-    partitions: Partitions,
+    logs: Logs,
     links: Acceptor,
     /// As on a host, an entity belongs to the partition that its messages came to.
-    entities: BTreeMap<Target, BTreeMap<Id, Entity>>,
+    entities: BTreeMap<Place, BTreeMap<Id, Entity>>,
 }
 
 /// One entity.
@@ -116,7 +117,7 @@ pub struct Handled {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sent {
     /// To which partition.
-    pub target: Target,
+    pub to: Place,
     /// Its number on the link to there.
     pub number: u64,
     /// To whom, and what.
@@ -124,15 +125,19 @@ pub struct Sent {
 }
 
 /// The receiving ends of all links: tells what a partition lets in, without handling it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Acceptor {
-    links: BTreeMap<Target, Links>,
+    logs: Logs,
+    links: BTreeMap<Place, Links>,
 }
+
+/// A partition of a kind.
+pub type Place = (Kind, u16);
 
 impl Replay {
     /// Nothing has happened yet.
-    pub fn new(partitions: Partitions) -> Self {
-        Self { partitions, links: Acceptor::default(), entities: BTreeMap::new() }
+    pub fn new(logs: Logs) -> Self {
+        Self { links: Acceptor::new(logs.clone()), logs, entities: BTreeMap::new() }
     }
 
     /// Applies the next record of a kind's log.
@@ -166,7 +171,7 @@ impl Replay {
 
     /// An entity that a message has come to.
     pub fn entity(&self, kind: Kind, id: &Id) -> Option<&Entity> {
-        let partition = partition_of(id, *self.partitions.get(&kind)?);
+        let partition = partition_of(id, self.logs.get(&kind)?.partitions);
         self.entities.get(&(kind, partition))?.get(id)
     }
 
@@ -176,7 +181,7 @@ impl Replay {
         partitions.flat_map(|((_, partition), entities)| entities.iter().map(|(id, entity)| (*partition, id, entity)))
     }
 
-    fn handle(&mut self, at: Target, now: Timestamp, arrival: Arrival) -> Handled {
+    fn handle(&mut self, at: Place, now: Timestamp, arrival: Arrival) -> Handled {
         let mut handled = Handled { arrival, sent: vec![], replies: vec![] };
         match handled.arrival.fate {
             Fate::Accepted => {}
@@ -190,10 +195,11 @@ impl Replay {
                 Effect::Reply(reply) => handled.replies.push(reply),
                 Effect::Send(envelope) => {
                     let kind = envelope.message.kind();
-                    let partitions = self.partitions.get(&kind).copied().unwrap_or(1);
-                    let target = (kind, partition_of(&envelope.to, partitions));
-                    let number = self.links.of(at).number(target, 1);
-                    handled.sent.push(Sent { target, number, envelope });
+                    // Of a kind that is not replayed nobody asks what it was sent.
+                    let (partitions, epoch) = self.logs.get(&kind).map_or((1, 0), |log| (log.partitions, log.epoch));
+                    let partition = partition_of(&envelope.to, partitions);
+                    let number = self.links.of(at).number(Target { kind, partition, epoch }, 1);
+                    handled.sent.push(Sent { to: (kind, partition), number, envelope });
                 }
             }
         }
@@ -233,11 +239,19 @@ impl Entity {
 }
 
 impl Acceptor {
+    /// Nothing has come yet.
+    pub fn new(logs: Logs) -> Self {
+        Self { logs, links: BTreeMap::new() }
+    }
+
     /// Reads the next record of a kind's log.
     pub fn read(&mut self, kind: Kind, record: &Record) -> Step<Arrival> {
         let Record { sequence, partition, time, payload } = record;
         let content = match Frame::decode(kind, payload) {
             Err(error) => Content::Dead { reason: error.to_string(), bytes: payload.len() },
+            Ok(frame) if !self.is_for(&frame, (kind, *partition)) => {
+                Content::Dead { reason: OTHER_PARTITION.into(), bytes: payload.len() }
+            }
             Ok(Frame { source, first, messages }) => {
                 let links = self.of((kind, *partition));
                 let before = links.accepted(source);
@@ -259,7 +273,12 @@ impl Acceptor {
         Step { kind, sequence: *sequence, partition: *partition, time: *time, content }
     }
 
-    fn of(&mut self, partition: Target) -> &mut Links {
+    fn is_for(&self, frame: &Frame, (kind, partition): Place) -> bool {
+        let partitions = self.logs.get(&kind).map_or(1, |log| log.partitions);
+        frame.messages.iter().all(|envelope| partition_of(&envelope.to, partitions) == partition)
+    }
+
+    fn of(&mut self, partition: Place) -> &mut Links {
         self.links.entry(partition).or_default()
     }
 }
@@ -277,6 +296,7 @@ mod tests {
     };
     use shop_nats::{
         frame::{self, EncodedMessage, Origin},
+        log::Identity,
         memory::{Calm, MemoryLog},
     };
 
@@ -305,7 +325,9 @@ mod tests {
     }
 
     fn replay(log: &MemoryLog) -> (Replay, Vec<Step<Handled>>) {
-        let mut replay = Replay::new(Kind::ALL.map(|kind| (kind, 1)).into());
+        let identity = Identity { created_unix_ns: 0, epoch: 7, partitions: 1, first_sequence: 1, last_sequence: 0 };
+        let logs = Kind::ALL.map(|kind| (kind, identity)).into();
+        let mut replay = Replay::new(logs);
         let steps = log.records(Kind::Wallet).iter().map(|record| replay.apply(Kind::Wallet, record)).collect();
         (replay, steps)
     }

@@ -48,11 +48,22 @@ impl Settler {
     /// Settles rounds until there are no more, or a checkpoint cannot be written.
     pub async fn run(self, mut rounds: mpsc::Receiver<Round>) -> Result<(), StoreError> {
         let mut saving = None;
-        while let Some(Round { cursor, sent, replies, checkpoint }) = rounds.recv().await {
+        'rounds: loop {
+            let round = tokio::select! {
+                biased;
+                // At once, because no further checkpoint comes before this one is written.
+                outcome = finish(saving.as_mut()), if saving.is_some() => {
+                    saving = None;
+                    outcome?;
+                    continue;
+                }
+                round = rounds.recv() => round,
+            };
+            let Some(Round { cursor, sent, replies, checkpoint }) = round else { break };
             for acknowledged in sent {
                 if acknowledged.await.is_err() {
                     // The publisher ended, and with it this host: nothing from here on counts.
-                    return Ok(());
+                    break 'rounds;
                 }
             }
             for reply in replies {
@@ -61,7 +72,8 @@ impl Settler {
             }
             self.settled.send_replace(cursor);
             if let Some(checkpoint) = checkpoint {
-                finish(saving.take()).await?;
+                finish(saving.as_mut()).await?;
+                saving = None;
                 let save = self.save(checkpoint);
                 if self.shelf.blocks() {
                     saving = Some(tokio::task::spawn_blocking(save));
@@ -70,7 +82,8 @@ impl Settler {
                 }
             }
         }
-        finish(saving).await
+        // Whoever reads the checkpoint next must not find it half written.
+        finish(saving.as_mut()).await
     }
 
     fn save(&self, checkpoint: Checkpoint) -> impl FnOnce() -> Result<(), StoreError> + 'static {
@@ -84,7 +97,7 @@ impl Settler {
     }
 }
 
-async fn finish(saving: Option<tokio::task::JoinHandle<Result<(), StoreError>>>) -> Result<(), StoreError> {
+async fn finish(saving: Option<&mut tokio::task::JoinHandle<Result<(), StoreError>>>) -> Result<(), StoreError> {
     match saving {
         Some(saving) => saving.await.expect("writing a checkpoint does not panic"),
         None => Ok(()),

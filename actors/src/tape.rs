@@ -7,7 +7,7 @@ use shop_domain::kind::Kind;
 use shop_nats::log::{Identity, LogError, Record, SharedLog};
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::outbox::Partitions;
+use crate::outbox::Logs;
 
 /// How long a record that the log says it has may take to arrive. Longer than a reader needs to
 /// be made anew a few times.
@@ -97,14 +97,9 @@ impl Tape {
         Ok(earliest.and_then(|track| Some((track.kind, track.next.take()?))))
     }
 
-    /// In how many partitions the kinds are cut.
-    pub fn partitions(&self) -> Partitions {
-        self.tracks.iter().map(|track| (track.kind, track.identity.partitions)).collect()
-    }
-
     /// Which logs these are.
-    pub fn identities(&self) -> impl Iterator<Item = (Kind, Identity)> {
-        self.tracks.iter().map(|track| (track.kind, track.identity))
+    pub fn logs(&self) -> Logs {
+        self.tracks.iter().map(|track| (track.kind, track.identity)).collect()
     }
 
     /// For every kind, the sequence up to which it is read.

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use async_nats::{HeaderMap, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
-use shop_domain::{kind::Kind, problem::Code};
+use shop_domain::{
+    kind::Kind,
+    problem::{Code, Problem},
+};
 
 use crate::{connection::Connection, discovery::Stats, header, subject};
 
@@ -17,6 +20,9 @@ const RETRY_AFTER_SECONDS: &str = "1";
 
 /// Longest trace context that is carried on; of version 00 of the standard it has 55 bytes.
 const TRACEPARENT_BYTES_MAX: usize = 128;
+
+/// Room for the headers of an answer, in bytes: they are few and short.
+const HEADER_BYTES_MAX: usize = 4 * 1024;
 
 /// All requests of one kind.
 #[derive(Debug)]
@@ -78,7 +84,11 @@ impl Connection {
     }
 
     /// Sends an answer to where the caller waits.
-    pub async fn respond(&self, inbox: String, response: Response) {
+    pub async fn respond(&self, inbox: String, mut response: Response) {
+        if response.body.len() > self.payload_bytes_max().saturating_sub(HEADER_BYTES_MAX) {
+            let problem = Problem::new(Code::PAYLOAD_TOO_LARGE, "the answer is larger than NATS carries here");
+            (response.body, response.error) = (problem.to_json().into(), Some(problem.code));
+        }
         let headers = headers_of(&response);
         let sent = if headers.is_empty() {
             self.client().publish(inbox, response.body).await
@@ -102,7 +112,7 @@ impl Listener {
         };
         Some(Incoming {
             target: message.subject.get(prefix..).unwrap_or_default().to_owned(),
-            inbox: message.reply.as_ref().map(ToString::to_string),
+            inbox: message.reply.as_ref().map(ToString::to_string).filter(|inbox| is_a_callers(inbox)),
             idempotency_key: header(header::IDEMPOTENCY_KEY),
             traceparent: header(header::TRACEPARENT).filter(|trace| trace.len() <= TRACEPARENT_BYTES_MAX),
             respond_async: header(header::PREFER).is_some_and(|prefer| prefer.contains(header::RESPOND_ASYNC)),
@@ -112,10 +122,16 @@ impl Listener {
 
     /// Takes no further requests.
     pub async fn close(&mut self) {
-        if let Err(error) = self.requests.unsubscribe().await {
+        // Draining lets those come in that the server has sent already.
+        if let Err(error) = self.requests.drain().await {
             tracing::warn!("requests of {} could not be declined: {error}", self.kind);
         }
     }
+}
+
+/// Whether callers may wait there: an answer must not go where the shop itself or the server listens.
+fn is_a_callers(inbox: &str) -> bool {
+    !inbox.starts_with("shop.") && !inbox.starts_with('$')
 }
 
 fn headers_of(response: &Response) -> HeaderMap {

@@ -34,6 +34,11 @@ const ACKS_PENDING_MAX: usize = 16_384;
 const PULL_RECORDS: usize = 256;
 /// Bytes that one pull asks for: above the largest frame, so that a pull always brings something.
 const PULL_BYTES: usize = 4 * 1024 * 1024;
+/// Most bytes of the reason of a dead letter, which may quote what it is about. All headers together
+/// may have 64 KiB.
+const DEAD_REASON_BYTES_MAX: usize = 1_024;
+/// What the headers of a dead letter may take of the server's largest payload.
+const DEAD_HEADERS_BYTES_MAX: usize = 4 * 1_024;
 /// How often the server says that it is still there while there is nothing to read.
 const READ_HEARTBEAT: Duration = Duration::from_secs(2);
 /// How long one pull stands.
@@ -146,7 +151,9 @@ impl Log for JetStreamLog {
         async move {
             let origin = format!("{kind}/{}", record.sequence);
             let mut headers = HeaderMap::new();
-            headers.insert(header::DEAD_REASON, reason.replace(['\r', '\n'], " "));
+            let mut reason = reason.replace(char::is_control, " ");
+            reason.truncate(reason.floor_char_boundary(DEAD_REASON_BYTES_MAX));
+            headers.insert(header::DEAD_REASON, reason);
             headers.insert(header::DEAD_ORIGIN, origin.as_str());
             // Saves a second copy when a host buries again after a restart; nothing depends on it.
             headers.insert(async_nats::header::NATS_MESSAGE_ID, origin.as_str());
@@ -155,7 +162,10 @@ impl Log for JetStreamLog {
                 reason: format!("cannot keep a dead letter: {error}"),
             };
             let subject = subject::dead(kind, record.partition);
-            let ack = context.publish_with_headers(subject, headers, record.payload).await.map_err(failed)?;
+            let room = context.client().server_info().max_payload.saturating_sub(DEAD_HEADERS_BYTES_MAX);
+            // The log itself keeps all of it.
+            let payload = record.payload.slice(..record.payload.len().min(room));
+            let ack = context.publish_with_headers(subject, headers, payload).await.map_err(failed)?;
             ack.await.map(drop).map_err(failed)
         }
         .boxed()
@@ -243,6 +253,11 @@ impl Reader {
             }
             expected += 1;
             let sequence = info.stream_sequence;
+            if sequence != self.after + 1 {
+                // Nobody may delete or purge, so this is a log that has lost something.
+                let reason = format!("sequence {} is missing, {sequence} came", self.after + 1);
+                return Lost::OtherLog(LogError::OtherLog { kind: self.kind, reason });
+            }
             let time = timestamp(info.published.unix_timestamp_nanos());
             let record = Record { sequence, partition, time, payload: message.payload.clone() };
             if self.records.send(Ok(record)).await.is_err() {

@@ -205,7 +205,7 @@ impl Log for MemoryLog {
         let (partitions, last) = (self.partitions, self.last_sequence(kind));
         async move {
             let epoch = kind as u64 + 1;
-            Ok(Identity { created_unix_ns: 0, epoch, partitions, last_sequence: last.await? })
+            Ok(Identity { created_unix_ns: 0, epoch, partitions, first_sequence: 1, last_sequence: last.await? })
         }
         .boxed()
     }

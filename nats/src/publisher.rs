@@ -66,13 +66,16 @@ impl Window {
     async fn run(mut self, mut unsent: mpsc::Receiver<Unsent>) {
         let mut disruptions = self.log.disruptions();
         disruptions.mark_unchanged();
-        let mut delay = RETRY.0;
+        let (mut delay, mut last) = (RETRY.0, 0);
         loop {
             let has_room = self.sent.len() < self.limit;
             tokio::select! {
                 biased;
                 outcome = oldest(&mut self.sent), if !self.sent.is_empty() => match outcome {
-                    Ok(_) => {
+                    // Frames that were stored out of their order count as lost from here on.
+                    Ok(sequence) if sequence <= last => self.send_all_again().await,
+                    Ok(sequence) => {
+                        last = sequence;
                         delay = RETRY.0;
                         let acknowledged = self.sent.pop_front();
                         // Nobody waits any more when the sender is being stopped.

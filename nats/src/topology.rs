@@ -91,6 +91,7 @@ impl Connection {
             // A log that is full refuses; it never forgets.
             discard: DiscardPolicy::New,
             deny_delete: true,
+            deny_purge: true,
             metadata: HashMap::from([
                 (EPOCH.into(), format!("{epoch:016x}")),
                 (PARTITIONS.into(), partitions.to_string()),
@@ -168,6 +169,7 @@ pub(crate) fn identity_of(info: &jetstream::stream::Info) -> Result<Identity, To
             created_unix_ns: info.created.unix_timestamp_nanos(),
             epoch,
             partitions,
+            first_sequence: info.state.first_sequence,
             last_sequence: info.state.last_sequence,
         }),
         (_, _, _) => Err(TopologyError::Foreign { stream: info.config.name.clone(), found: format!("{metadata:?}") }),

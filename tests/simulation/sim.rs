@@ -187,12 +187,15 @@ impl Sim {
                 all.lock().expect("nobody panics while adding").push(reply);
             }
         });
-        let (log, partitions, kept) = (self.log.clone(), self.partitions, store.clone());
+        let (log, kept) = (self.log.clone(), store.clone());
         let task = tokio::spawn(async move {
             let identity = log.identity(kind).await.expect("the log in memory answers");
-            let partitions = Kind::ALL.into_iter().map(|kind| (kind, partitions)).collect();
+            let mut logs = BTreeMap::new();
+            for kind in Kind::ALL {
+                logs.insert(kind, log.identity(kind).await.expect("the log in memory answers"));
+            }
             let store = Arc::new(kept);
-            let host = KindHost { kind, log: Arc::new(log), identity, partitions, store, replies, view };
+            let host = KindHost { kind, log: Arc::new(log), identity, logs, store, replies, view };
             host.run(CancellationToken::new()).await.expect("the host goes on");
         });
         Host { kind, store, view: seen, task }

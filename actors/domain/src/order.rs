@@ -3,7 +3,10 @@
 
 pub mod saga;
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -514,6 +517,11 @@ impl Wanted {
 
 /// What the lines cost altogether; refused when the quotes already say that it cannot work.
 pub fn price(lines: &[Wanted]) -> Result<Money, Refusal> {
+    let products: BTreeSet<_> = lines.iter().map(|line| &line.product).collect();
+    if !(1..=LINES_MAX).contains(&lines.len()) || products.len() < lines.len() {
+        let detail = format!("must be 1 to {LINES_MAX}, each product once");
+        return Err(Refusal::Invalid { pointer: "/lines".into(), detail: detail.into() });
+    }
     for line in lines {
         match line.quote {
             Some(Quote::NotFound) => {

@@ -18,6 +18,9 @@ use std::str::FromStr;
 /// Most bytes of a body.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
+/// Most mistakes of one body that are told: enough for a person, and the answer stays small.
+const MISTAKES_MAX: usize = 100;
+
 /// A value as it was written, JSON or MessagePack. Members keep their order and their repetitions.
 #[derive(Clone, Debug, PartialEq)]
 enum Node {
@@ -188,6 +191,7 @@ impl Fields {
             let item = read(&mut fields);
             fields.close();
             self.mistakes.append(&mut fields.mistakes);
+            self.mistakes.truncate(MISTAKES_MAX);
             list = list.zip(item).map(|(mut list, item)| {
                 list.push(item);
                 list
@@ -214,6 +218,9 @@ impl Fields {
 
     /// Notes a mistake at a member.
     pub fn note(&mut self, name: &str, detail: String) {
+        if self.mistakes.len() == MISTAKES_MAX {
+            return;
+        }
         let pointer = if name.is_empty() { self.pointer.clone() } else { format!("{}/{}", self.pointer, escape(name)) };
         self.mistakes.push(Mistake { pointer, detail });
     }

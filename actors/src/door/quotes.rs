@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::command::QUOTES_MAX;
 
-/// Orders that wait for one answer of the products. Below [`QUOTES_MAX`] by the lines of an order.
+/// Orders that wait for the products to answer.
 const WAITING_MAX: usize = 4_096;
 /// How long the products may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);

@@ -44,9 +44,8 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     if let Some(seq) = moment.seq.filter(|seq| *seq > last) {
         return Ok(no(&format!("the log of {kind} ends at sequence {last}: {seq} is yet to come")));
     }
-    let partitions = tape.partitions();
-    let partition = partitions.get(&kind).map(|partitions| partition_of(&id, *partitions));
-    let mut replay = Replay::new(partitions);
+    let partition = tape.logs().get(&kind).map(|log| partition_of(&id, log.partitions));
+    let mut replay = Replay::new(tape.logs());
     while let Some((kind, record)) = tape.next().await? {
         if moment.is_before(&record) {
             break;

@@ -104,7 +104,7 @@ struct Report {
 
 impl Audit {
     fn new(tape: Tape) -> Self {
-        let replay = Replay::new(tape.partitions());
+        let replay = Replay::new(tape.logs());
         let messages = Messages::new(&tape);
         Self { tape, replay, messages, differences: Differences::default(), progress: Progress::new() }
     }
@@ -116,9 +116,8 @@ impl Audit {
             tally.entities = self.replay.entities(*kind).count();
         }
         let cut: BTreeMap<Kind, u64> = self.tape.ends().collect();
-        let partitions = self.tape.partitions();
         let under_way = self.messages.orders();
-        let books = Books::make_up(&self.replay, &partitions, &under_way, &mut self.differences);
+        let books = Books::make_up(&self.replay, &under_way, &mut self.differences);
 
         let mut hosts = Hosts::ask(connection, &self.replay, &mut self.progress).await;
         for tail in 0..=TAILS_MAX {

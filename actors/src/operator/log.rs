@@ -35,7 +35,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     if follow {
         tape.follow();
     }
-    let mut acceptor = Acceptor::default();
+    let mut acceptor = Acceptor::new(tape.logs());
     if !common.json {
         let [sequence, time, partition, source] = ["sequence", "time", "partition", "source"];
         writeln!(out, "{sequence:>8}  {time:<24}  {partition:>9}  {source:<11}  {:>6}  entity  message", "number")?;

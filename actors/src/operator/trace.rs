@@ -23,8 +23,7 @@ use shop_nats::frame::Origin;
 
 use super::{Answered, Common, OperatorError, Out, Progress, no, words};
 use crate::{
-    link::Target,
-    replay::{Content, Entity, Fate, Handled, Replay, Step},
+    replay::{Content, Entity, Fate, Handled, Place, Replay, Step},
     tape::Tape,
 };
 
@@ -51,8 +50,8 @@ pub(super) struct Moment {
     /// The code of an error answer that a caller got.
     answered: Option<Code>,
     /// The link and the number that it came with; none from a door.
-    came: Option<(Target, Target, u64)>,
-    sent: Vec<(Target, Target, u64)>,
+    came: Option<(Place, Place, u64)>,
+    sent: Vec<(Place, Place, u64)>,
 }
 
 /// What a message has done.
@@ -85,7 +84,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
 
 /// The messages of an order's life, causes first, and how many came again.
 async fn life(mut tape: Tape, order: &OrderId) -> Result<(Vec<Moment>, u64), OperatorError> {
-    let mut replay = Replay::new(tape.partitions());
+    let mut replay = Replay::new(tape.logs());
     let (mut moments, mut duplicates) = (Vec::new(), 0);
     let mut progress = Progress::new();
     while let Some((kind, record)) = tape.next().await? {
@@ -152,7 +151,7 @@ impl Moment {
             outcome: outcome.text.clone().filter(|_| in_reply.is_none()),
             answered: handled.replies.iter().find_map(|reply| reply.answer.code()),
             came,
-            sent: handled.sent.iter().map(|sent| (here, sent.target, sent.number)).collect(),
+            sent: handled.sent.iter().map(|sent| (here, sent.to, sent.number)).collect(),
         }
     }
 

@@ -60,7 +60,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Options { order, common } = options;
     let connection = common.connect("why").await?;
     let mut tape = Common::tape(&connection, &Kind::ALL).await?;
-    let mut replay = Replay::new(tape.partitions());
+    let mut replay = Replay::new(tape.logs());
     let mut findings = Findings::default();
     let mut progress = Progress::new();
     while let Some((kind, record)) = tape.next().await? {

@@ -16,13 +16,9 @@ use shop_domain::{
     product::{Product, Take},
     wallet::{self, Charge, Entry, EntryKind, Wallet},
 };
-use shop_nats::subject::partition_of;
 
 use super::Differences;
-use crate::{
-    outbox::Partitions,
-    replay::{Entity, Replay},
-};
+use crate::replay::{Entity, Replay};
 
 /// A wallet's rows, by order; see the header of the domain's `wallet.rs`.
 const CHARGE_ROWS: &str = "charge/";
@@ -65,20 +61,7 @@ struct Auditor<'a> {
 
 impl Books {
     /// Makes up the books, and names what does not add up.
-    pub(super) fn make_up(
-        replay: &Replay,
-        partitions: &Partitions,
-        under_way: &BTreeSet<Id>,
-        differences: &mut Differences,
-    ) -> Self {
-        for kind in Kind::ALL {
-            let count = partitions.get(&kind).copied().unwrap_or(1);
-            for (partition, id, _) in replay.entities(kind).filter(|(at, id, _)| partition_of(id, count) != *at) {
-                let home = partition_of(id, count);
-                differences
-                    .name(|| format!("{kind} {id} has got messages in partition {partition}; its own is {home}"));
-            }
-        }
+    pub(super) fn make_up(replay: &Replay, under_way: &BTreeSet<Id>, differences: &mut Differences) -> Self {
         let pages = replay.entities(Kind::Mypage).flat_map(|(_, _, page)| page.rows::<Item>(mypage::ORDER_ROWS));
         let views = pages.filter_map(|(_, item)| item.order);
         let shown = views.map(|view| (view.id.clone().into(), view)).collect();

@@ -14,16 +14,15 @@ use shop_nats::frame::Origin;
 
 use super::Differences;
 use crate::{
-    link::Target,
     operator::words,
-    replay::{Content, Fate, Handled, Step},
+    replay::{Content, Fate, Handled, Place, Step},
     tape::Tape,
 };
 
 /// The messages on all links.
 pub(super) struct Messages {
     epochs: BTreeMap<Kind, u64>,
-    links: BTreeMap<(Target, Target), Link>,
+    links: BTreeMap<(Place, Place), Link>,
     /// How many arrived as they were sent.
     pub(super) matched: u64,
 }
@@ -46,8 +45,8 @@ struct Waiting {
 /// A message on a link, by name.
 pub(super) struct Named<'m> {
     /// From which partition.
-    pub(super) from: Target,
-    to: Target,
+    pub(super) from: Place,
+    to: Place,
     waiting: &'m Waiting,
 }
 
@@ -59,13 +58,13 @@ impl fmt::Display for Named<'_> {
     }
 }
 
-fn name((kind, partition): Target) -> String {
+fn name((kind, partition): Place) -> String {
     format!("{kind}/{partition}")
 }
 
 impl Messages {
     pub(super) fn new(tape: &Tape) -> Self {
-        let epochs = tape.identities().map(|(kind, identity)| (kind, identity.epoch)).collect();
+        let epochs = tape.logs().into_iter().map(|(kind, log)| (kind, log.epoch)).collect();
         Self { epochs, links: BTreeMap::new(), matched: 0 }
     }
 
@@ -98,9 +97,9 @@ impl Messages {
             }
             for message in sent {
                 let (number, envelope) = (message.number, message.envelope.clone());
-                let link = self.links.entry((here, message.target)).or_default();
+                let link = self.links.entry((here, message.to)).or_default();
                 link.sent.push_back(Waiting { number, envelope, sequence: *sequence });
-                self.matched += link.meet((here, message.target), differences);
+                self.matched += link.meet((here, message.to), differences);
             }
         }
     }
@@ -135,7 +134,7 @@ impl Messages {
 
 impl Link {
     /// Compares what has come together; returns how many were the same.
-    fn meet(&mut self, (from, to): (Target, Target), differences: &mut Differences) -> u64 {
+    fn meet(&mut self, (from, to): (Place, Place), differences: &mut Differences) -> u64 {
         let mut same = 0;
         while let (Some(_), Some(_)) = (self.sent.front(), self.arrived.front()) {
             let (Some(sent), Some(arrived)) = (self.sent.pop_front(), self.arrived.pop_front()) else { break };

@@ -1,6 +1,6 @@
 //! The command line of `shop-actors`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use shop_domain::kind::Kind;
@@ -9,12 +9,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::{
-    config::Config,
-    host::{self, HostError},
-};
+use crate::{config::Config, host, operator::Tool};
 
-/// The host of a shop: runs wallets, products, orders, deliveries and my pages over NATS.
+/// The host of a shop: runs wallets, products, orders, deliveries and my pages over NATS, and
+/// looks into what happened there.
 #[derive(Debug, Parser)]
 #[command(name = "shop-actors", version)]
 pub struct Cli {
@@ -26,6 +24,8 @@ pub struct Cli {
 enum Command {
     /// Serve some or all kinds until SIGINT or SIGTERM.
     Serve(Serve),
+    #[command(flatten)]
+    Look(Tool),
 }
 
 #[derive(Debug, Args)]
@@ -49,18 +49,41 @@ struct Serve {
 
 impl Cli {
     /// Does what the command line says, until `stop`.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), HostError> {
-        let Command::Serve(Serve { mut kinds, nats_url, data_dir, partitions, replicas }) = self.command;
-        kinds.sort_unstable();
-        kinds.dedup();
-        let topology = Topology { partitions, replicas };
-        host::run(Config { kinds, nats_url, data_dir, topology }, stop).await
+    pub async fn run(self, stop: CancellationToken) -> ExitCode {
+        match self.command {
+            Command::Serve(serve) => serve.run(stop).await,
+            Command::Look(tool) => tokio::select! {
+                code = tool.run() => code,
+                () = stop.cancelled() => ExitCode::SUCCESS,
+            },
+        }
+    }
+
+    /// What is logged: `RUST_LOG`, or else of a host everything from `info` on, and of a tool
+    /// what went wrong.
+    pub fn log_filter(&self) -> EnvFilter {
+        let level = match self.command {
+            Command::Serve(_) => "info",
+            Command::Look(_) => "warn",
+        };
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level))
     }
 }
 
-/// What is logged: `RUST_LOG`, or everything from `info` on.
-pub fn log_filter() -> EnvFilter {
-    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"))
+impl Serve {
+    async fn run(self, stop: CancellationToken) -> ExitCode {
+        let Self { mut kinds, nats_url, data_dir, partitions, replicas } = self;
+        kinds.sort_unstable();
+        kinds.dedup();
+        let topology = Topology { partitions, replicas };
+        match host::run(Config { kinds, nats_url, data_dir, topology }, stop).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!("{error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
 }
 
 /// Given when the process is asked to stop, by SIGINT or SIGTERM.

@@ -4,6 +4,8 @@
 //! [`kind_host`] hands records to their [`partition`], whose [`entities`] handle the messages;
 //! what they send leaves through the [`outbox`], and once the logs have that, the round is
 //! [settled](settle): callers are answered, and a checkpoint may be kept in the [`store`].
+//!
+//! Beside it stand the [`operator`]'s tools, which [`replay`] the logs without a host.
 
 pub mod cli;
 pub mod config;
@@ -15,9 +17,12 @@ pub mod host;
 pub mod kind_host;
 pub mod link;
 pub mod memory;
+pub mod operator;
 pub mod outbox;
 pub mod partition;
 pub mod query;
+pub mod replay;
 pub mod reply;
 pub mod settle;
 pub mod store;
+pub mod tape;

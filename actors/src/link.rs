@@ -43,7 +43,7 @@ impl Links {
     /// accepted before falls away; a frame beyond a hole is ignored as a whole, because its sender
     /// will send again from the hole on.
     pub fn accept(&mut self, source: Source, first: u64, count: usize, at: u64) -> Range<usize> {
-        let accepted = self.accepted.get(&source).map_or(0, |accepted| accepted.number);
+        let accepted = self.accepted(source);
         let next = first.saturating_add(count as u64);
         if next <= accepted + 1 || first > accepted + 1 || count == 0 {
             return 0..0;
@@ -54,6 +54,11 @@ impl Links {
             self.forget_doors();
         }
         (accepted + 1 - first) as usize..count
+    }
+
+    /// The number of the last message accepted from a source; 0 when there is none.
+    pub fn accepted(&self, source: Source) -> u64 {
+        self.accepted.get(&source).map_or(0, |accepted| accepted.number)
     }
 
     /// Numbers the next `count` messages to a target; returns the first number.

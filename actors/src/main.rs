@@ -14,13 +14,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    let cli = Cli::parse();
     let colours = stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(cli::log_filter()).with_writer(stderr).with_ansi(colours).init();
-    match Cli::parse().run(cli::stop_signal()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+    tracing_subscriber::fmt().with_env_filter(cli.log_filter()).with_writer(stderr).with_ansi(colours).init();
+    cli.run(cli::stop_signal()).await
 }

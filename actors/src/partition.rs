@@ -32,6 +32,8 @@ const ROUND_RECORDS_MAX: usize = 64;
 /// How often a checkpoint is written while something changes. It bounds what is replayed after a
 /// crash; each touched entity is written once however often it changed meanwhile.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
+/// Why a frame is a dead letter that can be read, but was put into the wrong part of the log.
+pub(crate) const OTHER_PARTITION: &str = "a message to an entity of another partition";
 /// Pause before a dead letter is kept once more when that failed.
 const BURY_RETRY: Duration = Duration::from_millis(500);
 
@@ -243,7 +245,7 @@ impl Partition {
             let Record { sequence, time: now, .. } = record;
             match Frame::decode(self.kind, &record.payload) {
                 Ok(frame) if !self.is_for_us(&frame) => {
-                    self.bury(record, "a message to an entity of another partition".into()).await;
+                    self.bury(record, OTHER_PARTITION.into()).await;
                 }
                 Ok(Frame { source, first, messages }) => {
                     let accepted = self.meta.links.accept(source, first, messages.len(), sequence);

@@ -4,6 +4,7 @@
 //! what a message means.
 
 pub mod connection;
+pub mod dead;
 pub mod discovery;
 pub mod door;
 pub mod frame;

@@ -6,6 +6,7 @@ mod errors;
 mod idempotency;
 mod input;
 mod nats_face;
+mod operator;
 mod orders;
 mod processes;
 mod readme;

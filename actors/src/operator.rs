@@ -1,0 +1,167 @@
+//! Tools for whoever runs a shop: what its logs hold, and whether all of it adds up.
+//!
+//! They read the logs and ask the doors, like anybody; they write nothing, need no host's data
+//! folder, and may run beside a live shop. They exit with 0, with 1 when the answer is a no
+//! (differences, nothing of that name), and with 2 when they could not find out.
+
+pub mod at;
+pub mod audit;
+pub mod dead;
+pub mod log;
+pub mod trace;
+pub mod why;
+mod words;
+
+use std::{
+    io::{self, IsTerminal, Stdout, Write},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::{Args, Subcommand};
+use shop_domain::kind::Kind;
+use shop_nats::{
+    connection::{ConnectError, Connection},
+    dead::DeadError,
+    jetstream::JetStreamLog,
+    log::{LogError, Record},
+};
+
+use crate::tape::{Tape, TapeError};
+
+/// How often progress is shown.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What one may want to know.
+#[derive(Debug, Subcommand)]
+pub enum Tool {
+    /// Print the messages of a kind's log, one a line.
+    Log(log::Options),
+    /// Replay all logs and name whatever does not add up.
+    Audit(audit::Options),
+    /// Follow one order through all logs.
+    Trace(trace::Options),
+    /// Say in a paragraph why an order is as it is.
+    Why(why::Options),
+    /// Show an entity as callers would have seen it at some moment.
+    At(at::Options),
+    /// Look at the dead letters: what was in a log and could not be read.
+    Dead(dead::Options),
+}
+
+/// Where the shop is, and how to answer.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Where NATS is; several servers separated by commas.
+    #[arg(long, env = "SHOP_NATS_URL", default_value = "nats://127.0.0.1:4222")]
+    nats_url: String,
+    /// Answer in JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// There is no connection to NATS.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A log cannot be read.
+    #[error("{0} (are these the logs of a shop that has been started?)")]
+    Log(#[from] LogError),
+    /// A log cannot be read to its end.
+    #[error(transparent)]
+    Tape(#[from] TapeError),
+    /// The dead letters cannot be read.
+    #[error(transparent)]
+    Dead(#[from] DeadError),
+    /// Nobody takes the answer.
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Exits with 1: the answer is a no.
+const NO: u8 = 1;
+/// Exits with 2: there is no answer.
+const UNKNOWN: u8 = 2;
+
+impl Tool {
+    /// Answers on standard output.
+    pub async fn run(self) -> ExitCode {
+        let mut out = io::BufWriter::new(io::stdout());
+        let answered = match self {
+            Self::Log(options) => log::run(options, &mut out).await,
+            Self::Audit(options) => audit::run(options, &mut out).await,
+            Self::Trace(options) => trace::run(options, &mut out).await,
+            Self::Why(options) => why::run(options, &mut out).await,
+            Self::At(options) => at::run(options, &mut out).await,
+            Self::Dead(options) => dead::run(options, &mut out).await,
+        };
+        match answered.and_then(|code| Ok(out.flush().map(|()| code)?)) {
+            Ok(code) => code,
+            // Whoever read it has read enough: `shop-actors log wallet | head`.
+            Err(OperatorError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Err(error) => {
+                tracing::error!("{error}");
+                ExitCode::from(UNKNOWN)
+            }
+        }
+    }
+}
+
+type Out = io::BufWriter<Stdout>;
+type Answered = Result<ExitCode, OperatorError>;
+
+impl Common {
+    async fn connect(&self, tool: &str) -> Result<Connection, OperatorError> {
+        Ok(Connection::connect(&self.nats_url, &format!("shop-actors {tool}")).await?)
+    }
+
+    /// The logs of these kinds.
+    async fn tape(connection: &Connection, kinds: &[Kind]) -> Result<Tape, OperatorError> {
+        let log = Arc::new(JetStreamLog::new(connection, connection));
+        Tape::open(log, kinds).await.map_err(|error| match error {
+            TapeError::Log(error) => OperatorError::Log(error),
+            TapeError::Silent { .. } | TapeError::Gap { .. } => OperatorError::Tape(error),
+        })
+    }
+}
+
+/// Says that there is nothing of that name.
+fn no(what: &str) -> ExitCode {
+    tracing::error!("{what}");
+    ExitCode::from(NO)
+}
+
+/// A line on standard error that says how far a long work is, if somebody is watching.
+#[derive(Debug)]
+struct Progress {
+    shown: Option<Instant>,
+    done: u64,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { shown: io::stderr().is_terminal().then(Instant::now), done: 0 }
+    }
+
+    fn record(&mut self, kind: Kind, record: &Record) {
+        self.done += 1;
+        let (done, time) = (self.done, record.time);
+        self.show(|| format!("{done} records read, {kind} {} of {time}", record.sequence));
+    }
+
+    fn show(&mut self, text: impl FnOnce() -> String) {
+        if self.shown.is_some_and(|shown| shown.elapsed() >= PROGRESS_INTERVAL) {
+            self.shown = Some(Instant::now());
+            eprint!("\r\x1b[K{}", text());
+        }
+    }
+
+    fn end(self) {
+        if self.shown.is_some() {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `shop-actors at`: an entity as callers would have seen it at some moment.
+//!
+//! Its log is replayed up to there; of the log, only what is for its partition counts.
+
+use std::{io::Write, process::ExitCode};
+
+use clap::Args;
+use shop_domain::{id::Id, kind::Kind, timestamp::Timestamp};
+use shop_nats::{log::Record, subject::partition_of};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{Answered, Common, Out, no, words};
+use crate::replay::Replay;
+
+/// Which entity, and when.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// wallet, product, order, delivery or mypage.
+    kind: Kind,
+    /// The entity's id.
+    id: Id,
+    #[command(flatten)]
+    moment: Moment,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Moment {
+    /// After the message at this sequence of the kind's log.
+    #[arg(long)]
+    seq: Option<u64>,
+    /// At this time, in RFC 3339: 2026-11-22T15:15:12.184Z.
+    #[arg(long, value_parser = timestamp)]
+    time: Option<Timestamp>,
+}
+
+pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
+    let Options { kind, id, moment, common } = options;
+    let connection = common.connect("at").await?;
+    let mut tape = Common::tape(&connection, &[kind]).await?;
+    let last = tape.ends().map(|(_, end)| end).next().unwrap_or(0);
+    if let Some(seq) = moment.seq.filter(|seq| *seq > last) {
+        return Ok(no(&format!("the log of {kind} ends at sequence {last}: {seq} is yet to come")));
+    }
+    let partition = tape.logs().get(&kind).map(|log| partition_of(&id, log.partitions));
+    let mut replay = Replay::new(tape.logs());
+    while let Some((kind, record)) = tape.next().await? {
+        if moment.is_before(&record) {
+            break;
+        }
+        if Some(record.partition) == partition {
+            replay.apply(kind, &record);
+        }
+    }
+    let Some(view) = words::view(kind, &id, replay.entity(kind, &id), usize::MAX) else {
+        return Ok(no(&format!("there was no {kind} {id} then")));
+    };
+    if common.json {
+        writeln!(out, "{view}")?
+    } else {
+        writeln!(out, "{view:#}")?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Moment {
+    fn is_before(&self, record: &Record) -> bool {
+        self.seq.is_some_and(|seq| record.sequence > seq) || self.time.is_some_and(|time| record.time > time)
+    }
+}
+
+fn timestamp(text: &str) -> Result<Timestamp, String> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|error| error.to_string())?;
+    let ms = u64::try_from(time.unix_timestamp_nanos() / 1_000_000);
+    ms.map(Timestamp::from_unix_ms).map_err(|_| "must not be before 1970".to_owned())
+}

@@ -1,0 +1,162 @@
+//! Every message that an entity sends to another, from its cause to its arrival.
+//!
+//! The replay tells both: what was sent, with its number on the link, and what a link let in.
+//! Both are counted from 1 without a gap, so the two ends of a link are compared one by one, and
+//! kept only until they have met.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+};
+
+use shop_domain::{id::Id, kind::Kind, message::Envelope};
+use shop_nats::frame::Origin;
+
+use super::Differences;
+use crate::{
+    operator::words,
+    replay::{Content, Fate, Handled, Place, Step},
+    tape::Tape,
+};
+
+/// The messages on all links.
+pub(super) struct Messages {
+    epochs: BTreeMap<Kind, u64>,
+    links: BTreeMap<(Place, Place), Link>,
+    /// How many arrived as they were sent.
+    pub(super) matched: u64,
+}
+
+#[derive(Default)]
+struct Link {
+    /// Sent and not arrived.
+    sent: VecDeque<Waiting>,
+    /// Arrived and not sent.
+    arrived: VecDeque<Waiting>,
+}
+
+struct Waiting {
+    number: u64,
+    envelope: Envelope,
+    /// The sequence that caused it, or at which it arrived.
+    sequence: u64,
+}
+
+/// A message on a link, by name.
+pub(super) struct Named<'m> {
+    /// From which partition.
+    pub(super) from: Place,
+    to: Place,
+    waiting: &'m Waiting,
+}
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to, waiting: Waiting { number, envelope, .. } } = self;
+        let what = words::line_of(&envelope.message);
+        write!(f, "message {number} from {} to {}, to {} \"{what}\",", name(*from), name(*to), envelope.to)
+    }
+}
+
+fn name((kind, partition): Place) -> String {
+    format!("{kind}/{partition}")
+}
+
+impl Messages {
+    pub(super) fn new(tape: &Tape) -> Self {
+        let epochs = tape.logs().into_iter().map(|(kind, log)| (kind, log.epoch)).collect();
+        Self { epochs, links: BTreeMap::new(), matched: 0 }
+    }
+
+    /// Enters what a record brought and caused.
+    pub(super) fn enter(&mut self, step: &Step<Handled>, differences: &mut Differences) {
+        let Step { kind, sequence, partition, content, .. } = step;
+        let here = (*kind, *partition);
+        let Content::Frame { source, messages } = content else { return };
+        for Handled { arrival, sent, .. } in messages.iter().filter(|handled| is_accepted(handled)) {
+            let number = arrival.number;
+            let envelope = || arrival.envelope.clone();
+            match source.origin {
+                Origin::Door => {}
+                Origin::Partition(kind, _) if self.epochs.get(&kind) != Some(&source.epoch) => {
+                    let what = words::line_of(&arrival.envelope.message);
+                    differences.name(|| {
+                        format!(
+                            "{} at sequence {sequence}: message {number} to {} \"{what}\" is from {source}, \
+                             but that log has another epoch: nobody has sent it",
+                            name(here),
+                            arrival.envelope.to
+                        )
+                    });
+                }
+                Origin::Partition(kind, partition) => {
+                    let link = self.links.entry(((kind, partition), here)).or_default();
+                    link.arrived.push_back(Waiting { number, envelope: envelope(), sequence: *sequence });
+                    self.matched += link.meet(((kind, partition), here), differences);
+                }
+            }
+            for message in sent {
+                let (number, envelope) = (message.number, message.envelope.clone());
+                let link = self.links.entry((here, message.to)).or_default();
+                link.sent.push_back(Waiting { number, envelope, sequence: *sequence });
+                self.matched += link.meet((here, message.to), differences);
+            }
+        }
+    }
+
+    /// The orders to which the messages on their way belong.
+    pub(super) fn orders(&self) -> BTreeSet<Id> {
+        let waiting = self.links.values().flat_map(|link| link.sent.iter().chain(&link.arrived));
+        waiting.filter_map(|waiting| words::order_of(&waiting.envelope)?.parse().ok()).collect()
+    }
+
+    /// What was caused up to the cut, and has not arrived.
+    pub(super) fn missing<'m>(&'m self, cut: &'m BTreeMap<Kind, u64>) -> impl Iterator<Item = Named<'m>> {
+        self.links.iter().flat_map(move |((from, to), link)| {
+            let is_due = |waiting: &&Waiting| waiting.sequence <= cut.get(&from.0).copied().unwrap_or(0);
+            link.sent.iter().filter(is_due).map(|waiting| Named { from: *from, to: *to, waiting })
+        })
+    }
+
+    /// Names what had arrived at the cut, and was not caused even then when more had been read.
+    pub(super) fn name_unexpected(&self, cut: &BTreeMap<Kind, u64>, differences: &mut Differences) {
+        for ((from, to), link) in &self.links {
+            let end = cut.get(&to.0).copied().unwrap_or(0);
+            for waiting in link.arrived.iter().filter(|waiting| waiting.sequence <= end) {
+                let message = Named { from: *from, to: *to, waiting };
+                differences.name(|| {
+                    format!("{message} is in the log at sequence {}, but nobody has sent it", waiting.sequence)
+                });
+            }
+        }
+    }
+}
+
+impl Link {
+    /// Compares what has come together; returns how many were the same.
+    fn meet(&mut self, (from, to): (Place, Place), differences: &mut Differences) -> u64 {
+        let mut same = 0;
+        while let (Some(_), Some(_)) = (self.sent.front(), self.arrived.front()) {
+            let (Some(sent), Some(arrived)) = (self.sent.pop_front(), self.arrived.pop_front()) else { break };
+            if sent.number == arrived.number && sent.envelope == arrived.envelope {
+                same += 1;
+                continue;
+            }
+            differences.name(|| {
+                let message = Named { from, to, waiting: &sent };
+                let (number, Envelope { to, message: other, .. }) = (arrived.number, &arrived.envelope);
+                let what = words::line_of(other);
+                let (cause, sequence) = (sent.sequence, arrived.sequence);
+                format!(
+                    "{message} caused at sequence {cause}, is not what the log has at sequence {sequence}: \
+                     message {number}, to {to} \"{what}\""
+                )
+            });
+        }
+        same
+    }
+}
+
+fn is_accepted(handled: &Handled) -> bool {
+    handled.arrival.fate == Fate::Accepted
+}

@@ -1,0 +1,108 @@
+//! `shop-actors log`: the messages of one kind's log.
+//!
+//! Whether a message counts depends on all those before it on its link, so the log is read from
+//! its beginning, whatever is printed of it.
+
+use std::{io::Write, process::ExitCode};
+
+use clap::Args;
+use serde_json::json;
+use shop_domain::kind::Kind;
+use shop_nats::frame::{Origin, Source};
+
+use super::{Answered, Common, Out, words};
+use crate::replay::{Acceptor, Arrival, Content, Fate, Step};
+
+/// What to print.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// wallet, product, order, delivery or mypage.
+    kind: Kind,
+    /// The sequence to begin at.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Go on with what comes, until Ctrl-C.
+    #[arg(long)]
+    follow: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
+    let Options { kind, from, follow, common } = options;
+    let connection = common.connect("log").await?;
+    let mut tape = Common::tape(&connection, &[kind]).await?;
+    if follow {
+        tape.follow();
+    }
+    let mut acceptor = Acceptor::new(tape.logs());
+    if !common.json {
+        let [sequence, time, partition, source] = ["sequence", "time", "partition", "source"];
+        writeln!(out, "{sequence:>8}  {time:<24}  {partition:>9}  {source:<11}  {:>6}  entity  message", "number")?;
+        out.flush()?;
+    }
+    while let Some((kind, record)) = tape.next().await? {
+        let step = acceptor.read(kind, &record);
+        if step.sequence >= from {
+            if common.json { for_programs(&step, out)? } else { for_people(&step, out)? }
+        }
+        if follow {
+            out.flush()?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn for_people(step: &Step<Arrival>, out: &mut Out) -> std::io::Result<()> {
+    let Step { sequence, partition, time, content, .. } = step;
+    let place = format!("{sequence:>8}  {time}  {partition:>9}");
+    match content {
+        Content::Dead { reason, bytes } => writeln!(out, "{place}  [dead: {bytes} bytes, {reason}]"),
+        Content::Frame { source, messages } if messages.is_empty() => {
+            writeln!(out, "{place}  {:<11}  [no messages]", words::source(*source))
+        }
+        Content::Frame { source, messages } => messages.iter().try_for_each(|Arrival { number, fate, envelope }| {
+            let mark = match fate {
+                Fate::Accepted => "",
+                Fate::Duplicate => "  [duplicate: skipped]",
+                Fate::BeyondHole => "  [beyond a hole: ignored]",
+            };
+            let (source, message) = (words::source(*source), words::line_of(&envelope.message));
+            writeln!(out, "{place}  {source:<11}  {number:>6}  {}  {message}{mark}", envelope.to)
+        }),
+    }
+}
+
+fn for_programs(step: &Step<Arrival>, out: &mut Out) -> std::io::Result<()> {
+    let Step { kind, sequence, partition, time, content } = step;
+    let place = json!({ "log": kind, "sequence": sequence, "time": time, "partition": partition });
+    let mut line = |more: serde_json::Value| {
+        let mut line = place.clone();
+        if let (Some(line), Some(more)) = (line.as_object_mut(), more.as_object()) {
+            line.extend(more.clone());
+        }
+        writeln!(out, "{line}")
+    };
+    match content {
+        Content::Dead { reason, bytes } => line(json!({ "dead": { "reason": reason, "bytes": bytes } })),
+        Content::Frame { source, messages } => messages.iter().try_for_each(|Arrival { number, fate, envelope }| {
+            line(json!({
+                "source": source_for_programs(*source),
+                "number": number,
+                "fate": words::fate(*fate),
+                "entity": envelope.to,
+                "key": envelope.request.as_ref().and_then(|request| request.key.as_ref()),
+                "message": words::json_of(&envelope.message),
+            }))
+        }),
+    }
+}
+
+/// The epoch is hexadecimal: as a number it would be beyond what every JSON reader can hold.
+fn source_for_programs(Source { origin, epoch }: Source) -> serde_json::Value {
+    let epoch = format!("{epoch:016x}");
+    match origin {
+        Origin::Door => json!({ "door": true, "epoch": epoch }),
+        Origin::Partition(kind, partition) => json!({ "kind": kind, "partition": partition, "epoch": epoch }),
+    }
+}

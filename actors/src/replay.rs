@@ -1,0 +1,390 @@
+//! The replay: entities as the logs make them, in memory, without a host.
+//!
+//! It accepts messages by the same [`Links`], handles them with the same domain code, and numbers
+//! what they send in the same way as a partition does; so what a healthy host knows and has sent
+//! is what comes out here. A host handles messages in rounds, the replay one by one: which is the
+//! same, because a message is handled with what all those before it have made.
+//!
+//! Owns accepting and applying. Must not send, answer or store anything.
+
+use std::collections::BTreeMap;
+
+use shop_domain::{
+    entity::{self, Effect, Reply, State},
+    id::Id,
+    kind::Kind,
+    message::Envelope,
+    rows::{RowKey, Rows, decode_row},
+    timestamp::Timestamp,
+};
+use shop_nats::{
+    frame::{Frame, Source},
+    log::Record,
+    subject::partition_of,
+};
+
+use crate::{
+    link::{Links, Target},
+    outbox::Logs,
+    partition::OTHER_PARTITION,
+};
+
+/// The entities of some kinds, and the links between their partitions.
+#[derive(Debug)]
+pub struct Replay {
+    logs: Logs,
+    links: Acceptor,
+    /// As on a host, an entity belongs to the partition that its messages came to.
+    entities: BTreeMap<Place, BTreeMap<Id, Entity>>,
+}
+
+/// One entity.
+#[derive(Debug)]
+pub struct Entity {
+    /// Its state.
+    pub state: State,
+    rows: BTreeMap<RowKey, Vec<u8>>,
+}
+
+/// What a record was.
+#[derive(Debug)]
+pub struct Step<M> {
+    /// Whose log it is in.
+    pub kind: Kind,
+    /// Where.
+    pub sequence: u64,
+    /// For which partition.
+    pub partition: u16,
+    /// When the log took it.
+    pub time: Timestamp,
+    /// What it holds.
+    pub content: Content<M>,
+}
+
+/// What a record holds.
+#[derive(Debug)]
+pub enum Content<M> {
+    /// Messages.
+    Frame {
+        /// Who sent them.
+        source: Source,
+        /// Them, in their order.
+        messages: Vec<M>,
+    },
+    /// Bytes that are no frame.
+    Dead {
+        /// Why not.
+        reason: String,
+        /// How many.
+        bytes: usize,
+    },
+}
+
+/// A message that came, and what became of it.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Its number on the link from its source.
+    pub number: u64,
+    /// Whether the link lets it in.
+    pub fate: Fate,
+    /// To whom, and what.
+    pub envelope: Envelope,
+}
+
+/// Whether a link lets a message in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It follows on.
+    Accepted,
+    /// It came before.
+    Duplicate,
+    /// One before it is missing; it will come again.
+    BeyondHole,
+}
+
+/// A message that came and was handled, if it was accepted.
+#[derive(Debug)]
+pub struct Handled {
+    /// The message.
+    pub arrival: Arrival,
+    /// What the entity sent.
+    pub sent: Vec<Sent>,
+    /// Whom it answered.
+    pub replies: Vec<Reply>,
+}
+
+/// A message that an entity sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sent {
+    /// To which partition.
+    pub to: Place,
+    /// Its number on the link to there.
+    pub number: u64,
+    /// To whom, and what.
+    pub envelope: Envelope,
+}
+
+/// The receiving ends of all links: tells what a partition lets in, without handling it.
+#[derive(Debug)]
+pub struct Acceptor {
+    logs: Logs,
+    links: BTreeMap<Place, Links>,
+}
+
+/// A partition of a kind.
+pub type Place = (Kind, u16);
+
+impl Replay {
+    /// Nothing has happened yet.
+    pub fn new(logs: Logs) -> Self {
+        Self { links: Acceptor::new(logs.clone()), logs, entities: BTreeMap::new() }
+    }
+
+    /// Applies the next record of a kind's log.
+    pub fn apply(&mut self, kind: Kind, record: &Record) -> Step<Handled> {
+        self.apply_and_look(kind, record, |handled, _| handled)
+    }
+
+    /// The same, with a look at the entity right after each message that it handled: a record may
+    /// hold several for one entity.
+    pub fn apply_and_look<T>(
+        &mut self,
+        kind: Kind,
+        record: &Record,
+        mut look: impl FnMut(Handled, Option<&Entity>) -> T,
+    ) -> Step<T> {
+        let Step { sequence, partition, time, content, .. } = self.links.read(kind, record);
+        let content = match content {
+            Content::Dead { reason, bytes } => Content::Dead { reason, bytes },
+            Content::Frame { source, messages } => {
+                let mut handle = |arrival| {
+                    let handled = self.handle((kind, partition), time, arrival);
+                    let entities = self.entities.get(&(kind, partition));
+                    let entity = entities.and_then(|entities| entities.get(&handled.arrival.envelope.to));
+                    look(handled, entity)
+                };
+                Content::Frame { source, messages: messages.into_iter().map(&mut handle).collect() }
+            }
+        };
+        Step { kind, sequence, partition, time, content }
+    }
+
+    /// An entity that a message has come to.
+    pub fn entity(&self, kind: Kind, id: &Id) -> Option<&Entity> {
+        let partition = partition_of(id, self.logs.get(&kind)?.partitions);
+        self.entities.get(&(kind, partition))?.get(id)
+    }
+
+    /// All entities of a kind that a message has come to, by partition and id.
+    pub fn entities(&self, kind: Kind) -> impl Iterator<Item = (u16, &Id, &Entity)> {
+        let partitions = self.entities.iter().filter(move |((of, _), _)| *of == kind);
+        partitions.flat_map(|((_, partition), entities)| entities.iter().map(|(id, entity)| (*partition, id, entity)))
+    }
+
+    fn handle(&mut self, at: Place, now: Timestamp, arrival: Arrival) -> Handled {
+        let mut handled = Handled { arrival, sent: vec![], replies: vec![] };
+        match handled.arrival.fate {
+            Fate::Accepted => {}
+            Fate::Duplicate | Fate::BeyondHole => return handled,
+        }
+        let envelope = handled.arrival.envelope.clone();
+        let entities = self.entities.entry(at).or_default();
+        let entity = entities.entry(envelope.to.clone()).or_insert_with(|| Entity::absent(at.0));
+        for effect in entity.handle(envelope, now) {
+            match effect {
+                Effect::Reply(reply) => handled.replies.push(reply),
+                Effect::Send(envelope) => {
+                    let kind = envelope.message.kind();
+                    // Of a kind that is not replayed nobody asks what it was sent.
+                    let (partitions, epoch) = self.logs.get(&kind).map_or((1, 0), |log| (log.partitions, log.epoch));
+                    let partition = partition_of(&envelope.to, partitions);
+                    let number = self.links.of(at).number(Target { kind, partition, epoch }, 1);
+                    handled.sent.push(Sent { to: (kind, partition), number, envelope });
+                }
+            }
+        }
+        handled
+    }
+}
+
+impl Entity {
+    fn absent(kind: Kind) -> Self {
+        Self { state: State::absent(kind), rows: BTreeMap::new() }
+    }
+
+    /// One of its rows.
+    pub fn row<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
+        self.rows.get(key).map(|bytes| decode_row(bytes))
+    }
+
+    /// Its rows whose keys begin with `prefix`, by key; the keys come without the prefix.
+    pub fn rows<'a, T: serde::de::DeserializeOwned>(
+        &'a self,
+        prefix: &'a str,
+    ) -> impl DoubleEndedIterator<Item = (&'a str, T)> {
+        let rows = self.rows.iter().filter_map(move |(key, bytes)| Some((key.strip_prefix(prefix)?, bytes)));
+        rows.map(|(key, bytes)| (key, decode_row(bytes)))
+    }
+
+    fn handle(&mut self, envelope: Envelope, now: Timestamp) -> Vec<Effect> {
+        let mut rows = Rows::default();
+        for key in entity::rows(&envelope) {
+            let bytes = self.rows.get(&key).cloned();
+            rows.load(key, bytes);
+        }
+        let effects = self.state.handle(envelope, now, &mut rows);
+        self.rows.extend(rows.into_changed());
+        effects
+    }
+}
+
+impl Acceptor {
+    /// Nothing has come yet.
+    pub fn new(logs: Logs) -> Self {
+        Self { logs, links: BTreeMap::new() }
+    }
+
+    /// Reads the next record of a kind's log.
+    pub fn read(&mut self, kind: Kind, record: &Record) -> Step<Arrival> {
+        let Record { sequence, partition, time, payload } = record;
+        let content = match Frame::decode(kind, payload) {
+            Err(error) => Content::Dead { reason: error.to_string(), bytes: payload.len() },
+            Ok(frame) if !self.is_for(&frame, (kind, *partition)) => {
+                Content::Dead { reason: OTHER_PARTITION.into(), bytes: payload.len() }
+            }
+            Ok(Frame { source, first, messages }) => {
+                let links = self.of((kind, *partition));
+                let before = links.accepted(source);
+                let accepted = links.accept(source, first, messages.len(), *sequence);
+                let arrival = |(index, envelope)| {
+                    let number = first.saturating_add(index as u64);
+                    let fate = if accepted.contains(&index) {
+                        Fate::Accepted
+                    } else if number <= before {
+                        Fate::Duplicate
+                    } else {
+                        Fate::BeyondHole
+                    };
+                    Arrival { number, fate, envelope }
+                };
+                Content::Frame { source, messages: messages.into_iter().enumerate().map(arrival).collect() }
+            }
+        };
+        Step { kind, sequence: *sequence, partition: *partition, time: *time, content }
+    }
+
+    fn is_for(&self, frame: &Frame, (kind, partition): Place) -> bool {
+        let partitions = self.logs.get(&kind).map_or(1, |log| log.partitions);
+        frame.messages.iter().all(|envelope| partition_of(&envelope.to, partitions) == partition)
+    }
+
+    fn of(&mut self, partition: Place) -> &mut Links {
+        self.links.entry(partition).or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use shop_domain::{
+        message::Message,
+        money::Money,
+        order,
+        wallet::{self, Wallet},
+    };
+    use shop_nats::{
+        frame::{self, EncodedMessage, Origin},
+        log::Identity,
+        memory::{Calm, MemoryLog},
+    };
+
+    use super::*;
+
+    const DOOR: Source = Source { origin: Origin::Door, epoch: 1 };
+    const ORDERS: Source = Source { origin: Origin::Partition(Kind::Order, 0), epoch: 7 };
+
+    fn money(amount: u64) -> Money {
+        Money::new(amount).unwrap()
+    }
+
+    fn charge(order: &str, amount: u64) -> wallet::Message {
+        wallet::Message::Charge { order: order.parse().unwrap(), amount: money(amount) }
+    }
+
+    fn frame(source: Source, first: u64, messages: Vec<wallet::Message>) -> Bytes {
+        let envelope = |message| Envelope {
+            to: "alice".parse().unwrap(),
+            message: Message::Wallet(message),
+            request: None,
+            trace: None,
+        };
+        let encoded: Vec<_> = messages.into_iter().map(|message| EncodedMessage::new(&envelope(message))).collect();
+        frame::frames(source, first, &encoded).remove(0).0
+    }
+
+    fn replay(log: &MemoryLog) -> (Replay, Vec<Step<Handled>>) {
+        let identity = Identity { created_unix_ns: 0, epoch: 7, partitions: 1, first_sequence: 1, last_sequence: 0 };
+        let logs = Kind::ALL.map(|kind| (kind, identity)).into();
+        let mut replay = Replay::new(logs);
+        let steps = log.records(Kind::Wallet).iter().map(|record| replay.apply(Kind::Wallet, record)).collect();
+        (replay, steps)
+    }
+
+    fn balance(replay: &Replay) -> Option<u64> {
+        match &replay.entity(Kind::Wallet, &"alice".parse().unwrap())?.state {
+            State::Wallet(Wallet::Open(open)) => Some(open.balance.get()),
+            State::Wallet(Wallet::Absent)
+            | State::Product(_)
+            | State::Order(_)
+            | State::Delivery(_)
+            | State::Mypage(_) => None,
+        }
+    }
+
+    fn fates(step: &Step<Handled>) -> Vec<Fate> {
+        match &step.content {
+            Content::Frame { messages, .. } => messages.iter().map(|handled| handled.arrival.fate).collect(),
+            Content::Dead { .. } => vec![],
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_twice_or_beyond_a_hole_is_told_and_not_handled() {
+        let log = MemoryLog::new(1, Arc::new(Calm));
+        log.store(Kind::Wallet, 0, frame(DOOR, 1, vec![wallet::Message::Open { balance: money(100) }]));
+        log.store(Kind::Wallet, 0, frame(ORDERS, 1, vec![charge("o-1", 10)]));
+        log.store(Kind::Wallet, 0, frame(ORDERS, 3, vec![charge("o-3", 30)]));
+        log.store(Kind::Wallet, 0, "hello".into());
+        log.store(Kind::Wallet, 0, frame(ORDERS, 1, vec![charge("o-1", 10), charge("o-2", 20)]));
+        let (replay, steps) = replay(&log);
+        assert_eq!(balance(&replay), Some(70));
+        let found: Vec<_> = steps.iter().map(fates).collect();
+        let expected: [&[Fate]; 5] =
+            [&[Fate::Accepted], &[Fate::Accepted], &[Fate::BeyondHole], &[], &[Fate::Duplicate, Fate::Accepted]];
+        assert_eq!(found, expected);
+        assert!(matches!(&steps[3].content, Content::Dead { reason, bytes: 5 } if reason.contains("version")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_entity_sends_is_numbered_in_the_order_of_its_log() {
+        let log = MemoryLog::new(1, Arc::new(Calm));
+        log.store(Kind::Wallet, 0, frame(DOOR, 1, vec![wallet::Message::Open { balance: money(100) }]));
+        log.store(Kind::Wallet, 0, frame(ORDERS, 1, vec![charge("o-1", 10), charge("o-2", 200)]));
+        log.store(Kind::Wallet, 0, frame(ORDERS, 3, vec![charge("o-3", 90)]));
+        let (replay, steps) = replay(&log);
+        assert_eq!(balance(&replay), Some(0));
+        let sent: Vec<_> = steps
+            .iter()
+            .flat_map(|step| match &step.content {
+                Content::Frame { messages, .. } => messages.iter().flat_map(|handled| &handled.sent).collect(),
+                Content::Dead { .. } => vec![],
+            })
+            .map(|sent| {
+                (sent.number, sent.envelope.to.as_str(), sent.envelope.message == order::Message::Charged.into())
+            })
+            .collect();
+        assert_eq!(sent, [(1, "o-1", true), (2, "o-2", false), (3, "o-3", true)]);
+    }
+}

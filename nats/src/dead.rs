@@ -1,13 +1,15 @@
 //! Reading the dead letters: what was in the logs and could not be read, with the reason.
 
-use async_nats::jetstream::{
-    self, ErrorCode,
-    stream::{RawMessageErrorKind, Stream},
-};
+use async_nats::jetstream::{self, stream::Stream};
 use bytes::Bytes;
 use shop_domain::timestamp::Timestamp;
 
-use crate::{connection::Connection, header, subject};
+use crate::{
+    connection::Connection,
+    header,
+    jetstream::{message_at, timestamp},
+    subject,
+};
 
 /// The stream of dead letters.
 #[derive(Clone, Debug)]
@@ -53,23 +55,10 @@ impl Connection {
 impl DeadLetters {
     /// One of them; none if it is not kept.
     pub async fn get(&self, sequence: u64) -> Result<Option<DeadLetter>, DeadError> {
-        match self.stream.get_raw_message(sequence).await {
-            Ok(message) => {
-                let text = |name| message.headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
-                let (origin, reason) = (text(header::DEAD_ORIGIN), text(header::DEAD_REASON));
-                let ms = message.time.unix_timestamp_nanos() / 1_000_000;
-                let time = Timestamp::from_unix_ms(u64::try_from(ms).unwrap_or(0));
-                Ok(Some(DeadLetter { sequence, time, origin, reason, payload: message.payload }))
-            }
-            Err(error) => match error.kind() {
-                RawMessageErrorKind::NoMessageFound => Ok(None),
-                RawMessageErrorKind::JetStream(ref inner) if inner.error_code() == ErrorCode::NO_MESSAGE_FOUND => {
-                    Ok(None)
-                }
-                RawMessageErrorKind::JetStream(_)
-                | RawMessageErrorKind::InvalidSubject
-                | RawMessageErrorKind::Other => Err(DeadError(error.to_string())),
-            },
-        }
+        let Some(message) = message_at(&self.stream, sequence).await.map_err(DeadError)? else { return Ok(None) };
+        let text = |name| message.headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
+        let (origin, reason) = (text(header::DEAD_ORIGIN), text(header::DEAD_REASON));
+        let time = timestamp(message.time.unix_timestamp_nanos());
+        Ok(Some(DeadLetter { sequence, time, origin, reason, payload: message.payload }))
     }
 }

@@ -116,22 +116,10 @@ impl Log for JetStreamLog {
             let failed = |reason: String| LogError::Failed { kind, reason };
             let stream = context.get_stream_no_info(subject::stream(kind)).await;
             let stream = stream.map_err(|error| failed(error.to_string()))?;
-            match stream.get_raw_message(sequence).await {
-                Ok(message) => {
-                    let partition = partition_in(&message.subject).ok_or_else(|| failed("foreign subject".into()))?;
-                    let time = timestamp(message.time.unix_timestamp_nanos());
-                    Ok(Some(Record { sequence, partition, time, payload: message.payload }))
-                }
-                Err(error) => match error.kind() {
-                    RawMessageErrorKind::NoMessageFound => Ok(None),
-                    RawMessageErrorKind::JetStream(ref inner) if inner.error_code() == ErrorCode::NO_MESSAGE_FOUND => {
-                        Ok(None)
-                    }
-                    RawMessageErrorKind::JetStream(_)
-                    | RawMessageErrorKind::InvalidSubject
-                    | RawMessageErrorKind::Other => Err(failed(error.to_string())),
-                },
-            }
+            let Some(message) = message_at(&stream, sequence).await.map_err(failed)? else { return Ok(None) };
+            let partition = partition_in(&message.subject).ok_or_else(|| failed("foreign subject".into()))?;
+            let time = timestamp(message.time.unix_timestamp_nanos());
+            Ok(Some(Record { sequence, partition, time, payload: message.payload }))
         }
         .boxed()
     }
@@ -314,6 +302,23 @@ fn partition_in(subject: &str) -> Option<u16> {
     subject.rsplit('.').next()?.parse().ok()
 }
 
-fn timestamp(unix_ns: i128) -> Timestamp {
+/// The message at a sequence, from the stream's leader; none if the stream does not hold it.
+pub(crate) async fn message_at<I>(
+    stream: &jetstream::stream::Stream<I>,
+    sequence: u64,
+) -> Result<Option<jetstream::message::StreamMessage>, String> {
+    match stream.get_raw_message(sequence).await {
+        Ok(message) => Ok(Some(message)),
+        Err(error) => match error.kind() {
+            RawMessageErrorKind::NoMessageFound => Ok(None),
+            RawMessageErrorKind::JetStream(ref inner) if inner.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
+            RawMessageErrorKind::JetStream(_) | RawMessageErrorKind::InvalidSubject | RawMessageErrorKind::Other => {
+                Err(error.to_string())
+            }
+        },
+    }
+}
+
+pub(crate) fn timestamp(unix_ns: i128) -> Timestamp {
     Timestamp::from_unix_ms(u64::try_from(unix_ns / 1_000_000).unwrap_or(0))
 }

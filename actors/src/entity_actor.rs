@@ -6,6 +6,7 @@ use shop_domain::{
     entity::{Effect, State},
     id::Id,
     kind::Kind,
+    logic::Logic,
     message::Envelope,
     rows::Rows,
     timestamp::Timestamp,
@@ -24,6 +25,8 @@ pub struct Input {
     pub position: Position,
     /// When the log took it.
     pub now: Timestamp,
+    /// How entities behave there.
+    pub logic: Logic,
     /// The message.
     pub envelope: Envelope,
 }
@@ -90,7 +93,9 @@ impl Actor for EntityActor {
         let Work { inputs, mut rows, done } = work;
         let effects = inputs
             .into_iter()
-            .map(|Input { position, now, envelope }| (position, held.state.handle(envelope, now, &mut rows)))
+            .map(|Input { position, now, logic, envelope }| {
+                (position, held.state.handle(envelope, now, logic, &mut rows))
+            })
             .collect();
         let rows = rows.into_changed().map(|(row, bytes)| (row, bytes.into())).collect();
         let encoded = Bytes::from(held.state.encode());

@@ -84,6 +84,9 @@ pub enum KindError {
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// A partition cannot go on.
+    #[error(transparent)]
+    Partition(PartitionError),
     /// What was begun could not be finished.
     #[error("{0} cannot start again: what it had begun does not come to an end")]
     Stuck(Kind),
@@ -142,12 +145,13 @@ impl KindHost {
         let mut after = identity.last_sequence;
         for number in (0..identity.partitions).filter(|number| !parked.contains_key(number)) {
             let shelf = self.store.shelf(number)?;
-            let meta = attach(&self.log, self.kind, number, &shelf, &identity).await?;
-            after = after.min(meta.cursor);
-            let assigned = Arc::new(AtomicU64::new(meta.cursor));
+            let attached = attach(&self.log, self.kind, number, &shelf, &identity).await?;
+            let cursor = attached.0.cursor;
+            after = after.min(cursor);
+            let assigned = Arc::new(AtomicU64::new(cursor));
             let pace = if panics.contains_key(&number) { Pace::RecordByRecord } else { Pace::WhatIsThere };
             let (log, logs, replies) = (self.log.clone(), self.logs.clone(), self.replies.clone());
-            let (partition, settler, handle) = Partition::new(self.kind, number, log, shelf, meta, logs, replies);
+            let (partition, settler, handle) = Partition::new(self.kind, number, log, shelf, attached, logs, replies);
             let (records, received) = mpsc::channel(PARTITION_BUFFER);
             let run = partition.run(received, pace, attempt.clone());
             tasks.spawn(async move { (number, run.await) });
@@ -204,6 +208,7 @@ impl KindHost {
             (_, Err(PartitionError::Apply(ApplyError::Store(error)) | PartitionError::Store(error))) => {
                 Err(error.into())
             }
+            (_, Err(error @ PartitionError::Logic { .. })) => Err(KindError::Partition(error)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Tools for whoever runs a shop: what its logs hold, and whether all of it adds up.
 //!
-//! They read the logs and ask the doors, like anybody; they write nothing, need no host's data
-//! folder, and may run beside a live shop. They exit with 0, with 1 when the answer is a no
+//! They read the logs and ask the doors, like anybody; they need no host's data folder, and may
+//! run beside a live shop. All but `upgrade` write nothing. They exit with 0, with 1 when the answer is a no
 //! (differences, nothing of that name), and with 2 when they could not find out.
 
 pub mod at;
@@ -9,6 +9,7 @@ pub mod audit;
 pub mod dead;
 pub mod log;
 pub mod trace;
+pub mod upgrade;
 pub mod why;
 mod words;
 
@@ -25,10 +26,13 @@ use shop_nats::{
     connection::{ConnectError, Connection},
     dead::DeadError,
     jetstream::JetStreamLog,
-    log::{LogError, Record},
+    log::{AppendError, LogError, Record},
 };
 
-use crate::tape::{Tape, TapeError};
+use crate::{
+    replay::ReplayError,
+    tape::{Tape, TapeError},
+};
 
 /// How often progress is shown.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -48,6 +52,8 @@ pub enum Tool {
     At(at::Options),
     /// Look at the dead letters: what was in a log and could not be read.
     Dead(dead::Options),
+    /// Let all entities behave by a newer logic version from now on.
+    Upgrade(upgrade::Options),
 }
 
 /// Where the shop is, and how to answer.
@@ -73,9 +79,18 @@ pub enum OperatorError {
     /// A log cannot be read to its end.
     #[error(transparent)]
     Tape(#[from] TapeError),
+    /// A log cannot be replayed.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
     /// The dead letters cannot be read.
     #[error(transparent)]
     Dead(#[from] DeadError),
+    /// What was to be written is not in the log.
+    #[error("{0}; what is not in the log yet can be tried again")]
+    Append(#[from] AppendError),
+    /// Nobody says who serves.
+    #[error("cannot ask who serves: {0}")]
+    Hosts(String),
     /// Nobody takes the answer.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
@@ -97,6 +112,7 @@ impl Tool {
             Self::Why(options) => why::run(options, &mut out).await,
             Self::At(options) => at::run(options, &mut out).await,
             Self::Dead(options) => dead::run(options, &mut out).await,
+            Self::Upgrade(options) => upgrade::run(options, &mut out).await,
         };
         match answered.and_then(|code| Ok(out.flush().map(|()| code)?)) {
             Ok(code) => code,

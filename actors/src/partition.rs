@@ -6,9 +6,10 @@ use fnv::FnvHasher;
 use shop_domain::{
     entity::{Effect, Reply},
     kind::Kind,
+    logic::{Logic, UnknownLogic},
 };
 use shop_nats::{
-    frame::{Frame, Origin, Source},
+    frame::{Frame, Origin, Payload, Source, Upgrade},
     log::{Identity, LogError, Record, SharedLog},
     subject::partition_of,
 };
@@ -24,7 +25,7 @@ use crate::{
     memory::Memory,
     outbox::{Logs, Outbox},
     settle::{ROUNDS_MAX, Round, Settler},
-    store::{Checkpoint, LOGIC_VERSION, Meta, SharedShelf, StoreError},
+    store::{Checkpoint, Meta, SharedShelf, StoreError},
 };
 
 /// Most records in one round: bounds what one round holds in memory and how long it takes.
@@ -46,6 +47,8 @@ pub struct Partition {
     partitions: u16,
     log: SharedLog,
     meta: Meta,
+    /// How its entities behave behind the cursor.
+    logic: Logic,
     memory: Arc<Memory>,
     entities: Entities,
     outbox: Outbox,
@@ -94,6 +97,9 @@ pub enum AttachError {
         /// How it differs.
         reason: String,
     },
+    /// Its entities behave in a way that this program does not know.
+    #[error("{0}/{1}: {2}")]
+    Logic(Kind, u16, UnknownLogic),
     /// The checkpoint cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -111,6 +117,18 @@ pub enum PartitionError {
     /// A checkpoint could not be written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// From here on its entities behave in a way that this program does not know.
+    #[error("{kind}/{partition} is upgraded at sequence {sequence}: {unknown}")]
+    Logic {
+        /// Whose log.
+        kind: Kind,
+        /// Which partition.
+        partition: u16,
+        /// Where the upgrade is.
+        sequence: u64,
+        /// To what.
+        unknown: UnknownLogic,
+    },
 }
 
 /// Reads a partition's checkpoint and checks that it belongs to the log: a stream that was made
@@ -121,15 +139,13 @@ pub async fn attach(
     partition: u16,
     shelf: &SharedShelf,
     identity: &Identity,
-) -> Result<Meta, AttachError> {
+) -> Result<(Meta, Logic), AttachError> {
     let meta = shelf.meta()?.unwrap_or_else(|| Meta::new(identity));
     let other = |reason: String| Err(AttachError::OtherLog { kind, partition, reason });
     if identity.first_sequence > meta.cursor + 1 {
         return other(format!("the log begins at {}, the checkpoint ends at {}", identity.first_sequence, meta.cursor));
     }
-    if meta.logic > LOGIC_VERSION {
-        return other(format!("it has logic version {}, this program knows {LOGIC_VERSION}", meta.logic));
-    }
+    let logic = Logic::try_from(meta.logic).map_err(|unknown| AttachError::Logic(kind, partition, unknown))?;
     if (meta.epoch, meta.created_unix_ns) != (identity.epoch, identity.created_unix_ns) {
         return other(format!("the log has the epoch {:016x} instead of {:016x}", identity.epoch, meta.epoch));
     }
@@ -143,17 +159,17 @@ pub async fn attach(
             None => return other(format!("the log does not hold sequence {} any more", meta.cursor)),
         }
     }
-    Ok(meta)
+    Ok((meta, logic))
 }
 
 impl Partition {
-    /// A partition that goes on from `meta`, the settler that follows it, and what others see.
+    /// A partition that goes on from what [`attach`] returned, the settler that follows it, and what others see.
     pub fn new(
         kind: Kind,
         number: u16,
         log: SharedLog,
         shelf: SharedShelf,
-        meta: Meta,
+        (meta, logic): (Meta, Logic),
         logs: Logs,
         replies: mpsc::Sender<Reply>,
     ) -> (Self, impl Future<Output = Result<(), StoreError>> + Send + 'static, Handle) {
@@ -173,6 +189,7 @@ impl Partition {
             outbox: Outbox::new(log.clone(), source, logs),
             log,
             meta,
+            logic,
             memory,
             rounds,
             saved: saved_at,
@@ -218,7 +235,7 @@ impl Partition {
     }
 
     async fn round(&mut self, records: impl Iterator<Item = Record>) -> Result<(), PartitionError> {
-        let inputs = self.accept(records).await;
+        let inputs = self.accept(records).await?;
         if self.memory.look(|look| Ok(look.cursor()))? == self.meta.cursor {
             return Ok(());
         }
@@ -237,33 +254,49 @@ impl Partition {
     }
 
     /// Picks the messages that are to be applied, and moves the cursor behind all records.
-    async fn accept(&mut self, records: impl Iterator<Item = Record>) -> Vec<Input> {
+    async fn accept(&mut self, records: impl Iterator<Item = Record>) -> Result<Vec<Input>, PartitionError> {
         let mut inputs = Vec::new();
         for record in records.filter(|record| record.sequence > self.meta.cursor).collect::<Vec<_>>() {
             self.meta.cursor = record.sequence;
             self.meta.cursor_hash = hash(&record);
             let Record { sequence, time: now, .. } = record;
-            match Frame::decode(self.kind, &record.payload) {
-                Ok(frame) if !self.is_for_us(&frame) => {
+            match Payload::decode(self.kind, &record.payload) {
+                Ok(Payload::Upgrade(upgrade)) => self.upgrade(upgrade, sequence)?,
+                Ok(Payload::Frame(frame)) if !self.is_for_us(&frame) => {
                     self.bury(record, OTHER_PARTITION.into()).await;
                 }
-                Ok(Frame { source, first, messages }) => {
+                Ok(Payload::Frame(Frame { source, first, messages })) => {
                     let accepted = self.meta.links.accept(source, first, messages.len(), sequence);
                     if accepted.len() < messages.len() {
                         let (kind, number, all) = (self.kind, self.number, messages.len());
                         tracing::debug!("{kind}/{number}: {accepted:?} of {all} from {source} at {sequence}");
                     }
                     let messages = messages.into_iter().enumerate().skip(accepted.start).take(accepted.len());
+                    let logic = self.logic;
                     inputs.extend(messages.map(|(index, envelope)| Input {
                         position: (sequence, index),
                         now,
+                        logic,
                         envelope,
                     }));
                 }
                 Err(error) => self.bury(record, error.to_string()).await,
             }
         }
-        inputs
+        Ok(inputs)
+    }
+
+    /// Lets entities behave by another version from here on; never by an older one.
+    fn upgrade(&mut self, upgrade: Upgrade, sequence: u64) -> Result<(), PartitionError> {
+        let (kind, partition) = (self.kind, self.number);
+        let logic = Logic::try_from(upgrade.logic);
+        let logic = logic.map_err(|unknown| PartitionError::Logic { kind, partition, sequence, unknown })?;
+        if logic > self.logic {
+            tracing::info!("{kind}/{partition}: logic version {logic} from sequence {sequence} on");
+            self.logic = logic;
+            self.meta.logic = logic.number();
+        }
+        Ok(())
     }
 
     fn is_for_us(&self, frame: &Frame) -> bool {

@@ -13,12 +13,13 @@ use shop_domain::{
     entity::{self, Effect, Reply, State},
     id::Id,
     kind::Kind,
+    logic::{Logic, UnknownLogic},
     message::Envelope,
     rows::{RowKey, Rows, decode_row},
     timestamp::Timestamp,
 };
 use shop_nats::{
-    frame::{Frame, Source},
+    frame::{Frame, Payload, Source},
     log::Record,
     subject::partition_of,
 };
@@ -78,6 +79,17 @@ pub enum Content<M> {
         /// How many.
         bytes: usize,
     },
+    /// From here on the partition's entities behave by this version, or still by a newer one.
+    Upgrade(Logic),
+}
+
+/// A record that only a newer program can replay.
+#[derive(Debug, thiserror::Error)]
+#[error("the log of {kind} cannot be replayed from sequence {sequence} on: {unknown}")]
+pub struct ReplayError {
+    kind: Kind,
+    sequence: u64,
+    unknown: UnknownLogic,
 }
 
 /// A message that came, and what became of it.
@@ -129,6 +141,8 @@ pub struct Sent {
 pub struct Acceptor {
     logs: Logs,
     links: BTreeMap<Place, Links>,
+    /// Of the partitions that were upgraded.
+    logic: BTreeMap<Place, Logic>,
 }
 
 /// A partition of a kind.
@@ -141,7 +155,7 @@ impl Replay {
     }
 
     /// Applies the next record of a kind's log.
-    pub fn apply(&mut self, kind: Kind, record: &Record) -> Step<Handled> {
+    pub fn apply(&mut self, kind: Kind, record: &Record) -> Result<Step<Handled>, ReplayError> {
         self.apply_and_look(kind, record, |handled, _| handled)
     }
 
@@ -152,13 +166,16 @@ impl Replay {
         kind: Kind,
         record: &Record,
         mut look: impl FnMut(Handled, Option<&Entity>) -> T,
-    ) -> Step<T> {
-        let Step { sequence, partition, time, content, .. } = self.links.read(kind, record);
+    ) -> Result<Step<T>, ReplayError> {
+        let Step { sequence, partition, time, content, .. } = self.links.read(kind, record)?;
+        let unknown = |unknown| ReplayError { kind, sequence, unknown };
         let content = match content {
+            Content::Upgrade(logic) => Content::Upgrade(logic),
             Content::Dead { reason, bytes } => Content::Dead { reason, bytes },
             Content::Frame { source, messages } => {
+                let logic = self.links.logic((kind, partition)).map_err(unknown)?;
                 let mut handle = |arrival| {
-                    let handled = self.handle((kind, partition), time, arrival);
+                    let handled = self.handle((kind, partition), time, logic, arrival);
                     let entities = self.entities.get(&(kind, partition));
                     let entity = entities.and_then(|entities| entities.get(&handled.arrival.envelope.to));
                     look(handled, entity)
@@ -166,7 +183,7 @@ impl Replay {
                 Content::Frame { source, messages: messages.into_iter().map(&mut handle).collect() }
             }
         };
-        Step { kind, sequence, partition, time, content }
+        Ok(Step { kind, sequence, partition, time, content })
     }
 
     /// An entity that a message has come to.
@@ -181,7 +198,7 @@ impl Replay {
         partitions.flat_map(|((_, partition), entities)| entities.iter().map(|(id, entity)| (*partition, id, entity)))
     }
 
-    fn handle(&mut self, at: Place, now: Timestamp, arrival: Arrival) -> Handled {
+    fn handle(&mut self, at: Place, now: Timestamp, logic: Logic, arrival: Arrival) -> Handled {
         let mut handled = Handled { arrival, sent: vec![], replies: vec![] };
         match handled.arrival.fate {
             Fate::Accepted => {}
@@ -190,7 +207,7 @@ impl Replay {
         let envelope = handled.arrival.envelope.clone();
         let entities = self.entities.entry(at).or_default();
         let entity = entities.entry(envelope.to.clone()).or_insert_with(|| Entity::absent(at.0));
-        for effect in entity.handle(envelope, now) {
+        for effect in entity.handle(envelope, now, logic) {
             match effect {
                 Effect::Reply(reply) => handled.replies.push(reply),
                 Effect::Send(envelope) => {
@@ -226,13 +243,13 @@ impl Entity {
         rows.map(|(key, bytes)| (key, decode_row(bytes)))
     }
 
-    fn handle(&mut self, envelope: Envelope, now: Timestamp) -> Vec<Effect> {
+    fn handle(&mut self, envelope: Envelope, now: Timestamp, logic: Logic) -> Vec<Effect> {
         let mut rows = Rows::default();
         for key in entity::rows(&envelope) {
             let bytes = self.rows.get(&key).cloned();
             rows.load(key, bytes);
         }
-        let effects = self.state.handle(envelope, now, &mut rows);
+        let effects = self.state.handle(envelope, now, logic, &mut rows);
         self.rows.extend(rows.into_changed());
         effects
     }
@@ -241,18 +258,25 @@ impl Entity {
 impl Acceptor {
     /// Nothing has come yet.
     pub fn new(logs: Logs) -> Self {
-        Self { logs, links: BTreeMap::new() }
+        Self { logs, links: BTreeMap::new(), logic: BTreeMap::new() }
     }
 
     /// Reads the next record of a kind's log.
-    pub fn read(&mut self, kind: Kind, record: &Record) -> Step<Arrival> {
+    pub fn read(&mut self, kind: Kind, record: &Record) -> Result<Step<Arrival>, ReplayError> {
         let Record { sequence, partition, time, payload } = record;
-        let content = match Frame::decode(kind, payload) {
+        let unknown = |unknown| ReplayError { kind, sequence: *sequence, unknown };
+        let content = match Payload::decode(kind, payload) {
             Err(error) => Content::Dead { reason: error.to_string(), bytes: payload.len() },
-            Ok(frame) if !self.is_for(&frame, (kind, *partition)) => {
+            Ok(Payload::Upgrade(upgrade)) => {
+                let place = (kind, *partition);
+                let logic = Logic::try_from(upgrade.logic).map_err(unknown)?.max(self.logic(place).map_err(unknown)?);
+                self.logic.insert(place, logic);
+                Content::Upgrade(logic)
+            }
+            Ok(Payload::Frame(frame)) if !self.is_for(&frame, (kind, *partition)) => {
                 Content::Dead { reason: OTHER_PARTITION.into(), bytes: payload.len() }
             }
-            Ok(Frame { source, first, messages }) => {
+            Ok(Payload::Frame(Frame { source, first, messages })) => {
                 let links = self.of((kind, *partition));
                 let before = links.accepted(source);
                 let accepted = links.accept(source, first, messages.len(), *sequence);
@@ -270,7 +294,13 @@ impl Acceptor {
                 Content::Frame { source, messages: messages.into_iter().enumerate().map(arrival).collect() }
             }
         };
-        Step { kind, sequence: *sequence, partition: *partition, time: *time, content }
+        Ok(Step { kind, sequence: *sequence, partition: *partition, time: *time, content })
+    }
+
+    /// How the entities of a partition behave now.
+    fn logic(&self, place: Place) -> Result<Logic, UnknownLogic> {
+        let began_with = || Logic::try_from(self.logs.get(&place.0).map_or(Logic::NEWEST.number(), |log| log.logic));
+        self.logic.get(&place).copied().map_or_else(began_with, Ok)
     }
 
     fn is_for(&self, frame: &Frame, (kind, partition): Place) -> bool {
@@ -325,10 +355,13 @@ mod tests {
     }
 
     fn replay(log: &MemoryLog) -> (Replay, Vec<Step<Handled>>) {
-        let identity = Identity { created_unix_ns: 0, epoch: 7, partitions: 1, first_sequence: 1, last_sequence: 0 };
+        let (first_sequence, last_sequence) = (1, 0);
+        let identity =
+            Identity { created_unix_ns: 0, epoch: 7, partitions: 1, logic: 1, first_sequence, last_sequence };
         let logs = Kind::ALL.map(|kind| (kind, identity)).into();
         let mut replay = Replay::new(logs);
-        let steps = log.records(Kind::Wallet).iter().map(|record| replay.apply(Kind::Wallet, record)).collect();
+        let records = log.records(Kind::Wallet);
+        let steps = records.iter().map(|record| replay.apply(Kind::Wallet, record).unwrap()).collect();
         (replay, steps)
     }
 
@@ -346,7 +379,7 @@ mod tests {
     fn fates(step: &Step<Handled>) -> Vec<Fate> {
         match &step.content {
             Content::Frame { messages, .. } => messages.iter().map(|handled| handled.arrival.fate).collect(),
-            Content::Dead { .. } => vec![],
+            Content::Dead { .. } | Content::Upgrade(_) => vec![],
         }
     }
 
@@ -379,7 +412,7 @@ mod tests {
             .iter()
             .flat_map(|step| match &step.content {
                 Content::Frame { messages, .. } => messages.iter().flat_map(|handled| &handled.sent).collect(),
-                Content::Dead { .. } => vec![],
+                Content::Dead { .. } | Content::Upgrade(_) => vec![],
             })
             .map(|sent| {
                 (sent.number, sent.envelope.to.as_str(), sent.envelope.message == order::Message::Charged.into())

@@ -14,10 +14,6 @@ use shop_nats::log::Identity;
 
 use crate::link::Links;
 
-/// The version of the entities' behaviour. Replaying is only safe while the code answers a message
-/// as it did before, so a checkpoint of a newer version is refused.
-pub const LOGIC_VERSION: u32 = 1;
-
 /// The checkpoints of one kind.
 pub trait Store: Debug + Send + Sync {
     /// The checkpoint of a partition.
@@ -63,7 +59,7 @@ pub type SharedShelf = Arc<dyn Shelf>;
 /// Up to where a partition's checkpoint goes, and in which log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
-    /// The logic version that made the states.
+    /// The number of the logic version that holds behind the cursor.
     pub logic: u32,
     /// The log's epoch.
     pub epoch: u64,
@@ -81,7 +77,7 @@ impl Meta {
     /// Where a partition without checkpoint begins.
     pub fn new(log: &Identity) -> Self {
         Self {
-            logic: LOGIC_VERSION,
+            logic: log.logic,
             epoch: log.epoch,
             created_unix_ns: log.created_unix_ns,
             cursor: 0,

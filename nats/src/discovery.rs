@@ -13,9 +13,13 @@ use std::{
 
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
-use shop_domain::{kind::Kind, timestamp::Timestamp};
+use shop_domain::{kind::Kind, logic::Logic, timestamp::Timestamp};
+use tokio::time::timeout_at;
 
 use crate::{connection::Connection, door::QUEUE_GROUP, subject};
+
+/// The metadata by which a host says up to which logic version it can go.
+const LOGIC: &str = "logic";
 
 /// What the door of a kind has done since it was opened.
 #[derive(Debug)]
@@ -43,6 +47,19 @@ impl Stats {
     pub fn error(&self) {
         self.errors.fetch_add(1, Relaxed);
     }
+}
+
+/// A host that serves a kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// What it serves.
+    pub kind: Kind,
+    /// Its id as a service.
+    pub id: String,
+    /// The version of the program.
+    pub version: String,
+    /// The number of the newest logic version that it knows, if it says so.
+    pub logic: Option<u32>,
 }
 
 /// One host's presence as a service.
@@ -85,6 +102,35 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// All hosts that answer within `wait`, by kind.
+    pub async fn hosts(&self, wait: Duration) -> Result<Vec<Announced>, String> {
+        let client = self.client();
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| error.to_string())?;
+        let asked = client.publish_with_reply("$SRV.PING", inbox, "".into()).await;
+        asked.map_err(|error| error.to_string())?;
+        let (mut hosts, deadline) = (Vec::new(), tokio::time::Instant::now() + wait);
+        while let Ok(Some(answer)) = timeout_at(deadline, answers.next()).await {
+            hosts.extend(announced(&answer.payload));
+        }
+        hosts.sort_by(|one, other| (one.kind, &one.id).cmp(&(other.kind, &other.id)));
+        Ok(hosts)
+    }
+}
+
+/// Reads a service's answer to a ping; none when it is not one of the shop's.
+fn announced(answer: &[u8]) -> Option<Announced> {
+    let answer: Value = serde_json::from_slice(answer).ok()?;
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    Some(Announced {
+        kind: answer["name"].as_str()?.strip_prefix("shop-")?.parse().ok()?,
+        id: text(&answer["id"])?,
+        version: text(&answer["version"])?,
+        logic: answer["metadata"][LOGIC].as_str().and_then(|logic| logic.parse().ok()),
+    })
+}
+
 impl Service {
     fn name(&self) -> String {
         format!("shop-{}", self.kind)
@@ -96,7 +142,7 @@ impl Service {
             "name": self.name(),
             "id": self.id,
             "version": env!("CARGO_PKG_VERSION"),
-            "metadata": {},
+            "metadata": { LOGIC: Logic::NEWEST.to_string() },
         })
     }
 

@@ -1,6 +1,7 @@
 //! Frames: the messages that one sender had for one partition at one moment, as one JetStream message.
 //!
 //! A frame is a version byte and a MessagePack map with field names: `source`, `first`, `messages`.
+//! Beside frames, a partition's log may hold upgrades, whose map has the one field `upgrade`.
 
 use std::fmt;
 
@@ -8,8 +9,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shop_domain::{kind::Kind, message::Envelope};
 
-/// The version byte that leads every frame.
+/// The version byte that leads every frame and every upgrade.
 const VERSION: u8 = 1;
+/// What an upgrade goes on with: a map of one field. A frame has three.
+const UPGRADE_MAP: u8 = 0x81;
 
 /// Most bytes of messages in one frame. Well below the server's default `max_payload` (1 MiB), with
 /// room for one message of the largest size after the limit is all but reached.
@@ -55,6 +58,24 @@ pub struct Frame {
     pub messages: Vec<Envelope>,
 }
 
+/// From here on the partition behaves by another logic version. It is not numbered, because
+/// saying so twice is harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// The number of the version.
+    #[serde(rename = "upgrade")]
+    pub logic: u32,
+}
+
+/// What a partition's log holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Payload {
+    /// Messages for its entities.
+    Frame(Frame),
+    /// A change of their behaviour.
+    Upgrade(Upgrade),
+}
+
 /// Why bytes in the log are not a frame.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -80,21 +101,33 @@ pub enum FrameError {
     Unnumbered,
 }
 
-impl Frame {
-    /// Reads a frame from the log of `kind`.
+impl Payload {
+    /// Reads what the log of `kind` holds.
     pub fn decode(kind: Kind, bytes: &[u8]) -> Result<Self, FrameError> {
         let (version, body) = bytes.split_first().ok_or(FrameError::Empty)?;
         if *version != VERSION {
             return Err(FrameError::Version(*version));
         }
-        let frame: Self = rmp_serde::from_slice(body)?;
+        if body.first() == Some(&UPGRADE_MAP) {
+            return Ok(Self::Upgrade(rmp_serde::from_slice(body)?));
+        }
+        let frame: Frame = rmp_serde::from_slice(body)?;
         if frame.first == 0 {
             return Err(FrameError::Unnumbered);
         }
         match frame.messages.iter().map(|envelope| envelope.message.kind()).find(|found| *found != kind) {
             Some(found) => Err(FrameError::Kind { expected: kind, found }),
-            None => Ok(frame),
+            None => Ok(Self::Frame(frame)),
         }
+    }
+}
+
+impl Upgrade {
+    /// Its bytes in the log.
+    pub fn encode(self) -> Bytes {
+        let mut bytes = vec![VERSION];
+        rmp_serde::encode::write_named(&mut bytes, &self).expect("writing to memory cannot fail");
+        bytes.into()
     }
 }
 
@@ -173,8 +206,8 @@ mod tests {
         let frames = frames(SOURCE, 41, &encoded);
         assert_eq!(frames.len(), 1);
         assert_eq!(frames[0].1, 43);
-        let frame = Frame::decode(Kind::Wallet, &frames[0].0).unwrap();
-        assert_eq!(frame, Frame { source: SOURCE, first: 41, messages: sent.to_vec() });
+        let frame = Frame { source: SOURCE, first: 41, messages: sent.to_vec() };
+        assert_eq!(Payload::decode(Kind::Wallet, &frames[0].0).unwrap(), Payload::Frame(frame));
     }
 
     #[test]
@@ -186,7 +219,7 @@ mod tests {
         let mut next = 1;
         for (bytes, after) in frames(SOURCE, 1, &encoded) {
             assert!(bytes.len() <= FRAME_BYTES_MAX + 128);
-            let frame = Frame::decode(Kind::Order, &bytes).unwrap();
+            let Payload::Frame(frame) = Payload::decode(Kind::Order, &bytes).unwrap() else { panic!("no frame") };
             assert_eq!(frame.first, next);
             next += frame.messages.len() as u64;
             assert_eq!(after, next);
@@ -195,13 +228,22 @@ mod tests {
     }
 
     #[test]
+    fn an_upgrade_has_the_bytes_that_it_always_had() {
+        let upgrade = Upgrade { logic: 2 };
+        assert_eq!(&upgrade.encode()[..], b"\x01\x81\xa7upgrade\x02");
+        assert_eq!(Payload::decode(Kind::Wallet, &upgrade.encode()).unwrap(), Payload::Upgrade(upgrade));
+        let cut_off = &upgrade.encode()[..6];
+        assert!(matches!(Payload::decode(Kind::Wallet, cut_off), Err(FrameError::Body(_))));
+    }
+
+    #[test]
     fn bytes_that_are_not_a_frame_are_refused_with_a_reason() {
         let frame = frames(SOURCE, 1, &[EncodedMessage::new(&refund("o-1"))]).remove(0).0;
-        assert!(matches!(Frame::decode(Kind::Wallet, b""), Err(FrameError::Empty)));
-        assert!(matches!(Frame::decode(Kind::Wallet, b"hello"), Err(FrameError::Version(b'h'))));
-        assert!(matches!(Frame::decode(Kind::Wallet, &frame[..frame.len() - 1]), Err(FrameError::Body(_))));
-        assert!(matches!(Frame::decode(Kind::Product, &frame), Err(FrameError::Kind { .. })));
+        assert!(matches!(Payload::decode(Kind::Wallet, b""), Err(FrameError::Empty)));
+        assert!(matches!(Payload::decode(Kind::Wallet, b"hello"), Err(FrameError::Version(b'h'))));
+        assert!(matches!(Payload::decode(Kind::Wallet, &frame[..frame.len() - 1]), Err(FrameError::Body(_))));
+        assert!(matches!(Payload::decode(Kind::Product, &frame), Err(FrameError::Kind { .. })));
         let unnumbered = frames(SOURCE, 0, &[EncodedMessage::new(&refund("o-1"))]).remove(0).0;
-        assert!(matches!(Frame::decode(Kind::Wallet, &unnumbered), Err(FrameError::Unnumbered)));
+        assert!(matches!(Payload::decode(Kind::Wallet, &unnumbered), Err(FrameError::Unnumbered)));
     }
 }

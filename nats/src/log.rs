@@ -66,6 +66,8 @@ pub struct Identity {
     pub epoch: u64,
     /// In how many partitions the kind is cut.
     pub partitions: u16,
+    /// The number of the logic version that it begins with.
+    pub logic: u32,
     /// The first record's sequence; beyond the last when there is none.
     pub first_sequence: u64,
     /// The last record's sequence; 0 when there is none.

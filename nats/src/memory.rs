@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
-use shop_domain::{kind::Kind, timestamp::Timestamp};
+use shop_domain::{kind::Kind, logic::Logic, timestamp::Timestamp};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep},
@@ -79,6 +79,7 @@ pub struct MemoryLog {
     chaos: Arc<dyn Chaos>,
     disruptions: Observers,
     partitions: u16,
+    logic: Logic,
     begin: Instant,
 }
 
@@ -107,8 +108,13 @@ impl Observers {
 }
 
 impl MemoryLog {
-    /// Empty logs with so many partitions per kind.
+    /// Empty logs with so many partitions per kind, which begin with the newest logic.
     pub fn new(partitions: u16, chaos: Arc<dyn Chaos>) -> Self {
+        Self::with_logic(partitions, Logic::NEWEST, chaos)
+    }
+
+    /// The same with the logic of an older shop.
+    pub fn with_logic(partitions: u16, logic: Logic, chaos: Arc<dyn Chaos>) -> Self {
         let empty = |kind| (kind, KindLog { records: vec![], appended: Observers::default() });
         Self {
             logs: Arc::new(Mutex::new(Kind::ALL.into_iter().map(empty).collect())),
@@ -116,6 +122,7 @@ impl MemoryLog {
             chaos,
             disruptions: Observers::default(),
             partitions,
+            logic,
             begin: Instant::now(),
         }
     }
@@ -202,10 +209,11 @@ impl Log for MemoryLog {
     }
 
     fn identity(&self, kind: Kind) -> BoxFuture<'static, Result<Identity, LogError>> {
-        let (partitions, last) = (self.partitions, self.last_sequence(kind));
+        let (partitions, logic, last) = (self.partitions, self.logic.number(), self.last_sequence(kind));
         async move {
             let epoch = kind as u64 + 1;
-            Ok(Identity { created_unix_ns: 0, epoch, partitions, first_sequence: 1, last_sequence: last.await? })
+            let last_sequence = last.await?;
+            Ok(Identity { created_unix_ns: 0, epoch, partitions, logic, first_sequence: 1, last_sequence })
         }
         .boxed()
     }

@@ -7,7 +7,7 @@ use async_nats::jetstream::{
     context::{CreateStreamErrorKind, GetStreamErrorKind},
     stream::{Config, DiscardPolicy, StorageType},
 };
-use shop_domain::kind::Kind;
+use shop_domain::{kind::Kind, logic::Logic};
 
 use crate::{connection::Connection, log::Identity, subject};
 
@@ -22,6 +22,8 @@ pub const PARTITIONS_MAX: u16 = 256;
 
 const EPOCH: &str = "shop.epoch";
 const PARTITIONS: &str = "shop.partitions";
+/// The logic version that the log begins with.
+const LOGIC: &str = "shop.logic";
 const FORMAT: &str = "shop.format";
 /// The format of what is in the log.
 const FORMAT_VERSION: &str = "1";
@@ -95,6 +97,7 @@ impl Connection {
             metadata: HashMap::from([
                 (EPOCH.into(), format!("{epoch:016x}")),
                 (PARTITIONS.into(), partitions.to_string()),
+                (LOGIC.into(), Logic::NEWEST.to_string()),
                 (FORMAT.into(), FORMAT_VERSION.into()),
             ]),
             ..stream(subject::stream(kind), self.replicas(topology))
@@ -164,14 +167,19 @@ pub(crate) fn identity_of(info: &jetstream::stream::Info) -> Result<Identity, To
     let get = |name: &str| metadata.get(name).map(String::as_str);
     let epoch = get(EPOCH).and_then(|epoch| u64::from_str_radix(epoch, 16).ok());
     let partitions = get(PARTITIONS).and_then(|partitions| partitions.parse().ok()).filter(|count| *count > 0);
-    match (epoch, partitions, get(FORMAT)) {
-        (Some(epoch), Some(partitions), Some(FORMAT_VERSION)) => Ok(Identity {
+    // A log that does not say so was begun before there was a second version.
+    let logic = get(LOGIC).map_or(Some(Logic::V1.number()), |logic| logic.parse().ok());
+    match (epoch, partitions, logic, get(FORMAT)) {
+        (Some(epoch), Some(partitions), Some(logic), Some(FORMAT_VERSION)) => Ok(Identity {
             created_unix_ns: info.created.unix_timestamp_nanos(),
             epoch,
             partitions,
+            logic,
             first_sequence: info.state.first_sequence,
             last_sequence: info.state.last_sequence,
         }),
-        (_, _, _) => Err(TopologyError::Foreign { stream: info.config.name.clone(), found: format!("{metadata:?}") }),
+        (_, _, _, _) => {
+            Err(TopologyError::Foreign { stream: info.config.name.clone(), found: format!("{metadata:?}") })
+        }
     }
 }

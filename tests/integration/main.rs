@@ -13,3 +13,4 @@ mod readme;
 mod reads;
 mod shop;
 mod story;
+mod upgrade;

@@ -17,21 +17,21 @@ const ORDERS: usize = 150;
 
 /// What a tool said.
 #[derive(Debug)]
-struct Said {
+pub(crate) struct Said {
     code: i32,
     stdout: String,
-    stderr: String,
+    pub(crate) stderr: String,
 }
 
 impl Said {
     #[track_caller]
-    fn exits(self, code: i32) -> Self {
+    pub(crate) fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{}\n{}", self.stdout, self.stderr);
         self
     }
 
     #[track_caller]
-    fn says(self, parts: &[&str]) -> Self {
+    pub(crate) fn says(self, parts: &[&str]) -> Self {
         for part in parts {
             assert!(self.stdout.contains(part), "{part:?} is missing:\n{}\n{}", self.stdout, self.stderr);
         }
@@ -46,7 +46,7 @@ impl Said {
 }
 
 /// Runs a tool, `log wallet --json`, on a server.
-async fn tool_at(nats_url: &str, line: &str) -> Said {
+pub(crate) async fn tool_at(nats_url: &str, line: &str) -> Said {
     let mut command = Command::new(Program::Actors.path());
     command.args(line.split(' ')).args(["--nats-url", nats_url]);
     command.env_remove("RUST_LOG").env("NO_COLOR", "1").stdin(Stdio::null()).kill_on_drop(true);

@@ -6,6 +6,7 @@ use crate::{
     delivery::Delivery,
     id::Id,
     kind::Kind,
+    logic::Logic,
     message::{Envelope, Message, ReplyTo},
     mypage::Mypage,
     order::{self, Order},
@@ -117,6 +118,8 @@ pub struct Context<'a> {
     pub id: &'a Id,
     /// The time at which the log took the message.
     pub now: Timestamp,
+    /// How entities behave where the message stands in the log.
+    pub logic: Logic,
     caller: Option<Caller>,
     key: Option<Box<str>>,
     trace: Option<Box<str>>,
@@ -242,13 +245,13 @@ impl State {
         })
     }
 
-    /// Handles what an envelope brings, at the time `now`, and returns the effects. A command
-    /// that was answered before is not handled again: it gets the kept answer.
+    /// Handles what an envelope brings, at the time `now` and by the version `logic`, and returns
+    /// the effects. A command that was answered before is not handled again: it gets the kept answer.
     ///
     /// # Panics
     /// When the message is not for this kind of entity, or a row that it names is not loaded:
     /// the host routes and loads by the same envelope.
-    pub fn handle(&mut self, envelope: Envelope, now: Timestamp, rows: &mut Rows) -> Vec<Effect> {
+    pub fn handle(&mut self, envelope: Envelope, now: Timestamp, logic: Logic, rows: &mut Rows) -> Vec<Effect> {
         let answer_row = answer_row(&envelope);
         let Envelope { to, message, request, trace } = envelope;
         let key = request.as_ref().and_then(|request| request.key.as_ref()).map(|key| key.as_str().into());
@@ -258,7 +261,7 @@ impl State {
             fingerprint: request.fingerprint,
             trace: trace.clone(),
         });
-        let mut ctx = Context { id: &to, now, caller, key, trace, rows, effects: Vec::new() };
+        let mut ctx = Context { id: &to, now, logic, caller, key, trace, rows, effects: Vec::new() };
         if !ctx.answer_from_memory() {
             match (self, message) {
                 (Self::Wallet(wallet), Message::Wallet(message)) => wallet.handle(message, &mut ctx),

@@ -8,6 +8,7 @@ pub mod entity;
 pub mod id;
 pub mod invariant;
 pub mod kind;
+pub mod logic;
 pub mod message;
 pub mod money;
 pub mod mypage;

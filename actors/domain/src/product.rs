@@ -8,6 +8,7 @@ use crate::{
     entity::{Answer, Context, Entity},
     id::{Id, OrderId, ProductId},
     kind::Kind,
+    logic::Logic,
     money::{AMOUNT_MAX, Money, Quantity},
     order,
     refusal::Refusal,
@@ -148,9 +149,7 @@ impl Entity for Product {
                 Err(refusal) => ctx.refuse(&refusal),
             },
             (Self::OnSale(product), Message::Change { name, price }) => {
-                product.name = name.unwrap_or_else(|| product.name.clone());
-                product.price = price.unwrap_or(product.price);
-                product.updated_at = ctx.now;
+                product.change(name, price, ctx);
                 ctx.answer(Answer::ok(&product.view(ctx.id)));
             }
             (Self::Absent, Message::Take { order, .. }) => {
@@ -198,9 +197,19 @@ impl OnSale {
                 .into(),
             });
         };
-        self.stock = stock;
-        self.updated_at = ctx.now;
+        if quantity > Quantity::ZERO || ctx.logic < Logic::V2 {
+            self.stock = stock;
+            self.updated_at = ctx.now;
+        }
         Ok(())
+    }
+
+    fn change(&mut self, name: Option<Box<str>>, price: Option<Money>, ctx: &Context<'_>) {
+        let (name, price) = (name.unwrap_or_else(|| self.name.clone()), price.unwrap_or(self.price));
+        if (&name, price) != (&self.name, self.price) || ctx.logic < Logic::V2 {
+            (self.name, self.price) = (name, price);
+            self.updated_at = ctx.now;
+        }
     }
 
     fn take(&mut self, order: OrderId, quantity: Quantity, unit_price: Money, ctx: &mut Context<'_>) {

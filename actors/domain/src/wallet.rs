@@ -9,6 +9,7 @@ use crate::{
     entity::{Answer, Context, Entity},
     id::{Id, OrderId},
     kind::Kind,
+    logic::Logic,
     money::{AMOUNT_MAX, Money},
     order,
     refusal::Refusal,
@@ -186,8 +187,10 @@ impl Open {
                 .into(),
             });
         };
-        self.balance = balance;
-        self.note(EntryKind::TopUp, amount, None, ctx);
+        if amount > Money::ZERO || ctx.logic < Logic::V2 {
+            self.balance = balance;
+            self.note(EntryKind::TopUp, amount, None, ctx);
+        }
         Ok(())
     }
 

@@ -51,7 +51,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
             break;
         }
         if Some(record.partition) == partition {
-            replay.apply(kind, &record);
+            replay.apply(kind, &record)?;
         }
     }
     let Some(view) = words::view(kind, &id, replay.entity(kind, &id), usize::MAX) else {

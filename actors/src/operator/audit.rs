@@ -149,7 +149,7 @@ impl Audit {
     async fn read(&mut self, mut seen: impl FnMut(&Step<Handled>, &Replay)) -> Result<(), OperatorError> {
         while let Some((kind, record)) = self.tape.next().await? {
             self.progress.record(kind, &record);
-            let step = self.replay.apply(kind, &record);
+            let step = self.replay.apply(kind, &record)?;
             self.messages.enter(&step, &mut self.differences);
             seen(&step, &self.replay);
         }
@@ -170,6 +170,7 @@ impl Tally {
     fn count(&mut self, step: &Step<Handled>) {
         self.sequence = step.sequence;
         match &step.content {
+            Content::Upgrade(_) => {}
             Content::Dead { .. } => self.dead_letters += 1,
             Content::Frame { messages, .. } => {
                 for handled in messages {

@@ -42,7 +42,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
         out.flush()?;
     }
     while let Some((kind, record)) = tape.next().await? {
-        let step = acceptor.read(kind, &record);
+        let step = acceptor.read(kind, &record)?;
         if step.sequence >= from {
             if common.json { for_programs(&step, out)? } else { for_people(&step, out)? }
         }
@@ -58,6 +58,7 @@ fn for_people(step: &Step<Arrival>, out: &mut Out) -> std::io::Result<()> {
     let place = format!("{sequence:>8}  {time}  {partition:>9}");
     match content {
         Content::Dead { reason, bytes } => writeln!(out, "{place}  [dead: {bytes} bytes, {reason}]"),
+        Content::Upgrade(logic) => writeln!(out, "{place}  [upgrade: logic version {logic} from here on]"),
         Content::Frame { source, messages } if messages.is_empty() => {
             writeln!(out, "{place}  {:<11}  [no messages]", words::source(*source))
         }
@@ -85,6 +86,7 @@ fn for_programs(step: &Step<Arrival>, out: &mut Out) -> std::io::Result<()> {
     };
     match content {
         Content::Dead { reason, bytes } => line(json!({ "dead": { "reason": reason, "bytes": bytes } })),
+        Content::Upgrade(logic) => line(json!({ "upgrade": { "logic": logic.number() } })),
         Content::Frame { source, messages } => messages.iter().try_for_each(|Arrival { number, fate, envelope }| {
             line(json!({
                 "source": source_for_programs(*source),

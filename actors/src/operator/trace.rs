@@ -89,7 +89,7 @@ async fn life(mut tape: Tape, order: &OrderId) -> Result<(Vec<Moment>, u64), Ope
     let mut progress = Progress::new();
     while let Some((kind, record)) = tape.next().await? {
         progress.record(kind, &record);
-        let step = replay.apply_and_look(kind, &record, |handled, entity| look(handled, entity, order));
+        let step = replay.apply_and_look(kind, &record, |handled, entity| look(handled, entity, order))?;
         let Content::Frame { messages, .. } = &step.content else { continue };
         for (handled, outcome) in messages {
             match outcome {
@@ -139,7 +139,7 @@ impl Moment {
                 Origin::Door => None,
                 Origin::Partition(kind, partition) => Some(((kind, partition), here, handled.arrival.number)),
             },
-            Content::Dead { .. } => None,
+            Content::Dead { .. } | Content::Upgrade(_) => None,
         };
         let in_reply = handled.sent.iter().find_map(|sent| words::refusal_in(&sent.envelope.message));
         Self {

@@ -65,7 +65,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let mut progress = Progress::new();
     while let Some((kind, record)) = tape.next().await? {
         progress.record(kind, &record);
-        let step = replay.apply_and_look(kind, &record, |handled, entity| look(handled, entity, &order));
+        let step = replay.apply_and_look(kind, &record, |handled, entity| look(handled, entity, &order))?;
         findings.enter(&step);
     }
     progress.end();

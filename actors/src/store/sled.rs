@@ -203,7 +203,8 @@ mod tests {
     }
 
     fn checkpoint(cursor: u64, states: &[&str], rows: &[(&str, &str)]) -> Checkpoint {
-        let log = Identity { created_unix_ns: 1, epoch: 2, partitions: 1, first_sequence: 1, last_sequence: 3 };
+        let log =
+            Identity { created_unix_ns: 1, epoch: 2, partitions: 1, logic: 1, first_sequence: 1, last_sequence: 3 };
         Checkpoint {
             meta: Meta { cursor, ..Meta::new(&log) },
             states: states.iter().map(|state| (id(state), (*state).to_owned().into())).collect(),

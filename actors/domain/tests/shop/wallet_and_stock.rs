@@ -2,8 +2,11 @@
 
 use shop_domain::{
     kind::Kind,
+    logic::Logic,
+    message::Message,
     money::AMOUNT_MAX,
     product,
+    timestamp::Timestamp,
     wallet::{self, Entry, EntryKind},
 };
 
@@ -272,4 +275,35 @@ fn callers_beyond_the_limit_push_out_the_one_that_waits_longest() {
     shop.settle();
     let answered: Vec<_> = (0..258).filter(|caller| !shop.answers(&format!("caller {caller}")).is_empty()).collect();
     assert_eq!(answered, (2..258).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_changes_nothing_is_a_change_before_logic_version_2_and_none_from_then_on() {
+    for (logic, is_change) in [(Logic::V1, true), (Logic::V2, false)] {
+        let mut shop = World::with(&[("apple", 5, 1)], &[("alice", 10)]);
+        shop.logic = logic;
+        let answer_to = |shop: &mut World, to: &str, message: Message| {
+            let before = shop.now;
+            shop.ask(to, message, &format!("caller {before}"));
+            let answer = shop.answer(&format!("caller {before}"));
+            let now = serde_json::to_value(Timestamp::from_unix_ms(shop.now)).unwrap();
+            answer["updated_at"] == now
+        };
+        let change = product::Message::Change { name: Some("thing".into()), price: None };
+        assert_eq!(answer_to(&mut shop, "apple", change.into()), is_change, "{logic}");
+        let restock = product::Message::Restock { quantity: quantity(0) };
+        assert_eq!(answer_to(&mut shop, "apple", restock.into()), is_change, "{logic}");
+        let top_up = wallet::Message::TopUp { amount: money(0) };
+        assert_eq!(answer_to(&mut shop, "alice", top_up.into()), is_change, "{logic}");
+        let entries: Vec<wallet::Entry> = shop.rows(Kind::Wallet, "alice", wallet::ENTRY_ROWS);
+        assert_eq!(entries.len(), if is_change { 2 } else { 1 }, "{logic}");
+
+        // What changes something is a change in every version.
+        let change = product::Message::Change { name: None, price: Some(money(6)) };
+        assert!(answer_to(&mut shop, "apple", change.into()), "{logic}");
+        let change = product::Message::Change { name: Some("fruit".into()), price: None };
+        assert!(answer_to(&mut shop, "apple", change.into()), "{logic}");
+        assert!(answer_to(&mut shop, "apple", product::Message::Restock { quantity: quantity(1) }.into()), "{logic}");
+        assert!(answer_to(&mut shop, "alice", wallet::Message::TopUp { amount: money(1) }.into()), "{logic}");
+    }
 }

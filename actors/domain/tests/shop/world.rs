@@ -9,6 +9,7 @@ use shop_domain::{
     id::{Id, Key},
     invariant::{self, Totals},
     kind::Kind,
+    logic::Logic,
     message::{Envelope, Format, Message, ReplyTo, Request},
     money::{Money, Quantity},
     order::{self, Place, Wanted},
@@ -23,15 +24,30 @@ use shop_domain::{
 type Link = (Id, Kind);
 
 /// A shop in memory.
-#[derive(Default)]
 pub(crate) struct World {
     states: BTreeMap<(Kind, Id), State>,
     rows: BTreeMap<(Kind, Id, RowKey), Vec<u8>>,
     links: BTreeMap<Link, VecDeque<Envelope>>,
     answers: Vec<(String, Answer, bool)>,
-    now: u64,
+    pub(crate) now: u64,
+    /// How entities behave.
+    pub(crate) logic: Logic,
     /// Delivers every message between entities twice.
     pub(crate) stutters: bool,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            states: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            links: BTreeMap::new(),
+            answers: vec![],
+            now: 0,
+            logic: Logic::NEWEST,
+            stutters: false,
+        }
+    }
 }
 
 impl World {
@@ -108,7 +124,7 @@ impl World {
         let before = self.states.entry((kind, to.clone())).or_insert_with(|| State::absent(kind));
         // Through bytes and back, as a checkpoint does it.
         let mut state = State::decode(kind, &before.encode()).unwrap();
-        let effects = state.handle(envelope, Timestamp::from_unix_ms(self.now), &mut rows);
+        let effects = state.handle(envelope, Timestamp::from_unix_ms(self.now), self.logic, &mut rows);
         *before = state;
         for (row, bytes) in rows.into_changed() {
             self.rows.insert((kind, to.clone(), row), bytes);

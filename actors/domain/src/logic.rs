@@ -1,0 +1,73 @@
+//! The versions of the entities' behaviour.
+//!
+//! A log is replayed for as long as it exists, so what a message once did it must do for ever. A
+//! change of behaviour (not of speed) gets a version of its own here, and the code asks
+//! [`Context::logic`](crate::entity::Context::logic) which one holds. A log begins with a version,
+//! and an upgrade in it switches each partition over, at the same message in every replay: never
+//! does a newer program by itself.
+
+use std::fmt;
+
+/// A version of the entities' behaviour, oldest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Logic {
+    /// How the first shops behaved.
+    V1 = 1,
+    /// What changes nothing is no change: a product that gets the name and the price that it has,
+    /// a restock of no pieces and a top-up of no money keep the time of the last change, and such
+    /// a top-up makes no entry in the statement.
+    V2 = 2,
+}
+
+/// A version that this program does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("logic version {0} is needed, and this program knows only those up to {newest}: use a newer one", newest = Logic::NEWEST)]
+pub struct UnknownLogic(pub u32);
+
+impl Logic {
+    /// Every version.
+    pub const ALL: [Self; 2] = [Self::V1, Self::V2];
+    /// The version that a new shop begins with.
+    pub const NEWEST: Self = Self::V2;
+
+    /// The version's number, as it is written in logs and checkpoints.
+    pub const fn number(self) -> u32 {
+        self as u32
+    }
+}
+
+impl TryFrom<u32> for Logic {
+    type Error = UnknownLogic;
+
+    fn try_from(number: u32) -> Result<Self, UnknownLogic> {
+        Self::ALL.into_iter().find(|logic| logic.number() == number).ok_or(UnknownLogic(number))
+    }
+}
+
+impl fmt::Display for Logic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.number())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_found_by_its_number() {
+        for logic in Logic::ALL {
+            assert_eq!(Logic::try_from(logic.number()), Ok(logic));
+        }
+        assert_eq!(Logic::ALL.into_iter().max(), Some(Logic::NEWEST));
+    }
+
+    #[test]
+    fn a_version_of_a_newer_program_is_refused_in_words_that_help() {
+        let error = Logic::try_from(3).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "logic version 3 is needed, and this program knows only those up to 2: use a newer one"
+        );
+    }
+}

@@ -1,0 +1,116 @@
+//! Logic versions: a log goes on with the behaviour that it began with until it is upgraded, and a
+//! replay switches over at the same message.
+
+use async_nats::jetstream;
+use serde_json::json;
+use shop_domain::kind::Kind;
+use shop_nats::{connection::Connection, frame::Upgrade, topology::Topology};
+use shop_tests::{
+    client::Client,
+    cluster::{ALL_KINDS, Cluster, delete},
+    process::Process,
+    wait::until,
+};
+
+use crate::operator::tool_at;
+
+const PARTITIONS: u16 = 2;
+
+/// Logs as a shop made them before there was a second logic version.
+async fn logs_of_an_old_shop(nats_url: &str) {
+    let connection = Connection::connect(nats_url, "test").await.unwrap();
+    let jetstream = jetstream::new(async_nats::connect(nats_url).await.unwrap());
+    for kind in Kind::ALL {
+        connection.ensure_log(kind, Topology { partitions: Some(PARTITIONS), replicas: None }).await.unwrap();
+        let stream = jetstream.get_stream(shop_nats::subject::stream(kind)).await.unwrap();
+        let mut config = stream.cached_info().config.clone();
+        assert_eq!(config.metadata.remove("shop.logic").as_deref(), Some("2"));
+        jetstream.update_stream(config).await.unwrap();
+    }
+}
+
+async fn host_of(cluster: &Cluster) -> Process {
+    let mut host = cluster.spawn_host("host", ALL_KINDS, &cluster.data_dir("host"), PARTITIONS);
+    host.says("that all is served", |log| (log.matches(" is served").count() == 5).then_some(())).await;
+    host
+}
+
+/// Gives a product the price that it has; whether that counted as a change.
+async fn counts_as_a_change(client: &Client, product: &str) -> bool {
+    let before = client.read(&format!("/products/{product}")).await.json(200);
+    // A change within the same millisecond would not show.
+    let is_later = async || {
+        let clock = client.post("/wallets/clock/top-up", &json!({ "amount": 1 })).await.json(200);
+        (clock["updated_at"].as_str() > before["updated_at"].as_str()).then_some(())
+    };
+    until("time passes", is_later).await;
+    let change = client.send(hyper::Method::PATCH, &format!("/products/{product}"), Some(&json!({ "price": 5 }))).await;
+    change.unwrap().json(200)["updated_at"] != before["updated_at"]
+}
+
+/// Tops up by nothing; how many entries the statement has then.
+async fn entries_after_nothing(client: &Client) -> usize {
+    client.post("/wallets/alice/top-up", &json!({ "amount": 0 })).await.json(200);
+    client.items("/wallets/alice/statement", "before").await.len()
+}
+
+#[tokio::test]
+async fn an_old_shop_behaves_as_it_did_until_it_is_upgraded_also_when_it_is_replayed() {
+    let mut cluster = Cluster::without_processes(PARTITIONS).await;
+    let url = cluster.nats().url();
+    logs_of_an_old_shop(&url).await;
+    let host = host_of(&cluster).await;
+    cluster.start_bridge().await;
+    let client = cluster.client();
+    client.post("/products", &json!({ "id": "apple", "name": "apple", "price": 5, "stock": 1 })).await.json(201);
+    for wallet in ["alice", "clock"] {
+        client.post("/wallets", &json!({ "id": wallet, "balance": 10 })).await.json(201);
+    }
+    assert!(counts_as_a_change(&client, "apple").await);
+    assert_eq!(entries_after_nothing(&client).await, 2);
+
+    let said = tool_at(&url, "upgrade").await.exits(0);
+    said.says(&["wallet/1     logic version 2 behind sequence", "mypage/0 "]);
+    assert!(!counts_as_a_change(&client, "apple").await);
+    assert_eq!(entries_after_nothing(&client).await, 2);
+
+    let product = client.read("/products/apple").await.json(200);
+    host.kill().await;
+    delete(&cluster.data_dir("host"));
+    let host = host_of(&cluster).await;
+    assert_eq!(client.read("/products/apple").await.json(200), product);
+    assert_eq!(entries_after_nothing(&client).await, 2);
+    tool_at(&url, "audit").await.exits(0);
+    tool_at(&url, "log wallet").await.exits(0).says(&["[upgrade: logic version 2 from here on]"]);
+    host.terminate().await;
+}
+
+#[tokio::test]
+async fn a_host_stops_at_a_version_that_it_does_not_know_and_says_so() {
+    let mut cluster = Cluster::without_processes(PARTITIONS).await;
+    let host = host_of(&cluster).await;
+    let nats = async_nats::connect(cluster.nats().url()).await.unwrap();
+    let upgrade = Upgrade { logic: 99 }.encode();
+    jetstream::new(nats).publish("shop.log.wallet.1", upgrade).await.unwrap().await.unwrap();
+    let help =
+        "wallet/1 is upgraded at sequence 1: logic version 99 is needed, and this program knows only those up to 2";
+    let last_words = host.refuses().await;
+    assert!(last_words.contains(help), "{last_words}");
+    let again = cluster.spawn_host("again", ALL_KINDS, &cluster.data_dir("host"), PARTITIONS).refuses().await;
+    assert!(again.contains(help), "{again}");
+    let audit = tool_at(&cluster.nats().url(), "audit").await.exits(2);
+    assert!(audit.stderr.contains("logic version 99 is needed"), "{}", audit.stderr);
+}
+
+#[tokio::test]
+async fn nothing_is_upgraded_to_what_no_host_says_that_it_knows() {
+    let mut cluster = Cluster::without_processes(PARTITIONS).await;
+    let url = cluster.nats().url();
+    let mut alone = cluster.spawn_host("wallets", "wallet", &cluster.data_dir("wallets"), PARTITIONS);
+    alone.says("that it serves", |log| log.contains("wallet is served").then_some(())).await;
+    let said = tool_at(&url, "upgrade").await.exits(1);
+    assert!(said.stderr.contains("no host of product says that it knows logic version 2"), "{}", said.stderr);
+    let said = tool_at(&url, "upgrade --to 3").await.exits(2);
+    assert!(said.stderr.contains("logic version 3 is needed"), "{}", said.stderr);
+    tool_at(&url, "upgrade --without-hosts").await.exits(0);
+}

@@ -7,7 +7,7 @@
 //!
 //! Owns accepting and applying. Must not send, answer or store anything.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, hash::Hasher};
 
 use shop_domain::{
     entity::{self, Effect, Reply, State},
@@ -227,6 +227,15 @@ impl Replay {
 impl Entity {
     fn absent(kind: Kind) -> Self {
         Self { state: State::absent(kind), rows: BTreeMap::new() }
+    }
+
+    /// Feeds its state and all its rows, as they are stored, to a digest.
+    pub fn digest(&self, hasher: &mut impl Hasher) {
+        hasher.write(&self.state.encode());
+        for (key, bytes) in &self.rows {
+            hasher.write(key.as_bytes());
+            hasher.write(bytes);
+        }
     }
 
     /// One of its rows.

@@ -3,6 +3,7 @@
 mod concurrency;
 mod contract;
 mod errors;
+mod golden;
 mod idempotency;
 mod input;
 mod nats_face;

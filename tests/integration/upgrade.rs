@@ -14,10 +14,11 @@ use shop_tests::{
 
 use crate::operator::tool_at;
 
-const PARTITIONS: u16 = 2;
+/// Partitions of every shop here.
+pub(crate) const PARTITIONS: u16 = 2;
 
 /// Logs as a shop made them before there was a second logic version.
-async fn logs_of_an_old_shop(nats_url: &str) {
+pub(crate) async fn logs_of_an_old_shop(nats_url: &str) {
     let connection = Connection::connect(nats_url, "test").await.unwrap();
     let jetstream = jetstream::new(async_nats::connect(nats_url).await.unwrap());
     for kind in Kind::ALL {
@@ -29,7 +30,8 @@ async fn logs_of_an_old_shop(nats_url: &str) {
     }
 }
 
-async fn host_of(cluster: &Cluster) -> Process {
+/// A host of all kinds that has opened its doors.
+pub(crate) async fn host_of(cluster: &Cluster) -> Process {
     let mut host = cluster.spawn_host("host", ALL_KINDS, &cluster.data_dir("host"), PARTITIONS);
     host.says("that all is served", |log| (log.matches(" is served").count() == 5).then_some(())).await;
     host

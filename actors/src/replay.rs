@@ -252,6 +252,11 @@ impl Entity {
         rows.map(|(key, bytes)| (key, decode_row(bytes)))
     }
 
+    /// All its rows as they are stored, by key.
+    pub const fn stored_rows(&self) -> &BTreeMap<RowKey, Vec<u8>> {
+        &self.rows
+    }
+
     fn handle(&mut self, envelope: Envelope, now: Timestamp, logic: Logic) -> Vec<Effect> {
         let mut rows = Rows::default();
         for key in entity::rows(&envelope) {

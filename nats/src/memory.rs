@@ -32,7 +32,7 @@ pub trait Chaos: Debug + Send + Sync + 'static {
     fn append(&self, kind: Kind, partition: u16) -> Fate;
 
     /// How a record reaches its reader.
-    fn deliver(&self, kind: Kind, sequence: u64) -> Delivery;
+    fn deliver(&self, kind: Kind, record: &Record) -> Delivery;
 }
 
 /// What becomes of a frame.
@@ -50,11 +50,23 @@ pub enum Fate {
 
 /// How a record reaches its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Delivery {
-    /// How long it takes.
-    pub delay: Duration,
-    /// How often it comes.
-    pub copies: usize,
+pub enum Delivery {
+    /// It comes.
+    Comes {
+        /// How long it takes.
+        delay: Duration,
+        /// How often it comes.
+        copies: usize,
+    },
+    /// The reader is lost; after a while another one goes on behind the last record that came.
+    ReaderLost(Duration),
+    /// The log is not what it was: the reader ends with an error.
+    Failed,
+}
+
+impl Delivery {
+    /// Once and at once.
+    pub const PROMPT: Self = Self::Comes { delay: Duration::ZERO, copies: 1 };
 }
 
 /// No chaos: everything is stored, acknowledged and delivered at once.
@@ -66,8 +78,8 @@ impl Chaos for Calm {
         Fate::Stored(Duration::ZERO)
     }
 
-    fn deliver(&self, _: Kind, _: u64) -> Delivery {
-        Delivery { delay: Duration::ZERO, copies: 1 }
+    fn deliver(&self, _: Kind, _: &Record) -> Delivery {
+        Delivery::PROMPT
     }
 }
 
@@ -125,6 +137,12 @@ impl MemoryLog {
             logic,
             begin: Instant::now(),
         }
+    }
+
+    /// The same logs, for somebody to whom other things happen.
+    #[must_use]
+    pub fn under(&self, chaos: Arc<dyn Chaos>) -> Self {
+        Self { chaos, ..self.clone() }
     }
 
     /// Lets every publisher believe that what is on its way may be lost.
@@ -242,15 +260,23 @@ async fn read(log: MemoryLog, kind: Kind, mut after: u64, records: mpsc::Sender<
             more = has_more => if !more { return },
         }
         let Some(record) = log.record_at(kind, after + 1) else { return };
-        after += 1;
-        let Delivery { delay, copies } = log.chaos.deliver(kind, after);
+        let (delay, copies) = match log.chaos.deliver(kind, &record) {
+            Delivery::Comes { delay, copies } => (delay, copies.max(1)),
+            Delivery::ReaderLost(pause) => (pause, 0),
+            Delivery::Failed => {
+                let error = LogError::OtherLog { kind, reason: format!("it does not go on after {after}") };
+                let _nobody_reads = records.send(Err(error)).await;
+                return;
+            }
+        };
         if delay > Duration::ZERO {
             sleep(delay).await;
         }
-        for _ in 0..copies.max(1) {
+        for _ in 0..copies {
             if records.send(Ok(record.clone())).await.is_err() {
                 return;
             }
+            after = record.sequence;
         }
     }
 }
@@ -276,8 +302,8 @@ mod tests {
             }
         }
 
-        fn deliver(&self, _: Kind, _: u64) -> Delivery {
-            Delivery { delay: Duration::ZERO, copies: 1 }
+        fn deliver(&self, _: Kind, _: &Record) -> Delivery {
+            Delivery::PROMPT
         }
     }
 
@@ -301,6 +327,40 @@ mod tests {
             }
         }
         assert_eq!(next, 20);
+    }
+
+    /// The reader is lost at the second record, and the third comes twice; the fourth never comes.
+    #[derive(Debug, Default)]
+    struct Interrupted(Mutex<bool>);
+
+    impl Chaos for Interrupted {
+        fn append(&self, _: Kind, _: u16) -> Fate {
+            Fate::Stored(Duration::ZERO)
+        }
+
+        fn deliver(&self, _: Kind, record: &Record) -> Delivery {
+            let was_lost = std::mem::replace(&mut *self.0.lock().unwrap(), record.sequence == 2);
+            match record.sequence {
+                2 if !was_lost => Delivery::ReaderLost(Duration::from_millis(20)),
+                3 => Delivery::Comes { delay: Duration::ZERO, copies: 2 },
+                4 => Delivery::Failed,
+                _ => Delivery::PROMPT,
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_reader_goes_on_where_it_was_and_a_failed_one_says_so() {
+        let log = MemoryLog::new(1, Arc::new(Interrupted::default()));
+        for record in ["a", "b", "c", "d"] {
+            log.store(Kind::Order, 0, record.into());
+        }
+        let mut reader = log.read(Kind::Order, 1, 0);
+        for expected in [1, 2, 3, 3] {
+            assert_eq!(reader.recv().await.unwrap().unwrap().sequence, expected);
+        }
+        assert!(matches!(reader.recv().await, Some(Err(LogError::OtherLog { kind: Kind::Order, .. }))));
+        assert!(reader.recv().await.is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -102,6 +102,6 @@ impl Item {
 }
 
 /// The row of an order: the time of placing in 13 digits or more, then the id.
-fn order_row(placed_at: Timestamp, order: &OrderId) -> RowKey {
+pub(crate) fn order_row(placed_at: Timestamp, order: &OrderId) -> RowKey {
     format!("{ORDER_ROWS}{:016}-{order}", placed_at.unix_ms()).into()
 }

@@ -123,6 +123,9 @@ pub enum Quote {
     NotFound,
 }
 
+/// The prefix of the rows that tell what became of the pieces that each order took.
+pub const TAKE_ROWS: &str = "take/";
+
 impl Entity for Product {
     type Message = Message;
 
@@ -263,6 +266,6 @@ fn not_found(id: &Id) -> Refusal {
     Refusal::NotFound { kind: Kind::Product, id: id.clone() }
 }
 
-fn take_row(order: &OrderId) -> RowKey {
-    format!("take/{order}").into()
+pub(crate) fn take_row(order: &OrderId) -> RowKey {
+    format!("{TAKE_ROWS}{order}").into()
 }

@@ -123,6 +123,8 @@ pub struct View<'a> {
 
 /// The prefix of the statement's rows.
 pub const ENTRY_ROWS: &str = "entry/";
+/// The prefix of the rows that tell what became of each order's charge.
+pub const CHARGE_ROWS: &str = "charge/";
 
 impl Entity for Wallet {
     type Message = Message;
@@ -245,8 +247,8 @@ fn not_found(id: &Id) -> Refusal {
     Refusal::NotFound { kind: Kind::Wallet, id: id.clone() }
 }
 
-fn charge_row(order: &OrderId) -> RowKey {
-    format!("charge/{order}").into()
+pub(crate) fn charge_row(order: &OrderId) -> RowKey {
+    format!("{CHARGE_ROWS}{order}").into()
 }
 
 /// The row of the statement's entry with that number; numbers count from 0.

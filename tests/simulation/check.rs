@@ -6,42 +6,90 @@ use shop_actors::{kind_host::View, store::StoreError};
 use shop_domain::{
     entity::State,
     id::Id,
-    invariant,
+    invariant::{self, Totals},
     kind::Kind,
+    message::Message,
     mypage::{self, Item},
-    order::{self, Order},
+    order::{self, Status},
+    problem::Code,
+    product,
     rows::decode_row,
     wallet::{self, Entry, EntryKind, Wallet},
 };
 
-use crate::{
-    plan::{MONEY, PIECES, PRODUCTS, USERS},
-    sim::Sim,
-};
+use crate::sim::Sim;
 
 type States = BTreeMap<(Kind, Id), State>;
 
 /// Money and stock are conserved, every order is settled, pages and statements agree with the
 /// entities, every caller was answered, always with the same bytes, and whoever looks at the log
 /// (a second host, or one that begins with nothing) comes to the same states.
-pub(crate) async fn everything(sim: &Sim) {
+pub(crate) async fn everything(sim: &mut Sim) {
     let states: States = Kind::ALL.into_iter().flat_map(|kind| states(&sim.views(kind)[0], kind)).collect();
     let (totals, violations) = invariant::check_at_rest(states.iter().map(|((_, id), state)| (id, state)));
     assert!(violations.is_empty(), "{violations:#?}");
-    assert_eq!(totals.money, u128::from(MONEY) * USERS.len() as u128);
-    assert_eq!(totals.pieces, u128::from(PIECES) * PRODUCTS.len() as u128);
-    for user in USERS {
-        page_shows_every_order(sim, &states, user);
-        statement_adds_up(sim, &states, user);
+    assert_eq!(totals, brought_in(sim), "what the shop holds, and what was brought in");
+    let orders = || states.iter().filter_map(|((_, id), state)| order_view(id, state));
+    for user in orders().map(|order| order.user).collect::<BTreeSet<_>>() {
+        page_shows_every_order(sim, &states, user.as_str());
+    }
+    for ((_, user), state) in &states {
+        if let State::Wallet(Wallet::Open(wallet)) = state {
+            statement_adds_up(sim, user, wallet);
+        }
     }
     every_caller_was_answered_with_the_same_bytes(sim);
     everybody_comes_to_the_same_states(sim, &states).await;
 }
 
+/// What callers see of an order's state.
+pub(crate) fn status(sim: &Sim, order: &str) -> Status {
+    let states = states(&sim.views(Kind::Order)[0], Kind::Order);
+    let id = order.parse().expect("it is a proper id");
+    order_view(&id, &states[&(Kind::Order, id.clone())]).expect("the order was placed").status
+}
+
+/// What commands have brought in: each counts once, however often it was asked under its key, and
+/// only where there is somebody to take it.
+fn brought_in(sim: &Sim) -> Totals {
+    let (mut totals, mut made, mut keys) = (Totals::default(), BTreeSet::new(), BTreeSet::new());
+    for asked in &sim.asked {
+        let first = keys.insert((asked.message.kind(), &asked.to, &asked.key));
+        match &asked.message {
+            Message::Wallet(wallet::Message::Open { balance }) if made.insert((Kind::Wallet, &asked.to)) => {
+                totals.money += u128::from(balance.get());
+            }
+            Message::Wallet(wallet::Message::TopUp { amount })
+                if first && made.contains(&(Kind::Wallet, &asked.to)) =>
+            {
+                totals.money += u128::from(amount.get());
+            }
+            Message::Product(product::Message::Create { stock, .. }) if made.insert((Kind::Product, &asked.to)) => {
+                totals.pieces += u128::from(stock.get());
+            }
+            Message::Product(product::Message::Restock { quantity })
+                if first && made.contains(&(Kind::Product, &asked.to)) =>
+            {
+                totals.pieces += u128::from(quantity.get());
+            }
+            Message::Wallet(_)
+            | Message::Product(_)
+            | Message::Order(_)
+            | Message::Delivery(_)
+            | Message::Mypage(_) => {}
+        }
+    }
+    totals
+}
+
+fn order_view(id: &Id, state: &State) -> Option<order::View> {
+    if let State::Order(order) = state { order.view(id) } else { None }
+}
+
 fn page_shows_every_order(sim: &Sim, states: &States, user: &str) {
     let mut orders: Vec<order::View> = states
         .iter()
-        .filter_map(|((_, id), state)| if let State::Order(order) = state { Order::view(order, id) } else { None })
+        .filter_map(|((_, id), state)| order_view(id, state))
         .filter(|order| order.user.as_str() == user)
         .collect();
     orders.sort_by(|one, other| (one.placed_at, &one.id).cmp(&(other.placed_at, &other.id)));
@@ -58,14 +106,12 @@ fn page_shows_every_order(sim: &Sim, states: &States, user: &str) {
     }
 }
 
-fn statement_adds_up(sim: &Sim, states: &States, user: &str) {
-    let entries: Vec<Entry> = rows(sim, Kind::Wallet, user, wallet::ENTRY_ROWS);
+fn statement_adds_up(sim: &Sim, user: &Id, wallet: &wallet::Open) {
+    let entries: Vec<Entry> = rows(sim, Kind::Wallet, user.as_str(), wallet::ENTRY_ROWS);
     let balance = entries.iter().fold(0, |balance, entry| match entry.kind {
         EntryKind::TopUp | EntryKind::Refund => balance + entry.amount.get(),
         EntryKind::Charge => balance - entry.amount.get(),
     });
-    let wallet = states.get(&(Kind::Wallet, user.parse().expect("it is a proper id")));
-    let Some(State::Wallet(Wallet::Open(wallet))) = wallet else { panic!("{user} has no wallet") };
     assert_eq!(wallet.balance.get(), balance, "the statement of {user}");
     let charged: Vec<_> =
         entries.iter().filter(|entry| entry.kind == EntryKind::Charge).map(|entry| &entry.order).collect();
@@ -74,18 +120,31 @@ fn statement_adds_up(sim: &Sim, states: &States, user: &str) {
 
 fn every_caller_was_answered_with_the_same_bytes(sim: &Sim) {
     let mut answers: BTreeMap<Box<str>, BTreeSet<Vec<u8>>> = BTreeMap::new();
+    let mut reused: BTreeSet<Box<str>> = BTreeSet::new();
     for reply in sim.replies() {
+        if reply.answer.code() == Some(Code::IDEMPOTENCY_KEY_REUSED) {
+            reused.insert(reply.to.inbox.clone());
+        }
         answers.entry(reply.to.inbox).or_default().insert(reply.answer.body);
     }
-    for (caller, bodies) in &answers {
-        assert_eq!(bodies.len(), 1, "{caller} was told different things");
+    let mut by_key: BTreeMap<_, BTreeSet<&Vec<u8>>> = BTreeMap::new();
+    for asked in &sim.asked {
+        let Some(bodies) = answers.get(&asked.inbox) else {
+            assert!(asked.asked_again, "this caller was not answered: {asked:?}");
+            continue;
+        };
+        assert_eq!(bodies.len(), 1, "this caller was told different things: {asked:?}");
+        let is_place = matches!(asked.message, Message::Order(order::Message::Place(_)));
+        if (asked.key.is_some() || is_place) && !reused.contains(&asked.inbox) {
+            by_key.entry((asked.message.kind(), &asked.to, &asked.key)).or_default().extend(bodies);
+        }
     }
-    let silent = (1..=sim.callers()).filter(|caller| !answers.contains_key(format!("caller {caller}").as_str()));
-    let silent: Vec<_> = silent.map(|caller| (caller, &sim.asked[caller as usize - 1])).collect();
-    assert!(silent.is_empty(), "these callers were not answered: {silent:#?}");
+    for (key, bodies) in by_key {
+        assert_eq!(bodies.len(), 1, "under one key different things were told: {key:?}");
+    }
 }
 
-async fn everybody_comes_to_the_same_states(sim: &Sim, expected: &States) {
+async fn everybody_comes_to_the_same_states(sim: &mut Sim, expected: &States) {
     for kind in Kind::ALL {
         let expected: States = expected
             .iter()

@@ -1,4 +1,6 @@
-//! What happens in a run: customers do what customers do, while hosts crash and come back.
+//! What happens in a run by chance: customers do what customers do, while hosts crash and come back.
+
+use std::time::Duration;
 
 use shop_actors::store::memory::MemoryStore;
 use shop_domain::{
@@ -10,92 +12,158 @@ use shop_domain::{
     product, wallet,
 };
 
-use crate::sim::Sim;
+use crate::{chaos::Keep, sim::Sim, trace::Fault};
 
 /// What every wallet holds at first, and every product.
-pub(crate) const MONEY: u64 = 200;
-pub(crate) const PIECES: u64 = 12;
-pub(crate) const USERS: [&str; 3] = ["alice", "bob", "carol"];
-pub(crate) const PRODUCTS: [&str; 3] = ["apple", "pear", "plum"];
+const MONEY: u64 = 200;
+const PIECES: u64 = 12;
+const USERS: [&str; 3] = ["alice", "bob", "carol"];
+const PRODUCTS: [&str; 3] = ["apple", "pear", "plum"];
+/// Who has no wallet, and what nobody sells.
+const NOBODY: &str = "nobody";
+const NOTHING: &str = "nothing";
 const PRICE: u64 = 10;
 
 /// Everything that one run does.
 pub(crate) async fn play(sim: &mut Sim) {
+    let seed = sim.chance.u64(..);
+    sim.seed(seed);
     for user in USERS {
-        sim.ask(user, wallet::Message::Open { balance: money(MONEY) }).await;
+        sim.ask(user, wallet::Message::Open { balance: money(MONEY) });
     }
     for product in PRODUCTS {
-        let create = product::Message::Create { name: product.into(), price: money(PRICE), stock: pieces(PIECES) };
-        sim.ask(product, create).await;
+        sim.ask(product, create(PRICE, PIECES));
     }
-    sim.pause(50).await;
-    let mut orders = 0;
-    let mut old: Vec<(Kind, MemoryStore)> = vec![];
+    pause(sim, 50).await;
+    let (mut orders, mut old) = (0, vec![]);
     for _ in 0..sim.chance.usize(20..80) {
-        match sim.chance.u8(0..20) {
+        match sim.chance.u8(0..28) {
             0..=8 => {
                 let place = order(sim);
-                sim.ask(&format!("o-{orders}"), place).await;
+                sim.ask(&format!("o-{orders}"), place);
                 orders += 1;
             }
-            9..=11 if orders > 0 => {
-                let which = sim.chance.u32(0..orders);
-                sim.ask(&format!("o-{which}"), order::Message::Cancel { reason: None }).await;
+            9..=11 => {
+                let which = sim.chance.u32(0..=orders);
+                sim.ask(&format!("o-{which}"), order::Message::Cancel { reason: None });
             }
-            12 if orders > 0 => {
-                let which = sim.chance.u32(0..orders);
-                sim.ask(&format!("o-{which}"), delivery::Message::Dispatch).await;
+            12..=13 => {
+                let which = sim.chance.u32(0..=orders);
+                let message = if sim.chance.bool() { delivery::Message::Dispatch } else { delivery::Message::Deliver };
+                sim.ask(&format!("o-{which}"), message);
             }
-            13 => {
-                let kind = any_kind(sim);
-                old.push((kind, sim.checkpoints(kind)));
-            }
-            14 | 15 => {
-                let kind = any_kind(sim);
-                sim.crash(kind, |store| store);
-            }
-            16 => {
-                let kind = any_kind(sim);
-                sim.crash(kind, |_| MemoryStore::default());
-            }
-            17 => {
-                if let Some((kind, store)) = old.pop() {
-                    sim.crash(kind, |_| store);
-                }
-            }
-            18 => {
-                let kind = any_kind(sim);
-                let store = if sim.chance.bool() { sim.checkpoints(kind) } else { MemoryStore::default() };
-                sim.start_zombie(kind, store);
-            }
-            19 if sim.chance.bool() => sim.stop_zombie(),
-            _ => sim.log.disrupt(),
+            14..=17 => bring(sim),
+            18 | 19 => again(sim),
+            20.. => harm(sim, &mut old),
         }
-        let pause = if sim.chance.u8(0..4) == 0 { 1_500 } else { 4 };
-        sim.pause(pause).await;
+        let pause_ms = if sim.chance.u8(0..4) == 0 { 1_500 } else { 4 };
+        pause(sim, pause_ms).await;
     }
+}
+
+/// Money or pieces come in, or a price changes.
+fn bring(sim: &mut Sim) {
+    let (user, product) = (USERS[sim.chance.usize(0..USERS.len())], PRODUCTS[sim.chance.usize(0..PRODUCTS.len())]);
+    let key = format!("k-{}", sim.asked.len());
+    match sim.chance.u8(0..8) {
+        0..=2 => sim.ask_with_key(user, wallet::Message::TopUp { amount: money(7) }, &key),
+        3..=5 => sim.ask_with_key(product, product::Message::Restock { quantity: pieces(2) }, &key),
+        6 => sim.ask_with_key(NOTHING, product::Message::Restock { quantity: pieces(2) }, &key),
+        _ => {
+            let price = money(PRICE + sim.chance.u64(0..2));
+            sim.ask_with_key(product, product::Message::Change { name: None, price: Some(price) }, &key);
+        }
+    }
+}
+
+/// A client asks something once more, sometimes with another body under the same key.
+fn again(sim: &mut Sim) {
+    let request = sim.chance.usize(0..sim.asked.len());
+    let asked = sim.asked[request].clone();
+    let Some(key) = asked.key.filter(|_| sim.chance.u8(0..3) == 0) else {
+        sim.count(Fault::AskedAgain);
+        return sim.ask_again(request);
+    };
+    sim.count(Fault::AskedOtherwise);
+    match asked.message.kind() {
+        Kind::Wallet => sim.ask_with_key(asked.to.as_str(), wallet::Message::TopUp { amount: money(9) }, key.as_str()),
+        Kind::Product | Kind::Order | Kind::Delivery | Kind::Mypage => {
+            let restock = product::Message::Restock { quantity: pieces(9) };
+            sim.ask_with_key(asked.to.as_str(), restock, key.as_str());
+        }
+    }
+}
+
+/// A host crashes, stops, or gets a double.
+fn harm(sim: &mut Sim, old: &mut Vec<(Kind, MemoryStore)>) {
+    let kind = Kind::ALL[sim.chance.usize(0..Kind::ALL.len())];
+    match sim.chance.u8(0..9) {
+        0 => old.push((kind, sim.checkpoints(kind))),
+        1 | 2 => {
+            sim.count(Fault::CrashAtAnyTime);
+            sim.crash(kind, Keep::Latest);
+        }
+        3 => {
+            sim.count(Fault::CrashAtAnyTime);
+            sim.crash(kind, Keep::Nothing);
+        }
+        4 => {
+            if let Some((kind, store)) = old.pop() {
+                sim.crash_back_to(kind, store);
+            }
+        }
+        5 => sim.stop(kind),
+        6 => {
+            let keep = if sim.chance.bool() { Keep::Latest } else { Keep::Nothing };
+            sim.start_zombie(kind, keep);
+        }
+        7 => sim.stop_zombie(),
+        _ => sim.disrupt(),
+    }
+}
+
+/// Lets some time pass.
+async fn pause(sim: &mut Sim, ms_max: u64) {
+    let time = Duration::from_millis(sim.chance.u64(0..ms_max));
+    sim.pass(time).await;
 }
 
 fn order(sim: &mut Sim) -> order::Message {
     let mut products = PRODUCTS.to_vec();
     sim.chance.shuffle(&mut products);
-    let lines = sim.chance.usize(1..=PRODUCTS.len());
-    let wanted = |product: &str, chance: &mut fastrand::Rng| Wanted {
+    if sim.chance.u8(0..16) == 0 {
+        products[0] = NOTHING;
+    }
+    let count = sim.chance.usize(1..=PRODUCTS.len());
+    let mut line = |product: &&'static str| {
+        let price = if sim.chance.u8(0..12) == 0 { PRICE + 1 } else { PRICE };
+        (*product, sim.chance.u64(1..4), price)
+    };
+    let lines: Vec<_> = products[..count].iter().map(&mut line).collect();
+    let user = if sim.chance.u8(0..16) == 0 { NOBODY } else { USERS[sim.chance.usize(0..USERS.len())] };
+    place(user, &lines)
+}
+
+/// An order at agreed prices: product, pieces and price of every line.
+pub(crate) fn place(user: &str, lines: &[(&str, u64, u64)]) -> order::Message {
+    let wanted = |(product, quantity, price): &(&str, u64, u64)| Wanted {
         product: product.parse::<ProductId>().expect("it is a proper id"),
-        quantity: pieces(chance.u64(1..4)),
-        unit_price: Some(money(if chance.u8(0..12) == 0 { PRICE + 1 } else { PRICE })),
+        quantity: pieces(*quantity),
+        unit_price: Some(money(*price)),
         quote: None,
     };
-    let lines = products[..lines].iter().map(|product| wanted(product, &mut sim.chance)).collect();
-    let user = USERS[sim.chance.usize(0..USERS.len())].parse().expect("it is a proper id");
-    order::Message::Place(Place { user, lines })
+    order::Message::Place(Place {
+        user: user.parse().expect("it is a proper id"),
+        lines: lines.iter().map(wanted).collect(),
+    })
 }
 
-fn any_kind(sim: &mut Sim) -> Kind {
-    Kind::ALL[sim.chance.usize(0..Kind::ALL.len())]
+/// A product at a price, with some stock.
+pub(crate) fn create(price: u64, stock: u64) -> product::Message {
+    product::Message::Create { name: "thing".into(), price: money(price), stock: pieces(stock) }
 }
 
-fn money(units: u64) -> Money {
+pub(crate) fn money(units: u64) -> Money {
     Money::new(units).expect("it is within the range")
 }
 

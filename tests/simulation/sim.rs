@@ -1,40 +1,44 @@
 //! A shop in simulation: the logs, a host per kind (and sometimes two), the doors, the callers.
 
 use std::{
-    collections::BTreeMap,
-    fmt,
+    collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use shop_actors::{
-    kind_host::{KindHost, View},
+    kind_host::{KindError, KindHost, View},
+    outbox::Logs,
     store::memory::MemoryStore,
 };
 use shop_domain::{
+    delivery,
     entity::Reply,
+    id::{Id, Key},
     kind::Kind,
     message::{Envelope, Format, Message, ReplyTo, Request},
+    order,
 };
 use shop_nats::{
-    frame::{EncodedMessage, Origin, Source, frames},
-    log::{Log, SharedLog},
-    memory::MemoryLog,
-    publisher::Publisher,
+    log::Log,
+    memory::{Calm, MemoryLog},
     subject::partition_of,
 };
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::sleep,
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::chaos::Seeded;
-
-/// Frames of a door on their way: more than the real door has, so that bursts have holes.
-const DOOR_WINDOW: usize = 4;
+use crate::{
+    chaos::{Act, Keep, Mischief, Moment, Script},
+    door::Door,
+    life::{Answers, Cellar, Life, World},
+    observer::Observer,
+    trace::{Fault, Trace},
+};
 
 /// How long nothing may happen until the shop counts as at rest: longer than any publisher waits
 /// before it sends again (5 s for an acknowledgement, then at most 1 s).
@@ -45,74 +49,71 @@ pub(crate) struct Sim {
     pub(crate) chance: fastrand::Rng,
     pub(crate) log: MemoryLog,
     pub(crate) partitions: u16,
-    chaos: Arc<Seeded>,
+    world: Arc<World>,
+    events: mpsc::UnboundedReceiver<Event>,
     hosts: BTreeMap<Kind, Host>,
     zombies: Vec<Host>,
     doors: BTreeMap<(Kind, u16), Door>,
-    replies: Arc<Mutex<Vec<Reply>>>,
-    crashes: u64,
-    requests: u64,
-    pub(crate) asked: Vec<String>,
-    begin: tokio::time::Instant,
+    lives: u64,
+    pub(crate) asked: Vec<Asked>,
+    /// The moments that the script had to choose from.
+    pub(crate) moments: Vec<Moment>,
+}
+
+/// Something that whoever runs the shop has to do.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The host or door that lived this life is dead.
+    Died(u64),
+    /// The host has ended by itself.
+    Ended(u64),
+    /// The script says that this is done, at a moment of that kind.
+    Act(Act, Kind),
+}
+
+/// What a caller asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) to: Id,
+    pub(crate) message: Message,
+    pub(crate) key: Option<Key>,
+    pub(crate) inbox: Box<str>,
+    /// The caller gave up on the answer, and asked the same again.
+    pub(crate) asked_again: bool,
 }
 
 struct Host {
     kind: Kind,
-    store: MemoryStore,
+    life: Arc<Life>,
+    cellar: Cellar,
     view: watch::Receiver<Arc<View>>,
+    stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
-struct Door {
-    source: Source,
-    next: u64,
-    publisher: Publisher,
-}
-
-/// What a run was, in numbers; the digest tells two runs apart.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Trace {
-    pub(crate) digest: u64,
-    runs: u64,
-    requests: u64,
-    records: u64,
-    crashes: u64,
-}
-
-impl Trace {
-    pub(crate) fn add(&mut self, run: &Self) {
-        self.runs += run.runs;
-        self.requests += run.requests;
-        self.records += run.records;
-        self.crashes += run.crashes;
-    }
-}
-
-impl fmt::Display for Trace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { runs, requests, records, crashes, .. } = self;
-        write!(f, "{runs} runs, {requests} requests, {records} records in the logs, {crashes} crashes")
-    }
-}
-
 impl Sim {
-    pub(crate) fn new(seed: u64) -> Self {
-        let mut chance = fastrand::Rng::with_seed(seed);
-        let chaos = Arc::new(Seeded::new(chance.u64(..)));
-        let partitions = chance.u16(1..4);
+    /// A shop in which nothing goes wrong yet.
+    pub(crate) fn new(chance: fastrand::Rng, partitions: u16) -> Self {
+        let log = MemoryLog::new(partitions, Arc::new(Calm));
+        let (sender, events) = mpsc::unbounded_channel();
+        let world = Arc::new(World {
+            mischief: Mischief::new(sender.clone()),
+            observer: Observer::new(log.clone()),
+            answers: Answers::default().into(),
+            events: sender,
+        });
         let mut sim = Self {
-            log: MemoryLog::new(partitions, chaos.clone()),
             chance,
+            log,
             partitions,
-            chaos,
+            world,
+            events,
             hosts: BTreeMap::new(),
             zombies: vec![],
             doors: BTreeMap::new(),
-            replies: Arc::default(),
-            crashes: 0,
-            requests: 0,
+            lives: 0,
             asked: vec![],
-            begin: tokio::time::Instant::now(),
+            moments: vec![],
         };
         for kind in Kind::ALL {
             let host = sim.start(kind, MemoryStore::default());
@@ -121,93 +122,248 @@ impl Sim {
         sim
     }
 
-    /// Sends a command through the door of its kind; its caller waits at the returned inbox.
-    pub(crate) async fn ask(&mut self, to: &str, message: impl Into<Message>) {
-        let message = message.into();
-        self.requests += 1;
-        let reply = Some(ReplyTo { inbox: format!("caller {}", self.requests).into(), format: Format::Json });
-        let request = Some(Request { key: None, fingerprint: message.fingerprint(), reply });
-        let to = to.parse().expect("the plan names proper ids");
-        let kind = message.kind();
-        self.asked.push(format!("{to} {message:?} at {:?}", tokio::time::Instant::now() - self.begin));
+    /// From here on things go wrong by chance.
+    pub(crate) fn seed(&self, seed: u64) {
+        self.world.mischief.seed(seed);
+    }
+
+    /// From here on things go wrong as written down.
+    pub(crate) fn follow(&self, script: Script) {
+        self.world.mischief.follow(script);
+    }
+
+    /// Sends a command through the door of its kind.
+    pub(crate) fn ask(&mut self, to: &str, message: impl Into<Message>) {
+        self.ask_with(to.parse().expect("the plan names proper ids"), message.into(), None);
+    }
+
+    /// The same under an idempotency key.
+    pub(crate) fn ask_with_key(&mut self, to: &str, message: impl Into<Message>, key: &str) {
+        let key = key.parse().expect("the plan names proper keys");
+        self.ask_with(to.parse().expect("the plan names proper ids"), message.into(), Some(key));
+    }
+
+    /// The client who asked this asks once more.
+    pub(crate) fn ask_again(&mut self, request: usize) {
+        let Asked { to, message, key, .. } = self.asked[request].clone();
+        self.ask_with(to, message, key);
+    }
+
+    fn ask_with(&mut self, to: Id, message: Message, key: Option<Key>) {
+        let (number, kind) = (self.asked.len(), message.kind());
+        let inbox: Box<str> = format!("caller {number}").into();
+        let asked = Asked { to: to.clone(), message: message.clone(), key: key.clone(), inbox, asked_again: false };
+        let reply = Some(ReplyTo { inbox: asked.inbox.clone(), format: Format::Json });
+        let request = Some(Request { key, fingerprint: message.fingerprint(), reply });
+        self.asked.push(asked);
         let partition = partition_of(&to, self.partitions);
-        let encoded = [EncodedMessage::new(&Envelope { to, message, request, trace: None })];
-        let log: SharedLog = Arc::new(self.log.clone());
-        let door = self.doors.entry((kind, partition)).or_insert_with(|| Door {
-            source: Source { origin: Origin::Door, epoch: 1 },
-            next: 1,
-            publisher: Publisher::new(log, kind, partition, DOOR_WINDOW),
+        if !self.doors.contains_key(&(kind, partition)) {
+            self.lives += 1;
+            let life = Life::of_door(self.lives, kind, &self.world);
+            self.doors.insert((kind, partition), Door::open(life, &self.log, kind, partition));
+        }
+        let door = self.doors.get_mut(&(kind, partition)).expect("it is open");
+        door.let_in(number, &Envelope { to, message, request, trace: None });
+    }
+
+    /// Lets some time pass, and does what has to be done meanwhile; then checks what must hold at
+    /// every moment.
+    pub(crate) async fn pass(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        loop {
+            tokio::select! {
+                biased;
+                Some(event) = self.events.recv() => self.happen(event),
+                () = sleep_until(until) => break,
+            }
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        for host in self.all_hosts().filter(|host| host.life.kept().is_none()) {
+            for partition in host.view.borrow().partitions.values() {
+                self.world.observer.compare(host.kind, &partition.handle);
+            }
+        }
+        let violations = self.world.observer.violations();
+        assert!(violations.is_empty(), "{}", violations.join("\n"));
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Died(life) => {
+                let kind = self.hosts.values().find(|host| host.life.number == life).map(|host| host.kind);
+                if let Some(kind) = kind {
+                    let keep = self.hosts[&kind].life.kept().unwrap_or(Keep::Latest);
+                    self.crash(kind, keep);
+                } else if let Some(door) = self.doors.iter().find(|(_, door)| door.life.number == life) {
+                    let at = *door.0;
+                    self.close_door(at);
+                }
+                self.zombies.retain(|zombie| zombie.life.number != life);
+            }
+            Event::Ended(life) => {
+                let kind = self.hosts.values().find(|host| host.life.number == life).map(|host| host.kind);
+                if let Some(kind) = kind {
+                    self.replace(kind, |host| host.cellar.keep(Keep::Latest));
+                }
+                self.zombies.retain(|zombie| zombie.life.number != life);
+            }
+            Event::Act(act, kind) => self.act(act, kind),
+        }
+    }
+
+    fn act(&mut self, act: Act, kind: Kind) {
+        match act {
+            Act::Cancel => self.ask("o-1", order::Message::Cancel { reason: None }),
+            Act::Dispatch => self.ask("o-1", delivery::Message::Dispatch),
+            Act::PlaceAgain => {
+                let is_place = |asked: &Asked| matches!(asked.message, Message::Order(order::Message::Place(_)));
+                let place = self.asked.iter().position(is_place).expect("the order was placed");
+                self.ask_again(place);
+            }
+            Act::SecondHost(keep) => self.start_zombie(kind, keep),
+            Act::Stop => self.stop(kind),
+            Act::Disrupt => self.disrupt(),
+        }
+    }
+
+    /// The host of a kind is killed, and started again with what is kept of its checkpoints.
+    pub(crate) fn crash(&mut self, kind: Kind, keep: Keep) {
+        self.count_what_it_leaves(&self.hosts[&kind]);
+        self.count(match keep {
+            Keep::Latest => Fault::FromLatest,
+            Keep::Older => Fault::FromOlder,
+            Keep::Nothing => Fault::FromNothing,
         });
-        for (frame, next) in frames(door.source, door.next, &encoded) {
-            door.next = next;
-            drop(door.publisher.send(frame).await);
+        self.replace(kind, |host| host.cellar.keep(keep));
+    }
+
+    /// The same with checkpoints of long ago.
+    pub(crate) fn crash_back_to(&mut self, kind: Kind, store: MemoryStore) {
+        self.count_what_it_leaves(&self.hosts[&kind]);
+        self.count(Fault::FromOlder);
+        self.replace(kind, |_| store);
+    }
+
+    fn replace(&mut self, kind: Kind, store: impl FnOnce(&Host) -> MemoryStore) {
+        let before = self.hosts.remove(&kind).expect("every kind has a host");
+        before.life.end(Keep::Latest);
+        before.task.abort();
+        let host = self.start(kind, store(&before));
+        self.hosts.insert(kind, host);
+    }
+
+    fn count_what_it_leaves(&self, host: &Host) {
+        let mut windows = BTreeSet::new();
+        for partition in host.view.borrow().partitions.values() {
+            let handle = &partition.handle;
+            let cursor = handle.memory.look(|look| Ok(look.cursor())).expect("memory can be read");
+            let (settled, saved) = (*handle.settled.borrow(), *handle.saved.borrow());
+            let last = self.last(host.kind, handle.number);
+            windows.extend((last > cursor).then_some(Fault::CrashUnread));
+            windows.extend((cursor > settled).then_some(Fault::CrashUnsettled));
+            windows.extend((settled > saved).then_some(Fault::CrashUnsaved));
+            windows.extend((saved == last && last > 0).then_some(Fault::CrashSaved));
+        }
+        windows.into_iter().for_each(|window| self.count(window));
+    }
+
+    fn close_door(&mut self, at: (Kind, u16)) {
+        let Some(door) = self.doors.remove(&at) else { return };
+        for request in door.close() {
+            self.asked[request].asked_again = true;
+            self.ask_again(request);
         }
     }
 
-    /// Lets some time pass.
-    pub(crate) async fn pause(&mut self, ms_max: u64) {
-        sleep(Duration::from_millis(self.chance.u64(0..ms_max))).await;
+    /// The host of a kind is asked to stop; it is started again when it has.
+    pub(crate) fn stop(&self, kind: Kind) {
+        self.count(Fault::Stopped);
+        self.hosts[&kind].stop.cancel();
     }
 
-    /// The host of a kind is killed, and started again with what `keep` leaves of its checkpoints.
-    pub(crate) fn crash(&mut self, kind: Kind, keep: impl FnOnce(MemoryStore) -> MemoryStore) {
-        self.crashes += 1;
-        if let Some(host) = self.hosts.remove(&kind) {
-            host.task.abort();
-            let host = self.start(kind, keep(host.store));
-            self.hosts.insert(kind, host);
-        }
+    /// The connection is lost and comes back: what was on its way may be lost.
+    pub(crate) fn disrupt(&self) {
+        self.count(Fault::Disrupted);
+        self.log.disrupt();
     }
 
     /// What a host's checkpoints are right now.
     pub(crate) fn checkpoints(&self, kind: Kind) -> MemoryStore {
-        self.hosts[&kind].store.snapshot()
+        self.hosts[&kind].cellar.keep(Keep::Latest)
     }
 
     /// A second host on the same partitions, which believes that it is the only one.
-    pub(crate) fn start_zombie(&mut self, kind: Kind, store: MemoryStore) {
-        let zombie = self.start(kind, store);
+    pub(crate) fn start_zombie(&mut self, kind: Kind, keep: Keep) {
+        self.count(Fault::SecondHost);
+        let zombie = self.start(kind, self.hosts[&kind].cellar.keep(keep));
         self.zombies.push(zombie);
     }
 
     /// Kills the oldest second host.
     pub(crate) fn stop_zombie(&mut self) {
         if !self.zombies.is_empty() {
-            self.crashes += 1;
-            self.zombies.remove(0).task.abort();
+            let zombie = self.zombies.remove(0);
+            zombie.life.end(Keep::Nothing);
+            zombie.task.abort();
         }
     }
 
-    fn start(&self, kind: Kind, store: MemoryStore) -> Host {
-        let (view, seen) = watch::channel(Arc::new(View::default()));
-        let (replies, mut given) = mpsc::channel::<Reply>(64);
-        let all = Arc::clone(&self.replies);
-        tokio::spawn(async move {
-            while let Some(reply) = given.recv().await {
-                all.lock().expect("nobody panics while adding").push(reply);
-            }
-        });
-        let (log, kept) = (self.log.clone(), store.clone());
-        let task = tokio::spawn(async move {
-            let identity = log.identity(kind).await.expect("the log in memory answers");
-            let mut logs = BTreeMap::new();
-            for kind in Kind::ALL {
-                logs.insert(kind, log.identity(kind).await.expect("the log in memory answers"));
-            }
-            let store = Arc::new(kept);
-            let host = KindHost { kind, log: Arc::new(log), identity, logs, store, replies, view };
-            host.run(CancellationToken::new()).await.expect("the host goes on");
-        });
-        Host { kind, store, view: seen, task }
+    pub(crate) fn count(&self, fault: Fault) {
+        self.world.mischief.count(fault);
     }
 
-    /// Nothing goes wrong any more; waits until all that was begun has come to its end.
+    fn start(&mut self, kind: Kind, store: MemoryStore) -> Host {
+        self.lives += 1;
+        let life = Life::of_host(self.lives, kind, &self.world);
+        let cellar = Cellar::new(Arc::clone(&life), store);
+        let (view, seen) = watch::channel(Arc::new(View::default()));
+        let (replies, given) = mpsc::channel::<Reply>(64);
+        tokio::spawn(Arc::clone(&life).answer(given));
+        let (log, stop) = (self.log.under(life.clone()), CancellationToken::new());
+        let (world, store, stopped, number) = (Arc::clone(&self.world), cellar.clone(), stop.clone(), life.number);
+        let task = tokio::spawn(async move {
+            let logs = identities(&log).await;
+            let (identity, store) = (logs[&kind], Arc::new(store));
+            let host = KindHost { kind, log: Arc::new(log), identity, logs, store, replies, view };
+            match host.run(stopped).await {
+                // What ends so is started again.
+                Ok(()) | Err(KindError::Log(_)) => {}
+                Err(KindError::Stuck(_)) => world.mischief.count(Fault::Stuck),
+                Err(error @ (KindError::Attach(_) | KindError::Store(_) | KindError::Bug(..))) => {
+                    world.observer.report(format!("the host of {kind} ended: {error}"));
+                }
+            }
+            let _the_run_is_over = world.events.send(Event::Ended(number));
+        });
+        Host { kind, life, cellar, view: seen, stop, task }
+    }
+
+    /// Nothing goes wrong any more; waits until all that was begun has come to its end. Callers
+    /// whose answers were lost ask again.
     pub(crate) async fn heal(&mut self) {
-        self.chaos.switch_off();
+        self.moments = self.world.mischief.switch_off();
+        self.rest().await;
+        let lost = {
+            let answers = self.world.answers.lock().expect("nobody panics while adding");
+            let given: BTreeSet<_> = answers.given.iter().map(|reply| &reply.to.inbox).collect();
+            answers.lost.iter().filter(|inbox| !given.contains(inbox)).cloned().collect::<BTreeSet<_>>()
+        };
+        for request in 0..self.asked.len() {
+            if lost.contains(&self.asked[request].inbox) && !self.asked[request].asked_again {
+                self.asked[request].asked_again = true;
+                self.ask_again(request);
+            }
+        }
+        self.rest().await;
+    }
+
+    async fn rest(&mut self) {
         let mut before = u64::MAX;
         for _ in 0..1_000 {
-            sleep(REST).await;
-            assert!(self.all_hosts().all(|host| !host.task.is_finished()), "a host ended");
+            self.pass(REST).await;
             let records = self.length();
             if records == before && self.all_hosts().all(|host| self.is_settled(host)) {
                 return;
@@ -219,12 +375,16 @@ impl Sim {
 
     fn is_settled(&self, host: &Host) -> bool {
         let view = host.view.borrow();
-        let records = self.log.records(host.kind);
-        let last =
-            |number| records.iter().rfind(|record| record.partition == number).map_or(0, |record| record.sequence);
         view.parked.is_empty()
             && view.partitions.len() == usize::from(self.partitions)
-            && view.partitions.values().all(|one| *one.handle.settled.borrow() >= last(one.handle.number))
+            && view
+                .partitions
+                .values()
+                .all(|one| *one.handle.settled.borrow() >= self.last(host.kind, one.handle.number))
+    }
+
+    fn last(&self, kind: Kind, partition: u16) -> u64 {
+        self.log.records(kind).iter().rfind(|record| record.partition == partition).map_or(0, |record| record.sequence)
     }
 
     fn all_hosts(&self) -> impl Iterator<Item = &Host> {
@@ -237,10 +397,10 @@ impl Sim {
     }
 
     /// A host of a kind that begins with nothing but the log.
-    pub(crate) async fn rebuilt(&self, kind: Kind) -> Arc<View> {
+    pub(crate) async fn rebuilt(&mut self, kind: Kind) -> Arc<View> {
         let host = self.start(kind, MemoryStore::default());
         for _ in 0..1_000 {
-            sleep(Duration::from_millis(100)).await;
+            self.pass(Duration::from_millis(100)).await;
             if self.is_settled(&host) {
                 return Arc::clone(&host.view.borrow());
             }
@@ -250,12 +410,7 @@ impl Sim {
 
     /// Every answer given so far.
     pub(crate) fn replies(&self) -> Vec<Reply> {
-        self.replies.lock().expect("nobody panics while adding").clone()
-    }
-
-    /// How many callers there were.
-    pub(crate) fn callers(&self) -> u64 {
-        self.requests
+        self.world.answers.lock().expect("nobody panics while adding").given.clone()
     }
 
     pub(crate) fn length(&self) -> u64 {
@@ -272,7 +427,18 @@ impl Sim {
         for reply in self.replies() {
             (&reply.to.inbox, &reply.answer.body).hash(&mut hasher);
         }
-        let (requests, records, crashes) = (self.requests, self.length(), self.crashes);
-        Trace { digest: hasher.finish(), runs: 1, requests, records, crashes }
+        let (checks, seen) = self.world.observer.counts();
+        let mut faults = self.world.mischief.counts();
+        faults.merge(&seen);
+        let (requests, records) = (self.asked.len() as u64, self.length());
+        Trace { digest: hasher.finish(), runs: 1, requests, records, checks, faults }
     }
+}
+
+async fn identities(log: &MemoryLog) -> Logs {
+    let mut logs = Logs::new();
+    for kind in Kind::ALL {
+        logs.insert(kind, log.identity(kind).await.expect("the log in memory answers"));
+    }
+    logs
 }

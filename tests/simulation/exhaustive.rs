@@ -1,0 +1,122 @@
+//! Not by chance: one order of two lines, and everything that can go wrong at every moment of it.
+//!
+//! A run without trouble tells its moments; each trouble that is possible at each of them makes a
+//! run of its own, and the moments of that run after the trouble make the pairs.
+
+use std::fmt;
+
+use shop_domain::{order::Status, wallet};
+use tokio::time::Duration;
+
+use crate::{
+    chaos::{Act, Harm, Keep, Moment, Script, Trouble},
+    check,
+    plan::{create, money, place},
+    sim::Sim,
+    trace::Trace,
+};
+
+/// How long the order may take until it is left to come to its end.
+const STORY: Duration = Duration::from_secs(12);
+
+/// The second troubles of the pairs that are tried each time: a change of mind, a host that comes
+/// back with nothing, and a message that comes again.
+pub(crate) const SECOND: [Trouble; 3] =
+    [Trouble::Act(Act::Cancel), Trouble::Harm(Harm::CrashBefore(Keep::Nothing)), Trouble::Harm(Harm::Unacknowledged)];
+
+/// What the order finds, and how it then ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) name: &'static str,
+    /// What the wallet holds, if there is one. The order costs 50.
+    balance: Option<u64>,
+    /// Price and stock of the two products, if they are on sale. The order takes two at 10 and three at 10.
+    products: [Option<(u64, u64)>; 2],
+    /// What the order comes to when nothing else happens.
+    ends: Status,
+}
+
+const ENOUGH: Option<(u64, u64)> = Some((10, 3));
+const OUT: Option<(u64, u64)> = Some((10, 1));
+const DEARER: Option<(u64, u64)> = Some((11, 3));
+
+/// Every step refused in turn, for every reason there is.
+pub(crate) const SCENARIOS: [Scenario; 10] = [
+    Scenario { name: "confirmed", balance: Some(50), products: [ENOUGH, ENOUGH], ends: Status::Confirmed },
+    Scenario { name: "balance-too-small", balance: Some(49), products: [ENOUGH, ENOUGH], ends: Status::Rejected },
+    Scenario { name: "no-wallet", balance: None, products: [ENOUGH, ENOUGH], ends: Status::Rejected },
+    Scenario { name: "first-out-of-stock", balance: Some(50), products: [OUT, ENOUGH], ends: Status::Rejected },
+    Scenario { name: "second-out-of-stock", balance: Some(50), products: [ENOUGH, OUT], ends: Status::Rejected },
+    Scenario { name: "both-out-of-stock", balance: Some(50), products: [OUT, OUT], ends: Status::Rejected },
+    Scenario { name: "first-dearer", balance: Some(50), products: [DEARER, ENOUGH], ends: Status::Rejected },
+    Scenario { name: "second-dearer", balance: Some(50), products: [ENOUGH, DEARER], ends: Status::Rejected },
+    Scenario { name: "first-missing", balance: Some(50), products: [None, ENOUGH], ends: Status::Rejected },
+    Scenario { name: "second-missing", balance: Some(50), products: [ENOUGH, None], ends: Status::Rejected },
+];
+
+/// One run: what it finds, and what goes wrong. Written as `confirmed 3:lost 7:cancel`.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    pub(crate) scenario: Scenario,
+    pub(crate) script: Script,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.scenario.name)?;
+        self.script.iter().try_for_each(|(at, trouble)| write!(f, " {at}:{trouble}"))
+    }
+}
+
+impl Case {
+    /// Reads what was printed.
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut words = text.split_whitespace();
+        let name = words.next().expect("a case begins with its scenario");
+        let scenario = SCENARIOS.into_iter().find(|scenario| scenario.name == name).expect("there is such a scenario");
+        let trouble = |word: &str| {
+            let (at, trouble) = word.split_once(':').expect("a trouble stands behind its moment");
+            (at.parse().expect("a moment is a number"), trouble.parse().expect("there is such a trouble"))
+        };
+        Self { scenario, script: words.map(trouble).collect() }
+    }
+
+    /// The same with one more trouble at each moment from `from` on that `moments` names.
+    pub(crate) fn with_one_more(&self, moments: &[Moment], from: usize) -> impl Iterator<Item = Self> {
+        let later = moments.iter().copied().enumerate().skip(from);
+        let troubles = later.flat_map(|(at, moment)| moment.troubles().map(move |trouble| (at, trouble)));
+        troubles.map(|(at, trouble)| {
+            let script = self.script.iter().copied().chain([(at, trouble)]).collect();
+            Self { script, ..*self }
+        })
+    }
+
+    /// The moment after the last trouble.
+    pub(crate) fn next_moment(&self) -> usize {
+        self.script.last().map_or(0, |(at, _)| at + 1)
+    }
+
+    /// Plays it and checks all; returns the moments that it had as well.
+    pub(crate) async fn play(&self) -> (Trace, Vec<Moment>) {
+        let Scenario { balance, products, .. } = self.scenario;
+        let mut sim = Sim::new(fastrand::Rng::with_seed(0), 1);
+        if let Some(balance) = balance {
+            sim.ask("alice", wallet::Message::Open { balance: money(balance) });
+        }
+        for (name, product) in ["apple", "pear"].into_iter().zip(products) {
+            if let Some((price, stock)) = product {
+                sim.ask(name, create(price, stock));
+            }
+        }
+        sim.pass(Duration::from_secs(1)).await;
+        sim.follow(self.script.clone());
+        sim.ask("o-1", place("alice", &[("apple", 2, 10), ("pear", 3, 10)]));
+        sim.pass(STORY).await;
+        sim.heal().await;
+        if self.script.is_empty() {
+            assert_eq!(check::status(&sim, "o-1"), self.scenario.ends, "{}", self.scenario.name);
+        }
+        check::everything(&mut sim).await;
+        (sim.trace(), sim.moments)
+    }
+}

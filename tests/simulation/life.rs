@@ -1,0 +1,244 @@
+//! One life of a host or a door: the logs and checkpoints as it sees them, and its end.
+//!
+//! A host that is dead stores nothing, saves nothing and answers nothing, whatever its tasks still
+//! do until they are gone: as if the process had been killed at that very moment.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use shop_actors::store::{Checkpoint, Meta, SharedShelf, Shelf, Store, StoreError, memory::MemoryStore};
+use shop_domain::{entity::Reply, id::Id, kind::Kind, rows::RowKey};
+use shop_nats::{
+    log::Record,
+    memory::{Chaos, Delivery, Fate},
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    chaos::{Harm, Keep, Mischief, Moment},
+    observer::Observer,
+    sim::Event,
+};
+
+/// What the hosts and doors of a run share.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) mischief: Mischief,
+    pub(crate) observer: Observer,
+    pub(crate) answers: Mutex<Answers>,
+    pub(crate) events: mpsc::UnboundedSender<Event>,
+}
+
+/// What callers got.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    pub(crate) given: Vec<Reply>,
+    /// Inboxes of answers that were lost with their host.
+    pub(crate) lost: BTreeSet<Box<str>>,
+}
+
+/// One life.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) number: u64,
+    kind: Kind,
+    /// The moment at which it hands frames to the log.
+    appends: Moment,
+    world: Arc<World>,
+    end: Mutex<Option<Keep>>,
+}
+
+impl Life {
+    /// A host's life.
+    pub(crate) fn of_host(number: u64, kind: Kind, world: &Arc<World>) -> Arc<Self> {
+        let (appends, world) = (Moment::Append, Arc::clone(world));
+        Arc::new(Self { number, kind, appends, world, end: Mutex::default() })
+    }
+
+    /// A door's life.
+    pub(crate) fn of_door(number: u64, kind: Kind, world: &Arc<World>) -> Arc<Self> {
+        let (appends, world) = (Moment::Request, Arc::clone(world));
+        Arc::new(Self { number, kind, appends, world, end: Mutex::default() })
+    }
+
+    /// With what it comes back, once it is dead.
+    pub(crate) fn kept(&self) -> Option<Keep> {
+        *self.end.lock().expect("nobody panics while dying")
+    }
+
+    /// Ends here.
+    pub(crate) fn end(&self, keep: Keep) {
+        let before = self.end.lock().expect("nobody panics while dying").replace(keep);
+        if before.is_none() {
+            let _the_run_is_over = self.world.events.send(Event::Died(self.number));
+        }
+    }
+
+    fn at(&self, moment: Moment) -> Option<Harm> {
+        self.world.mischief.at(moment, self.kind)
+    }
+
+    /// Takes the answers of a host, as long as it lives.
+    pub(crate) async fn answer(self: Arc<Self>, mut replies: mpsc::Receiver<Reply>) {
+        while let Some(reply) = replies.recv().await {
+            let harm = if self.kept().is_none() { self.at(Moment::Reply) } else { None };
+            if let Some(Harm::CrashBefore(keep)) = harm {
+                self.end(keep);
+            }
+            if self.kept().is_some() {
+                self.world.answers.lock().expect("nobody panics while adding").lost.insert(reply.to.inbox);
+                continue;
+            }
+            self.world.observer.answered(&reply);
+            self.world.answers.lock().expect("nobody panics while adding").given.push(reply);
+            if let Some(Harm::CrashAfter(keep)) = harm {
+                self.end(keep);
+            }
+        }
+    }
+}
+
+impl Chaos for Life {
+    fn append(&self, kind: Kind, partition: u16) -> Fate {
+        // Before each record but the first, so that it sees them one by one, in the order of time.
+        self.world.observer.follow();
+        if self.kept().is_some() {
+            return Fate::Lost;
+        }
+        let delay = self.world.mischief.acknowledgement_delay(kind, partition);
+        match self.at(self.appends) {
+            None => Fate::Stored(delay),
+            Some(Harm::Refused) => Fate::Refused(delay),
+            Some(Harm::Lost) => Fate::Lost,
+            Some(Harm::Unacknowledged) => Fate::Unacknowledged,
+            Some(Harm::CrashBefore(keep)) => {
+                self.end(keep);
+                Fate::Lost
+            }
+            Some(Harm::CrashAfter(keep)) => {
+                self.end(keep);
+                Fate::Unacknowledged
+            }
+            Some(harm @ (Harm::Twice | Harm::Late | Harm::ReaderLost | Harm::ReadFailed)) => {
+                unreachable!("{harm:?} happens to deliveries")
+            }
+        }
+    }
+
+    fn deliver(&self, kind: Kind, record: &Record) -> Delivery {
+        if self.kept().is_some() {
+            return Delivery::PROMPT;
+        }
+        let mischief = &self.world.mischief;
+        let delay = mischief.delivery_delay(kind, record.partition);
+        match self.at(Moment::Delivery) {
+            None => Delivery::Comes { delay, copies: 1 },
+            Some(Harm::Twice) => Delivery::Comes { delay, copies: 2 },
+            Some(Harm::Late) => Delivery::Comes { delay: mischief.long_delay(), copies: 1 },
+            Some(Harm::ReaderLost) => Delivery::ReaderLost(mischief.long_delay()),
+            Some(Harm::ReadFailed) => Delivery::Failed,
+            Some(Harm::CrashBefore(keep)) => {
+                self.end(keep);
+                Delivery::PROMPT
+            }
+            Some(harm @ (Harm::Refused | Harm::Lost | Harm::Unacknowledged | Harm::CrashAfter(_))) => {
+                unreachable!("{harm:?} does not happen to deliveries")
+            }
+        }
+    }
+}
+
+/// Where one host keeps its checkpoints.
+#[derive(Clone, Debug)]
+pub(crate) struct Cellar {
+    life: Arc<Life>,
+    latest: MemoryStore,
+    older: Arc<Mutex<MemoryStore>>,
+}
+
+impl Cellar {
+    pub(crate) fn new(life: Arc<Life>, latest: MemoryStore) -> Self {
+        let older = Arc::new(Mutex::new(latest.snapshot()));
+        Self { life, latest, older }
+    }
+
+    /// What a host that comes back finds.
+    pub(crate) fn keep(&self, keep: Keep) -> MemoryStore {
+        match keep {
+            Keep::Latest => self.latest.snapshot(),
+            Keep::Older => self.older.lock().expect("nobody panics while changing it").snapshot(),
+            Keep::Nothing => MemoryStore::default(),
+        }
+    }
+}
+
+impl Store for Cellar {
+    fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError> {
+        let shelf = self.latest.shelf(partition)?;
+        Ok(Arc::new(CellarShelf { cellar: self.clone(), partition, shelf }))
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        self.latest.flush()
+    }
+}
+
+#[derive(Debug)]
+struct CellarShelf {
+    cellar: Cellar,
+    partition: u16,
+    shelf: SharedShelf,
+}
+
+impl Shelf for CellarShelf {
+    fn meta(&self) -> Result<Option<Meta>, StoreError> {
+        self.shelf.meta()
+    }
+
+    fn state(&self, id: &Id) -> Result<Option<Bytes>, StoreError> {
+        self.shelf.state(id)
+    }
+
+    fn row(&self, id: &Id, row: &str) -> Result<Option<Bytes>, StoreError> {
+        self.shelf.row(id, row)
+    }
+
+    fn states_after(&self, after: Option<&Id>, limit: usize) -> Result<Vec<(Id, Bytes)>, StoreError> {
+        self.shelf.states_after(after, limit)
+    }
+
+    fn rows_before(
+        &self,
+        id: &Id,
+        prefix: &str,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(RowKey, Bytes)>, StoreError> {
+        self.shelf.rows_before(id, prefix, before, limit)
+    }
+
+    fn write(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let life = &self.cellar.life;
+        let harm = if life.kept().is_none() { life.at(Moment::Checkpoint) } else { None };
+        if let Some(Harm::CrashBefore(keep)) = harm {
+            life.end(keep);
+        }
+        if life.kept().is_some() {
+            return Ok(());
+        }
+        life.world.observer.settled(life.kind, self.partition, checkpoint.meta.cursor, "a checkpoint");
+        *self.cellar.older.lock().expect("nobody panics while changing it") = self.cellar.latest.snapshot();
+        self.shelf.write(checkpoint)?;
+        if let Some(Harm::CrashAfter(keep)) = harm {
+            life.end(keep);
+        }
+        Ok(())
+    }
+
+    fn blocks(&self) -> bool {
+        self.shelf.blocks()
+    }
+}

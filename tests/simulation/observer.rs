@@ -1,0 +1,282 @@
+//! Whoever looks at the logs while a run goes on: applies each record as it is stored, and checks
+//! what must hold at every moment.
+//!
+//! Records are looked at in the order in which they were stored, so that what is seen is always a
+//! consistent cut: no message is there without the one that it follows from.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard},
+};
+
+use futures::FutureExt;
+use shop_actors::{
+    memory::Look,
+    outbox::Logs,
+    partition::Handle,
+    replay::{Content, Fate, Handled, Place, Replay},
+};
+use shop_domain::{
+    entity::{Reply, State},
+    id::Id,
+    invariant::{
+        Violation,
+        always::{self, Cut, Seen},
+    },
+    kind::Kind,
+    message::Message,
+    order::{self, Order, Phase},
+};
+use shop_nats::{
+    frame::{Origin, Source},
+    log::{Log, Record},
+    memory::MemoryLog,
+};
+
+use crate::trace::{Counts, Fault};
+
+/// Sees everything.
+#[derive(Debug)]
+pub(crate) struct Observer(Mutex<Book>);
+
+#[derive(Debug)]
+struct Book {
+    log: MemoryLog,
+    logs: Logs,
+    replay: Replay,
+    /// The last record of each kind that was looked at.
+    seen: BTreeMap<Kind, u64>,
+    /// Every state that an entity ever had, with the sequence of the record that made it.
+    states: BTreeMap<Place, BTreeMap<Id, Vec<(u64, State)>>>,
+    /// By link: the number of the last message that was sent at a sequence of the sender's log.
+    sent: BTreeMap<(Place, Place), Vec<(u64, u64)>>,
+    /// By link: the number of the last message that was accepted.
+    accepted: BTreeMap<(Place, Source), u64>,
+    /// By inbox: what it is to be answered, and from where on.
+    answers: BTreeMap<Box<str>, Vec<Due>>,
+    counts: Counts,
+    checks: u64,
+    violations: Vec<String>,
+}
+
+/// An answer that follows from the log: of which partition, from which sequence on, and its bytes.
+type Due = (Place, u64, Vec<u8>);
+
+/// The replay as a cut through all logs.
+struct AsCut<'a>(&'a Replay);
+
+impl Cut for AsCut<'_> {
+    fn seen<'a>(&'a self, kind: Kind, id: &'a Id) -> Option<Seen<'a>> {
+        let entity = self.0.entity(kind, id)?;
+        Some(Seen { id, state: &entity.state, rows: entity.stored_rows() })
+    }
+}
+
+impl Observer {
+    pub(crate) fn new(log: MemoryLog) -> Self {
+        let identity = |kind| log.identity(kind).now_or_never().and_then(Result::ok);
+        let logs: Logs =
+            Kind::ALL.map(|kind| (kind, identity(kind).expect("the log in memory answers at once"))).into();
+        Self(Mutex::new(Book {
+            log,
+            replay: Replay::new(logs.clone()),
+            logs,
+            seen: BTreeMap::new(),
+            states: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            counts: Counts::default(),
+            checks: 0,
+            violations: vec![],
+        }))
+    }
+
+    /// Looks at all that was stored since.
+    pub(crate) fn follow(&self) {
+        self.book().follow();
+    }
+
+    /// An answer is given: it follows from the log, and all that belongs to it is stored.
+    pub(crate) fn answered(&self, reply: &Reply) {
+        let mut book = self.book();
+        book.follow();
+        let due = book.answers.get(&reply.to.inbox).cloned().unwrap_or_default();
+        let due: Vec<_> = due.into_iter().filter(|(_, _, body)| *body == reply.answer.body).collect();
+        let is_covered = due.iter().any(|(place, sequence, _)| book.missing(*place, *sequence).is_none());
+        if !is_covered {
+            let (inbox, body) = (&reply.to.inbox, String::from_utf8_lossy(&reply.answer.body));
+            let why =
+                if due.is_empty() { "does not follow from the log" } else { "came before its messages were stored" };
+            let text = format!("the answer to {inbox} {why}: {body}");
+            book.violations.push(text);
+        }
+    }
+
+    /// A host says that all is settled up to a cursor: then the logs have all that was sent so far.
+    pub(crate) fn settled(&self, kind: Kind, partition: u16, cursor: u64, what: &str) {
+        let mut book = self.book();
+        book.follow();
+        book.checks += 1;
+        if let Some(missing) = book.missing((kind, partition), cursor) {
+            book.violations.push(format!("{what} of {kind}/{partition} at {cursor} runs ahead: {missing}"));
+        }
+    }
+
+    /// What a partition of a host knows is what its log says, up to where the partition is.
+    pub(crate) fn compare(&self, kind: Kind, handle: &Handle) {
+        self.settled(kind, handle.number, *handle.settled.borrow(), "what is settled");
+        let compared = handle.memory.look(|look| {
+            self.book().compare((kind, handle.number), look);
+            Ok(())
+        });
+        compared.expect("memory can be read");
+    }
+
+    /// Something else that must not happen.
+    pub(crate) fn report(&self, violation: String) {
+        self.book().violations.push(violation);
+    }
+
+    /// What did not hold so far.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.book().violations.clone()
+    }
+
+    /// How many checks were made, and what was seen to happen.
+    pub(crate) fn counts(&self) -> (u64, Counts) {
+        let book = self.book();
+        (book.checks, book.counts.clone())
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().expect("nobody panics while looking")
+    }
+}
+
+impl Book {
+    fn follow(&mut self) {
+        for kind in Kind::ALL {
+            loop {
+                let next = self.seen.get(&kind).copied().unwrap_or_default() + 1;
+                let record = self.log.record(kind, next).now_or_never().and_then(Result::ok).flatten();
+                let Some(record) = record else { break };
+                self.seen.insert(kind, next);
+                self.apply(kind, &record);
+            }
+        }
+    }
+
+    fn apply(&mut self, kind: Kind, record: &Record) {
+        let at = (kind, record.partition);
+        let mut found: Vec<Violation> = vec![];
+        let states = self.states.entry(at).or_default();
+        let step = self.replay.apply_and_look(kind, record, |handled, entity| {
+            let Some(entity) = entity.filter(|_| handled.arrival.fate == Fate::Accepted) else { return handled };
+            let envelope = &handled.arrival.envelope;
+            let history = states.entry(envelope.to.clone()).or_default();
+            let absent = State::absent(kind);
+            let before = history.last().map_or(&absent, |(_, state)| state);
+            found.extend(always::check_step(&envelope.to, before, &envelope.message, &entity.state));
+            let seen = Seen { id: &envelope.to, state: &entity.state, rows: entity.stored_rows() };
+            found.extend(always::check_entity(seen));
+            count_cancel(&mut self.counts, &envelope.message, before);
+            if *before != entity.state {
+                history.push((record.sequence, entity.state.clone()));
+            }
+            handled
+        });
+        let Content::Frame { source, messages } = step.content else {
+            self.violations.push(format!("{kind}: sequence {} is a dead letter", record.sequence));
+            return;
+        };
+        for handled in &messages {
+            self.note(at, record.sequence, source, handled);
+        }
+        let about: BTreeSet<_> =
+            messages.iter().filter_map(|handled| always::order_of(&handled.arrival.envelope)).collect();
+        found.extend(about.iter().flat_map(|order| always::check_order(order, &AsCut(&self.replay))));
+        self.checks += 1;
+        let place = format!("at sequence {} of {kind}", record.sequence);
+        self.violations.extend(found.into_iter().map(|violation| format!("{place}: {violation}")));
+    }
+
+    fn note(&mut self, at: Place, sequence: u64, source: Source, handled: &Handled) {
+        match handled.arrival.fate {
+            Fate::Accepted => drop(self.accepted.insert((at, source), handled.arrival.number)),
+            Fate::Duplicate => self.counts.add(Fault::Duplicate),
+            Fate::BeyondHole => self.counts.add(Fault::BeyondHole),
+        }
+        for sent in &handled.sent {
+            self.sent.entry((at, sent.to)).or_default().push((sequence, sent.number));
+        }
+        for reply in &handled.replies {
+            let answer = (at, sequence, reply.answer.body.clone());
+            self.answers.entry(reply.to.inbox.clone()).or_default().push(answer);
+            self.counts_of_answer(reply);
+        }
+    }
+
+    fn counts_of_answer(&mut self, reply: &Reply) {
+        if let Some(fault) = reply.answer.error.as_deref().and_then(Fault::refused) {
+            self.counts.add(fault);
+        }
+    }
+
+    /// Which messages that a partition sent up to a sequence of its log are not stored where they belong.
+    fn missing(&self, place: Place, sequence: u64) -> Option<String> {
+        let epoch = self.logs.get(&place.0)?.epoch;
+        let source = Source { origin: Origin::Partition(place.0, place.1), epoch };
+        let mut links = self.sent.iter().filter(|((from, _), _)| *from == place);
+        links.find_map(|((_, to), sent)| {
+            let (_, number) = sent[..sent.partition_point(|(at, _)| *at <= sequence)].last()?;
+            let accepted = self.accepted.get(&(*to, source)).copied().unwrap_or_default();
+            let (kind, partition) = to;
+            (accepted < *number).then(|| format!("{kind}/{partition} has {accepted} of its {number} messages"))
+        })
+    }
+
+    fn compare(&mut self, place: Place, look: &Look<'_>) {
+        let (kind, partition) = place;
+        let cursor = look.cursor();
+        let mut known = BTreeMap::new();
+        for (id, bytes) in look.states_after(None, usize::MAX).expect("memory can be read") {
+            known.insert(id, State::decode(kind, &bytes).expect("a stored state decodes"));
+        }
+        for (id, history) in self.states.get(&place).into_iter().flatten() {
+            let expected = history[..history.partition_point(|(at, _)| *at <= cursor)].last();
+            let found = known.remove(id);
+            if found.as_ref() != expected.map(|(_, state)| state) {
+                let text = format!("{kind} {id} at {cursor} is {found:?} instead of {expected:?}");
+                self.violations.push(text);
+            }
+            let is_now = self.seen.get(&kind).is_some_and(|seen| *seen <= cursor);
+            let rows = look.rows_before(id, "", None, usize::MAX).expect("memory can be read");
+            let expected = self.replay.entity(kind, id).map(|entity| entity.stored_rows().iter().rev());
+            let expected = expected.into_iter().flatten().map(|(key, bytes)| (key, &bytes[..]));
+            if is_now && !rows.iter().map(|(key, bytes)| (key, &bytes[..])).eq(expected) {
+                self.violations.push(format!("the rows of {kind} {id} at {cursor} are not what the log says"));
+            }
+        }
+        for (id, state) in known {
+            self.violations.push(format!("{kind}/{partition} at {cursor} knows {id} as {state:?}, the log does not"));
+        }
+        self.checks += 1;
+    }
+}
+
+/// Counts in which phase of an order a cancel came.
+fn count_cancel(counts: &mut Counts, message: &Message, before: &State) {
+    let (Message::Order(order::Message::Cancel { .. }), State::Order(order)) = (message, before) else { return };
+    counts.add(match order {
+        Order::Absent => Fault::CancelOfNothing,
+        Order::Placed(placed) => match placed.phase {
+            Phase::Paying => Fault::CancelPaying,
+            Phase::Taking { .. } => Fault::CancelTaking,
+            Phase::Confirmed => Fault::CancelConfirmed,
+            Phase::Stopping => Fault::CancelStopping,
+            Phase::Rejected(_) => Fault::CancelRejected,
+            Phase::Cancelled => Fault::CancelCancelled,
+        },
+    });
+}

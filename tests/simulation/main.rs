@@ -7,6 +7,7 @@ mod door;
 mod exhaustive;
 mod life;
 mod observer;
+mod other_log;
 mod plan;
 mod sim;
 mod trace;
@@ -75,6 +76,12 @@ fn two_troubles_in_a_row_leave_an_order_done_once_or_not_at_all() {
         }
     }
     println!("{}", tally.total);
+}
+
+#[test]
+fn a_checkpoint_that_belongs_to_another_log_is_not_gone_on_from() {
+    Tally::begin()
+        .reporting("the other logs", "a_checkpoint", || runtime().block_on(other_log::is_told_from_the_own_one()));
 }
 
 #[test]

@@ -28,7 +28,7 @@ use shop_nats::{
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -339,6 +339,15 @@ impl Sim {
             let _the_run_is_over = world.events.send(Event::Ended(number));
         });
         Host { kind, life, cellar, view: seen, stop, task }
+    }
+
+    /// Runs a host from these checkpoints for a while; returns why it did not go on, if it did not.
+    pub(crate) async fn try_host(&self, kind: Kind, store: MemoryStore) -> Option<KindError> {
+        let ((view, _), (replies, _)) = (watch::channel(Arc::new(View::default())), mpsc::channel(64));
+        let (log, logs) = (self.log.clone(), identities(&self.log).await);
+        let (identity, store) = (logs[&kind], Arc::new(store));
+        let host = KindHost { kind, log: Arc::new(log), identity, logs, store, replies, view };
+        timeout(REST, host.run(CancellationToken::new())).await.ok().and_then(Result::err)
     }
 
     /// Nothing goes wrong any more; waits until all that was begun has come to its end. Callers

@@ -1,0 +1,170 @@
+//! Planted faults: each patch beside this file breaks one rule, and the simulation has to find it.
+//! A simulation that finds nothing proves something only if it finds what is there.
+
+use std::{
+    env,
+    fs::{self, DirEntry},
+    io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use tokio::{process::Command, time::timeout};
+
+/// The workspace.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+/// What is not part of it: what was built, what a shop keeps, what git keeps.
+const NOT_COPIED: [&str; 3] = ["target", ".shop", ".git"];
+/// How long one simulation may take that takes a good half minute: a fault may make it wait for ever.
+const RUN_LIMIT: Duration = Duration::from_secs(600);
+
+/// A planted fault.
+struct Mutant {
+    name: String,
+    /// What is broken, the patch's first line.
+    sentence: String,
+    patch: PathBuf,
+}
+
+#[tokio::test]
+async fn every_fault_can_still_be_planted() {
+    let folder = tempfile::tempdir().expect("a folder is made");
+    copy(Path::new(ROOT), folder.path());
+    let mutants = mutants();
+    assert!(!mutants.is_empty());
+    for Mutant { name, sentence, patch } in &mutants {
+        assert!(sentence.ends_with('.'), "{name} does not say what it breaks");
+        apply(folder.path(), patch, &["--check"]).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "builds and runs the simulation once for every patch, half an hour; `just mutants`"]
+async fn the_simulation_finds_every_planted_fault() {
+    let tree = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutants");
+    // Left over by a run that was ended.
+    let _ = fs::remove_dir_all(&tree);
+    copy(Path::new(ROOT), &tree);
+    let Finding { how, failed, .. } = simulate(&tree).await;
+    assert!(!failed, "without any fault the simulation finds something: {how}");
+    let only = env::var("SHOP_MUTANT").unwrap_or_default();
+    let mut missed = vec![];
+    println!("\n{:<48} {:>6} {:>8}   found by", "planted fault", "runs", "seconds");
+    for Mutant { name, patch, .. } in mutants().into_iter().filter(|mutant| mutant.name.contains(&only)) {
+        apply(&tree, &patch, &[]).await;
+        let Finding { failed, how, runs, seconds } = simulate(&tree).await;
+        println!("{name:<48} {runs:>6} {seconds:>8.1}   {how}");
+        if !failed {
+            missed.push(name);
+        }
+        apply(&tree, &patch, &["--reverse"]).await;
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+/// What a simulation has come to.
+struct Finding {
+    failed: bool,
+    /// The seed or case that failed.
+    how: String,
+    runs: u64,
+    seconds: f64,
+}
+
+/// Builds the simulation of a tree and runs it.
+async fn simulate(tree: &Path) -> Finding {
+    let program = build(tree).await;
+    let start = Instant::now();
+    let mut run = Command::new(program);
+    run.current_dir(tree.join("tests")).stdin(Stdio::null()).kill_on_drop(true);
+    let Ok(output) = timeout(RUN_LIMIT, run.output()).await else {
+        return Finding { failed: true, how: "it does not end".into(), runs: 0, seconds: RUN_LIMIT.as_secs_f64() };
+    };
+    let output = output.expect("the simulation runs");
+    let seconds = start.elapsed().as_secs_f64();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let found = text.lines().filter_map(finding).min_by(|one, other| one.seconds.total_cmp(&other.seconds));
+    let failed = !output.status.success();
+    found.filter(|_| failed).unwrap_or_else(|| {
+        let tests: Vec<_> = text.lines().filter(|line| line.ends_with("... FAILED")).collect();
+        let how = if failed { tests.join(", ") } else { "nothing found".into() };
+        Finding { failed, how, runs: 0, seconds }
+    })
+}
+
+/// Reads the line with which the simulation says what it found.
+fn finding(line: &str) -> Option<Finding> {
+    let (how, rest) = line.strip_prefix("found by ")?.split_once(" after ")?;
+    let (runs, rest) = rest.split_once(" runs in ")?;
+    let (seconds, _) = rest.split_once(" s;")?;
+    Some(Finding { failed: true, how: how.into(), runs: runs.parse().ok()?, seconds: seconds.parse().ok()? })
+}
+
+async fn build(tree: &Path) -> PathBuf {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["test", "--package", "shop-tests", "--test", "simulation", "--no-run", "--message-format", "json"]);
+    // What the cargo around this test says about this test is not true of that one.
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO")) {
+        if name != "CARGO_HOME" && name != "CARGO_NET_OFFLINE" {
+            cargo.env_remove(name);
+        }
+    }
+    // What the shop depends on is built there already.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it lies in the target folder");
+    cargo.current_dir(tree).env("CARGO_TARGET_DIR", target);
+    let output = cargo.stdin(Stdio::null()).output().await.expect("cargo runs");
+    assert!(output.status.success(), "does not compile:\n{}", String::from_utf8_lossy(&output.stderr));
+    let messages = String::from_utf8(output.stdout).expect("cargo writes JSON");
+    let mut programs = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == "simulation").then(|| message["executable"].as_str().map(PathBuf::from))?
+    });
+    programs.next().expect("cargo names what it built")
+}
+
+/// Applies a patch, in a folder that belongs to no repository.
+async fn apply(tree: &Path, patch: &Path, options: &[&str]) {
+    let tree = tree.canonicalize().expect("the folder is there");
+    let mut git = Command::new("git");
+    git.arg("apply").args(options).arg(patch).current_dir(&tree);
+    // Else a repository around the folder would be looked for the files.
+    git.env("GIT_CEILING_DIRECTORIES", tree.parent().expect("it lies in another")).env_remove("GIT_DIR");
+    let output = git.stdin(Stdio::null()).output().await.expect("git runs");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{} does not apply: {text}", patch.display());
+}
+
+fn mutants() -> Vec<Mutant> {
+    let folder = Path::new(ROOT).join("tests/mutants").canonicalize().expect("the patches lie there");
+    let mut patches: Vec<_> = fs::read_dir(folder).expect("it can be read").filter_map(patch).collect();
+    patches.sort();
+    let mutant = |patch: PathBuf| {
+        let text = fs::read_to_string(&patch).expect("a patch is text");
+        let name = patch.file_stem().expect("a patch has a name").to_string_lossy().into_owned();
+        Mutant { name, sentence: text.lines().next().unwrap_or_default().into(), patch }
+    };
+    patches.into_iter().map(mutant).collect()
+}
+
+fn patch(entry: io::Result<DirEntry>) -> Option<PathBuf> {
+    let path = entry.expect("it can be read").path();
+    path.extension().is_some_and(|extension| extension == "patch").then_some(path)
+}
+
+/// Copies a folder with all in it that is part of the workspace.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder is made");
+    for entry in fs::read_dir(from).expect("it can be read") {
+        let entry = entry.expect("it can be read");
+        let (name, kind) = (entry.file_name(), entry.file_type().expect("it has a type"));
+        if NOT_COPIED.iter().any(|left| name == *left) {
+            continue;
+        }
+        if kind.is_dir() {
+            copy(&entry.path(), &to.join(name));
+        } else if kind.is_file() {
+            fs::copy(entry.path(), to.join(name)).expect("it is copied");
+        }
+    }
+}

@@ -28,6 +28,14 @@ test-of crate:
 sim seconds="60":
     SHOP_SIM_SECONDS={{ seconds }} cargo test --release -p shop-tests --test simulation -- --ignored --nocapture fresh_seeds
 
+# Try every pair of troubles at any two moments of an order, and every interleaving of two that are cancelled
+sim-all:
+    cargo test --release -p shop-domain -p shop-tests --test shop --test simulation -- --ignored --nocapture any_two two_rivals
+
+# Plant one fault after the other, and see that the simulation finds each
+mutants:
+    cargo test -p shop-tests --test mutants -- --ignored --nocapture
+
 # What the compiler and clippy have to say, tests included
 lint:
     cargo clippy --workspace --all-targets -- -D warnings

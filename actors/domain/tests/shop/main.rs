@@ -1,6 +1,7 @@
 //! The shop's rules, tried in memory: the saga from end to end, and every case that others got wrong.
 
 mod golden;
+mod interleavings;
 mod saga;
 mod storm;
 mod wallet_and_stock;

@@ -1,13 +1,19 @@
 //! A whole shop in memory: entities, rows, and links that keep their order but nothing else does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    hash::{DefaultHasher, Hash, Hasher},
+};
 
 use serde::de::DeserializeOwned;
 use shop_domain::{
     delivery,
     entity::{self, Answer, Effect, State},
     id::{Id, Key},
-    invariant::{self, Totals},
+    invariant::{
+        self, Totals,
+        always::{self, Cut, Seen},
+    },
     kind::Kind,
     logic::Logic,
     message::{Envelope, Format, Message, ReplyTo, Request},
@@ -24,6 +30,7 @@ use shop_domain::{
 type Link = (Id, Kind);
 
 /// A shop in memory.
+#[derive(Clone)]
 pub(crate) struct World {
     states: BTreeMap<(Kind, Id), State>,
     rows: BTreeMap<(Kind, Id, RowKey), Vec<u8>>,
@@ -34,6 +41,8 @@ pub(crate) struct World {
     pub(crate) logic: Logic,
     /// Delivers every message between entities twice.
     pub(crate) stutters: bool,
+    /// Lets no time pass, so that what happened in another order can come to the same.
+    pub(crate) stands_still: bool,
 }
 
 impl Default for World {
@@ -46,6 +55,7 @@ impl Default for World {
             now: 0,
             logic: Logic::NEWEST,
             stutters: false,
+            stands_still: false,
         }
     }
 }
@@ -79,17 +89,25 @@ impl World {
         self.command(to, message, inbox, Some(key.parse().unwrap()));
     }
 
+    /// A command that its caller, who waits at `inbox`, has sent, and that comes some time.
+    pub(crate) fn ask_some_time(&mut self, to: &str, message: impl Into<Message>, inbox: &str) {
+        let envelope = command(to, message.into(), inbox, None);
+        let link = (id(inbox), envelope.message.kind());
+        self.links.entry(link).or_default().push_back(envelope);
+    }
+
     /// A message that some entity sent, straight away.
     pub(crate) fn deliver(&mut self, to: &str, message: impl Into<Message>) {
         self.handle(Envelope { to: id(to), message: message.into(), request: None, trace: None });
     }
 
     fn command(&mut self, to: &str, message: impl Into<Message>, inbox: &str, key: Option<Key>) {
-        let message = message.into();
-        let fingerprint = message.fingerprint();
-        let reply = (!inbox.is_empty()).then(|| ReplyTo { inbox: inbox.into(), format: Format::Json });
-        let request = Some(Request { key, fingerprint, reply });
-        self.handle(Envelope { to: id(to), message, request, trace: None });
+        self.handle(command(to, message.into(), inbox, key));
+    }
+
+    /// On how many links something is on its way.
+    pub(crate) fn open_links(&self) -> usize {
+        self.links.values().filter(|queue| !queue.is_empty()).count()
     }
 
     /// Delivers one message of the link that `choose` picks among so many; false if none is on its way.
@@ -114,7 +132,7 @@ impl World {
     }
 
     fn handle(&mut self, envelope: Envelope) {
-        self.now += 1;
+        self.now += u64::from(!self.stands_still);
         let (kind, to) = (envelope.message.kind(), envelope.to.clone());
         let mut rows = Rows::default();
         for row in entity::rows(&envelope) {
@@ -206,6 +224,40 @@ impl World {
             .collect()
     }
 
+    /// What tells this shop from another one: what it holds, what is on its way, who was answered.
+    pub(crate) fn digest(&self) -> u128 {
+        let half = |salt: u8| {
+            let mut hasher = DefaultHasher::new();
+            salt.hash(&mut hasher);
+            self.states.iter().for_each(|(key, state)| (key, state.encode()).hash(&mut hasher));
+            self.rows.hash(&mut hasher);
+            for (link, queue) in self.links.iter().filter(|(_, queue)| !queue.is_empty()) {
+                (link, rmp_serde::to_vec(queue).unwrap()).hash(&mut hasher);
+            }
+            let mut answered: Vec<_> = self.answers.iter().map(|(inbox, answer, _)| (inbox, &answer.body)).collect();
+            answered.sort();
+            answered.hash(&mut hasher);
+            u128::from(hasher.finish())
+        };
+        half(0) << 64 | half(1)
+    }
+
+    /// Checks what must hold at every moment.
+    #[track_caller]
+    pub(crate) fn check_always(&self) {
+        let mut rows: BTreeMap<(Kind, &Id), BTreeMap<RowKey, Vec<u8>>> = BTreeMap::new();
+        for ((kind, id, row), bytes) in &self.rows {
+            rows.entry((*kind, id)).or_default().insert(row.clone(), bytes.clone());
+        }
+        let cut = Now { states: &self.states, rows, none: BTreeMap::new() };
+        let entities = self.states.keys().filter_map(|(kind, id)| cut.seen(*kind, id));
+        let mut violations: Vec<_> = entities.flat_map(always::check_entity).collect();
+        for (_, order) in self.states.keys().filter(|(kind, _)| *kind == Kind::Order) {
+            violations.extend(always::check_order(&order.clone().into(), &cut));
+        }
+        assert!(violations.is_empty(), "{violations:#?}");
+    }
+
     /// Checks that all adds up; returns what the shop holds.
     #[track_caller]
     pub(crate) fn check(&self) -> Totals {
@@ -213,6 +265,27 @@ impl World {
         assert!(violations.is_empty(), "{violations:#?}");
         totals
     }
+}
+
+/// This moment of a shop.
+struct Now<'a> {
+    states: &'a BTreeMap<(Kind, Id), State>,
+    rows: BTreeMap<(Kind, &'a Id), BTreeMap<RowKey, Vec<u8>>>,
+    none: BTreeMap<RowKey, Vec<u8>>,
+}
+
+impl Cut for Now<'_> {
+    fn seen<'a>(&'a self, kind: Kind, id: &'a Id) -> Option<Seen<'a>> {
+        let state = self.states.get(&(kind, id.clone()))?;
+        Some(Seen { id, state, rows: self.rows.get(&(kind, id)).unwrap_or(&self.none) })
+    }
+}
+
+fn command(to: &str, message: Message, inbox: &str, key: Option<Key>) -> Envelope {
+    let fingerprint = message.fingerprint();
+    let reply = (!inbox.is_empty()).then(|| ReplyTo { inbox: inbox.into(), format: Format::Json });
+    let request = Some(Request { key, fingerprint, reply });
+    Envelope { to: id(to), message, request, trace: None }
 }
 
 pub(crate) fn id(text: &str) -> Id {

@@ -110,9 +110,8 @@ async fn build(tree: &Path) -> PathBuf {
             cargo.env_remove(name);
         }
     }
-    // What the shop depends on is built there already.
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it lies in the target folder");
-    cargo.current_dir(tree).env("CARGO_TARGET_DIR", target);
+    // Not where this test was built: the crates have the same names there.
+    cargo.current_dir(tree).env("CARGO_TARGET_DIR", tree.with_extension("target"));
     let output = cargo.stdin(Stdio::null()).output().await.expect("cargo runs");
     assert!(output.status.success(), "does not compile:\n{}", String::from_utf8_lossy(&output.stderr));
     let messages = String::from_utf8(output.stdout).expect("cargo writes JSON");

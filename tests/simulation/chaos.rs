@@ -306,11 +306,11 @@ impl Seeded {
                 100..=149 => Some(Harm::Late),
                 150..=161 => Some(Harm::ReaderLost),
                 162..=164 => Some(Harm::ReadFailed),
-                165 => {
+                165..=169 => {
                     self.outage = Instant::now() + OUTAGE;
                     Some(Harm::ReadFailed)
                 }
-                166.. => None,
+                170.. => None,
             },
             Moment::Request | Moment::Append | Moment::Checkpoint | Moment::Reply => None,
         }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use shop_domain::{order::Status, wallet};
+use shop_domain::{logic::Logic, order::Status, wallet};
 use tokio::time::Duration;
 
 use crate::{
@@ -99,7 +99,7 @@ impl Case {
     /// Plays it and checks all; returns the moments that it had as well.
     pub(crate) async fn play(&self) -> (Trace, Vec<Moment>) {
         let Scenario { balance, products, .. } = self.scenario;
-        let mut sim = Sim::new(fastrand::Rng::with_seed(0), 1);
+        let mut sim = Sim::new(fastrand::Rng::with_seed(0), 1, Logic::NEWEST);
         if let Some(balance) = balance {
             sim.ask("alice", wallet::Message::Open { balance: money(balance) });
         }

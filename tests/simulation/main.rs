@@ -19,6 +19,7 @@ use std::{
 
 use chaos::Moment;
 use exhaustive::{Case, SCENARIOS, SECOND};
+use shop_domain::logic::Logic;
 use sim::Sim;
 use trace::Trace;
 
@@ -173,8 +174,8 @@ impl Tally {
 fn run(seed: u64) -> Trace {
     runtime().block_on(async {
         let mut chance = fastrand::Rng::with_seed(seed);
-        let partitions = chance.u16(1..4);
-        let mut sim = Sim::new(chance, partitions);
+        let (partitions, logic) = (chance.u16(1..4), Logic::ALL[chance.usize(0..Logic::ALL.len())]);
+        let mut sim = Sim::new(chance, partitions, logic);
         plan::play(&mut sim).await;
         sim.heal().await;
         check::everything(&mut sim).await;

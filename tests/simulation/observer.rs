@@ -186,9 +186,15 @@ impl Book {
             }
             handled
         });
-        let Content::Frame { source, messages } = step.content else {
-            self.violations.push(format!("{kind}: sequence {} is a dead letter", record.sequence));
-            return;
+        let (source, messages) = match step.map(|step| step.content) {
+            Ok(Content::Frame { source, messages }) => (source, messages),
+            Ok(Content::Upgrade(_)) => return,
+            Ok(Content::Dead { reason, .. }) => {
+                return self
+                    .violations
+                    .push(format!("{kind}: sequence {} is a dead letter: {reason}", record.sequence));
+            }
+            Err(error) => return self.violations.push(error.to_string()),
         };
         for handled in &messages {
             self.note(at, record.sequence, source, handled);

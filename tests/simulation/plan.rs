@@ -52,7 +52,12 @@ pub(crate) async fn play(sim: &mut Sim) {
                 let message = if sim.chance.bool() { delivery::Message::Dispatch } else { delivery::Message::Deliver };
                 sim.ask(&format!("o-{which}"), message);
             }
-            14..=17 => bring(sim),
+            14..=16 => bring(sim),
+            17 => {
+                let partition = sim.chance.u16(0..sim.partitions);
+                let kind = any_kind(sim);
+                sim.upgrade(kind, partition);
+            }
             18 | 19 => again(sim),
             20.. => harm(sim, &mut old),
         }
@@ -65,10 +70,12 @@ pub(crate) async fn play(sim: &mut Sim) {
 fn bring(sim: &mut Sim) {
     let (user, product) = (USERS[sim.chance.usize(0..USERS.len())], PRODUCTS[sim.chance.usize(0..PRODUCTS.len())]);
     let key = format!("k-{}", sim.asked.len());
+    // Nothing at all is something, too: an older logic makes an entry of it.
+    let amount = sim.chance.u64(0..2) * 7;
     match sim.chance.u8(0..8) {
-        0..=2 => sim.ask_with_key(user, wallet::Message::TopUp { amount: money(7) }, &key),
-        3..=5 => sim.ask_with_key(product, product::Message::Restock { quantity: pieces(2) }, &key),
-        6 => sim.ask_with_key(NOTHING, product::Message::Restock { quantity: pieces(2) }, &key),
+        0..=2 => sim.ask_with_key(user, wallet::Message::TopUp { amount: money(amount) }, &key),
+        3..=5 => sim.ask_with_key(product, product::Message::Restock { quantity: pieces(amount) }, &key),
+        6 => sim.ask_with_key(NOTHING, product::Message::Restock { quantity: pieces(amount) }, &key),
         _ => {
             let price = money(PRICE + sim.chance.u64(0..2));
             sim.ask_with_key(product, product::Message::Change { name: None, price: Some(price) }, &key);
@@ -96,7 +103,7 @@ fn again(sim: &mut Sim) {
 
 /// A host crashes, stops, or gets a double.
 fn harm(sim: &mut Sim, old: &mut Vec<(Kind, MemoryStore)>) {
-    let kind = Kind::ALL[sim.chance.usize(0..Kind::ALL.len())];
+    let kind = any_kind(sim);
     match sim.chance.u8(0..9) {
         0 => old.push((kind, sim.checkpoints(kind))),
         1 | 2 => {
@@ -120,6 +127,10 @@ fn harm(sim: &mut Sim, old: &mut Vec<(Kind, MemoryStore)>) {
         7 => sim.stop_zombie(),
         _ => sim.disrupt(),
     }
+}
+
+fn any_kind(sim: &mut Sim) -> Kind {
+    Kind::ALL[sim.chance.usize(0..Kind::ALL.len())]
 }
 
 /// Lets some time pass.

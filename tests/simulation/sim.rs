@@ -17,10 +17,12 @@ use shop_domain::{
     entity::Reply,
     id::{Id, Key},
     kind::Kind,
+    logic::Logic,
     message::{Envelope, Format, Message, ReplyTo, Request},
     order,
 };
 use shop_nats::{
+    frame::Upgrade,
     log::Log,
     memory::{Calm, MemoryLog},
     subject::partition_of,
@@ -93,8 +95,8 @@ struct Host {
 
 impl Sim {
     /// A shop in which nothing goes wrong yet.
-    pub(crate) fn new(chance: fastrand::Rng, partitions: u16) -> Self {
-        let log = MemoryLog::new(partitions, Arc::new(Calm));
+    pub(crate) fn new(chance: fastrand::Rng, partitions: u16, logic: Logic) -> Self {
+        let log = MemoryLog::with_logic(partitions, logic, Arc::new(Calm));
         let (sender, events) = mpsc::unbounded_channel();
         let world = Arc::new(World {
             mischief: Mischief::new(sender.clone()),
@@ -290,6 +292,13 @@ impl Sim {
         self.log.disrupt();
     }
 
+    /// A partition of a kind goes on with the newest logic.
+    pub(crate) fn upgrade(&self, kind: Kind, partition: u16) {
+        self.count(Fault::Upgraded);
+        self.log.store(kind, partition, Upgrade { logic: Logic::NEWEST.number() }.encode());
+        self.world.observer.follow();
+    }
+
     /// What a host's checkpoints are right now.
     pub(crate) fn checkpoints(&self, kind: Kind) -> MemoryStore {
         self.hosts[&kind].cellar.keep(Keep::Latest)
@@ -332,7 +341,9 @@ impl Sim {
                 // What ends so is started again.
                 Ok(()) | Err(KindError::Log(_)) => {}
                 Err(KindError::Stuck(_)) => world.mischief.count(Fault::Stuck),
-                Err(error @ (KindError::Attach(_) | KindError::Store(_) | KindError::Bug(..))) => {
+                Err(
+                    error @ (KindError::Attach(_) | KindError::Store(_) | KindError::Partition(_) | KindError::Bug(..)),
+                ) => {
                     world.observer.report(format!("the host of {kind} ended: {error}"));
                 }
             }

@@ -53,6 +53,7 @@ faults! {
     Stopped = "host stopped in peace and started again",
     Stuck = "host that could not settle for an outage, started again",
     SecondHost = "second host on the same partitions",
+    Upgraded = "partition went on with a newer logic",
     DoorCrash = "door crashed, its callers asked again",
     CancelOfNothing = "cancel of an order that is not there",
     CancelPaying = "cancel while it is being paid",

@@ -205,7 +205,14 @@ impl Mischief {
     pub(crate) fn at(&self, moment: Moment, kind: Kind) -> Option<Harm> {
         let (harm, act) = match &mut *self.plan() {
             Plan::Quiet => (None, None),
-            Plan::Seeded(seeded) => (seeded.draw(moment), None),
+            Plan::Seeded(seeded) => {
+                let before = seeded.outage;
+                let harm = seeded.draw(moment);
+                if seeded.outage > before {
+                    self.count(Fault::Outage);
+                }
+                (harm, None)
+            }
             Plan::Scripted { script, passed } => {
                 let number = passed.len();
                 passed.push(moment);
@@ -298,6 +305,11 @@ impl Seeded {
         }
         match moment {
             Moment::Request | Moment::Append if Instant::now() < self.outage => Some(Harm::Lost),
+            Moment::Delivery if Instant::now() < self.outage && self.chance.u8(0..8) == 0 => Some(Harm::ReadFailed),
+            Moment::Append if self.chance.u32(0..800) == 0 => {
+                self.outage = Instant::now() + OUTAGE;
+                Some(Harm::Lost)
+            }
             Moment::Request | Moment::Append if self.chance.u32(0..100) < self.faults_percent => {
                 Some([Harm::Refused, Harm::Unacknowledged, Harm::Lost][self.chance.usize(0..3)])
             }
@@ -306,11 +318,7 @@ impl Seeded {
                 100..=149 => Some(Harm::Late),
                 150..=161 => Some(Harm::ReaderLost),
                 162..=164 => Some(Harm::ReadFailed),
-                165..=169 => {
-                    self.outage = Instant::now() + OUTAGE;
-                    Some(Harm::ReadFailed)
-                }
-                170.. => None,
+                165.. => None,
             },
             Moment::Request | Moment::Append | Moment::Checkpoint | Moment::Reply => None,
         }

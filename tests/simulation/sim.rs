@@ -339,8 +339,7 @@ impl Sim {
             let host = KindHost { kind, log: Arc::new(log), identity, logs, store, replies, view };
             match host.run(stopped).await {
                 // What ends so is started again.
-                Ok(()) | Err(KindError::Log(_)) => {}
-                Err(KindError::Stuck(_)) => world.mischief.count(Fault::Stuck),
+                Ok(()) | Err(KindError::Log(_) | KindError::Stuck(_)) => {}
                 Err(
                     error @ (KindError::Attach(_) | KindError::Store(_) | KindError::Partition(_) | KindError::Bug(..)),
                 ) => {

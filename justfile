@@ -28,6 +28,10 @@ test-of crate:
 sim seconds="60":
     SHOP_SIM_SECONDS={{ seconds }} cargo test --release -p shop-tests --test simulation -- --ignored --nocapture fresh_seeds
 
+# Change the shop's rules in every way that cargo-mutants knows; each change has to fail a test (needs cargo-mutants)
+mutants-domain:
+    CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=false cargo mutants -p shop-domain --timeout 60 -o target
+
 # What the compiler and clippy have to say, tests included
 lint:
     cargo clippy --workspace --all-targets -- -D warnings

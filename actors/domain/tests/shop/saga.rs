@@ -2,8 +2,9 @@
 
 use shop_domain::{
     delivery,
+    kind::Kind,
     order::{self, Place, Status, Wanted},
-    product::{self, Quote},
+    product::{self, Quote, Take},
 };
 
 use crate::world::{World, cancel, money, place, quantity};
@@ -131,6 +132,80 @@ fn a_cancel_at_any_moment_gives_back_exactly_what_was_taken() {
             shop.check();
         }
     }
+}
+
+#[test]
+fn a_cancel_during_a_partial_take_puts_back_the_part_that_was_taken_and_gives_back_the_money() {
+    for pears in [1, 6] {
+        let mut shop = shop();
+        shop.ask("o-1", place("alice", &[("apple", 2, 1000), ("pear", pears, 300)]), "placed");
+        while shop.stock("apple") == 1000 {
+            shop.step(|_| 0);
+        }
+        assert_eq!((shop.stock("pear"), shop.order("o-1").status), (5, Status::Pending));
+        shop.ask("o-1", cancel(), "cancelled");
+        assert_eq!(shop.order("o-1").status, Status::Cancelling);
+        shop.settle();
+        assert_eq!(shop.answer("cancelled")["status"], "CANCELLED");
+        assert_eq!(shop.answer("placed"), shop.answer("cancelled"));
+        assert_eq!((shop.balance("alice"), shop.stock("apple"), shop.stock("pear")), (999_999, 1000, 5));
+        assert_eq!(shop.delivery("o-1"), None);
+        shop.check();
+    }
+}
+
+#[test]
+fn an_order_that_is_cancelled_before_it_is_paid_never_takes_a_piece_from_others() {
+    let mut shop = shop();
+    shop.tell("o-1", place("alice", &[("apple", 1000, 1), ("pear", 1, 300)]));
+    assert_eq!(shop.order("o-1").status, Status::Pending);
+    shop.tell("o-1", cancel());
+    assert_eq!(shop.order("o-1").status, Status::Cancelling);
+    while shop.step(|_| 0) {
+        assert_eq!((shop.stock("apple"), shop.stock("pear")), (1000, 5));
+    }
+    assert_eq!(shop.order("o-1").status, Status::Cancelled);
+    assert_eq!(shop.rows::<Take>(Kind::Product, "apple", "take/"), []);
+    assert_eq!(shop.balance("alice"), 999_999);
+    shop.check();
+}
+
+#[test]
+fn only_products_that_gave_pieces_are_asked_to_take_them_back() {
+    let mut shop = shop();
+    shop.tell("o-1", place("alice", &[("apple", 2, 1000), ("pear", 6, 300)]));
+    shop.settle();
+    assert_eq!(shop.rows::<Take>(Kind::Product, "apple", "take/"), [Take::PutBack(quantity(2))]);
+    assert_eq!(shop.rows::<Take>(Kind::Product, "pear", "take/"), []);
+}
+
+#[test]
+fn two_lines_of_one_order_with_the_same_product_reject_it_before_any_money_moves() {
+    let mut shop = shop();
+    shop.ask("o-1", place("alice", &[("apple", 1, 1000), ("pear", 1, 300), ("apple", 2, 1000)]), "placed");
+    let answer = shop.answer("placed");
+    assert_eq!((&answer["code"], &answer["errors"][0]["pointer"]), (&"invalid".into(), &"/lines".into()));
+    assert_eq!(shop.order("o-1").status, Status::Rejected);
+    shop.settle();
+    assert_eq!((shop.balance("alice"), shop.stock("apple"), shop.stock("pear")), (999_999, 1000, 5));
+    shop.check();
+}
+
+#[test]
+fn an_order_has_one_to_fifty_lines() {
+    let products: Vec<String> = (0..51).map(|product| format!("p-{product}")).collect();
+    let lines: Vec<_> = products.iter().map(|product| (product.as_str(), 10, 10)).collect();
+    let mut shop = World::with(&lines, &[("alice", 5000)]);
+    shop.ask("o-0", place("alice", &[]), "none");
+    shop.ask("o-51", place("alice", &lines), "too many");
+    shop.ask("o-50", place("alice", &lines[..50]), "just enough");
+    shop.settle();
+    for refused in ["none", "too many"] {
+        assert_eq!(shop.answer(refused)["detail"], "/lines must be 1 to 50, each product once");
+    }
+    assert_eq!(shop.answer("just enough")["status"], "CONFIRMED");
+    assert_eq!(shop.balance("alice"), 0);
+    shop.check();
 }
 
 #[test]

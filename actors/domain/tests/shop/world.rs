@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use shop_domain::{
     delivery,
     entity::{self, Answer, Effect, State},
@@ -12,6 +12,7 @@ use shop_domain::{
     logic::Logic,
     message::{Envelope, Format, Message, ReplyTo, Request},
     money::{Money, Quantity},
+    mypage,
     order::{self, Place, Wanted},
     product,
     rows::{RowKey, Rows, decode_row},
@@ -106,6 +107,16 @@ impl World {
         }
         self.handle(envelope);
         true
+    }
+
+    /// Whether nothing is on its way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.links.values().all(VecDeque::is_empty)
+    }
+
+    /// Lets a year go by in which nothing happens.
+    pub(crate) fn pass_a_year(&mut self) {
+        self.now += 365 * 24 * 60 * 60 * 1000;
     }
 
     /// Delivers until nothing is on its way.
@@ -209,10 +220,35 @@ impl World {
     /// Checks that all adds up; returns what the shop holds.
     #[track_caller]
     pub(crate) fn check(&self) -> Totals {
-        let (totals, violations) = invariant::check_at_rest(self.states.iter().map(|((_, id), state)| (id, state)));
+        let (totals, violations) = self.audit();
         assert!(violations.is_empty(), "{violations:#?}");
         totals
     }
+
+    /// What the shop holds, and what does not add up.
+    pub(crate) fn audit(&self) -> (Totals, Vec<String>) {
+        let (totals, violations) = invariant::check_at_rest(self.states.iter().map(|((_, id), state)| (id, state)));
+        (totals, violations.iter().map(ToString::to_string).collect())
+    }
+
+    /// An entity as callers see it, in the bytes that they get; none when there is no such thing.
+    pub(crate) fn view(&self, kind: Kind, of: &str) -> Option<String> {
+        let id = id(of);
+        match self.state(kind, of) {
+            State::Wallet(wallet) => wallet.view(&id).map(|view| json(&view)),
+            State::Product(product) => product.view(&id).map(|view| json(&view)),
+            State::Order(order) => order.view(&id).map(|view| json(&view)),
+            State::Delivery(delivery) => delivery.view(&id).map(|view| json(&view)),
+            State::Mypage(_) => {
+                let items = self.rows::<mypage::Item>(kind, of, mypage::ORDER_ROWS);
+                Some(json(&items.into_iter().filter_map(mypage::Item::summary).collect::<Vec<_>>()))
+            }
+        }
+    }
+}
+
+fn json(view: &impl Serialize) -> String {
+    serde_json::to_string(view).unwrap()
 }
 
 pub(crate) fn id(text: &str) -> Id {

@@ -1,6 +1,9 @@
 //! What callers see, pinned: names, codes, sentences, limits and shapes. A change here is a
 //! change of the contract, and somebody's program or screen shows it.
 
+use std::collections::BTreeMap;
+
+use serde_json::Value;
 use shop_domain::{
     delivery,
     entity::{self, Answer},
@@ -238,6 +241,64 @@ fn every_thing_is_shown_in_the_shape_that_the_contract_names() {
     ];
     for (kind, of, json) in shown {
         assert_eq!(shop.view(kind, of).as_deref(), Some(&*json));
+    }
+}
+
+#[test]
+fn what_changes_says_when_and_what_does_not_change_keeps_its_time() {
+    let change = || product::Message::Change { name: Some("pomme".into()), price: None };
+    let commands: Vec<(&str, Message)> = vec![
+        ("apple", create(1000, 5).into()),
+        ("apple", product::Message::Restock { quantity: quantity(5) }.into()),
+        ("apple", change().into()),
+        ("apple", change().into()),
+        ("alice", wallet::Message::Open { balance: money(10_000) }.into()),
+        ("alice", wallet::Message::TopUp { amount: money(5) }.into()),
+        ("confirmed", place("alice", &[("apple", 1, 1000)]).into()),
+        ("confirmed", delivery::Message::Dispatch.into()),
+        ("confirmed", cancel().into()),
+        ("confirmed", delivery::Message::Deliver.into()),
+        ("cancelled", place("alice", &[("apple", 1, 1000)]).into()),
+        ("cancelled", cancel().into()),
+        ("cancelled", cancel().into()),
+        ("unpaid", place("alice", &[("apple", 1, 10_000)]).into()),
+        ("untaken", place("alice", &[("apple", 1, 999)]).into()),
+        ("untaken", cancel().into()),
+    ];
+    let mut shop = World::default();
+    for (to, message) in commands {
+        let before = views(&shop);
+        shop.tell(to, message);
+        changed_say_when(&before, &shop);
+        loop {
+            let before = views(&shop);
+            if !shop.step(|_| 0) {
+                break;
+            }
+            changed_say_when(&before, &shop);
+        }
+    }
+    assert_eq!(views(&shop).len(), 2 + 4 + 2);
+}
+
+type Views = BTreeMap<(Kind, &'static str), Value>;
+
+fn views(shop: &World) -> Views {
+    let things = [(Kind::Product, "apple"), (Kind::Wallet, "alice")].into_iter();
+    let orders = ["confirmed", "cancelled", "unpaid", "untaken"];
+    let things = things.chain(orders.into_iter().flat_map(|id| [(Kind::Order, id), (Kind::Delivery, id)]));
+    things.filter_map(|(kind, of)| Some(((kind, of), serde_json::from_str(&shop.view(kind, of)?).unwrap()))).collect()
+}
+
+fn changed_say_when(before: &Views, shop: &World) {
+    let now = serde_json::to_value(Timestamp::from_unix_ms(shop.now)).unwrap();
+    for (thing, view) in views(shop) {
+        let mut expected = before.get(&thing).unwrap_or(&Value::Null).clone();
+        if view != expected {
+            assert_eq!(view["updated_at"], now, "{thing:?} {view}");
+            expected["updated_at"] = now.clone();
+            assert_ne!(view, expected, "nothing but the time has changed");
+        }
     }
 }
 

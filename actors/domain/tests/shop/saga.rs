@@ -5,6 +5,7 @@ use shop_domain::{
     kind::Kind,
     order::{self, Place, Status, Wanted},
     product::{self, Quote, Take},
+    wallet,
 };
 
 use crate::world::{World, cancel, money, place, quantity};
@@ -139,9 +140,7 @@ fn a_cancel_during_a_partial_take_puts_back_the_part_that_was_taken_and_gives_ba
     for pears in [1, 6] {
         let mut shop = shop();
         shop.ask("o-1", place("alice", &[("apple", 2, 1000), ("pear", pears, 300)]), "placed");
-        while shop.stock("apple") == 1000 {
-            shop.step(|_| 0);
-        }
+        shop.step_until(|shop| shop.stock("apple") < 1000);
         assert_eq!((shop.stock("pear"), shop.order("o-1").status), (5, Status::Pending));
         shop.ask("o-1", cancel(), "cancelled");
         assert_eq!(shop.order("o-1").status, Status::Cancelling);
@@ -245,16 +244,35 @@ fn a_delivery_is_dispatched_once_and_then_delivered_once() {
 }
 
 #[test]
-fn a_delivery_that_was_cancelled_before_it_was_scheduled_is_never_sent() {
+fn a_delivery_that_was_cancelled_before_it_was_scheduled_is_never_sent_and_its_order_ends() {
     let mut shop = shop();
+    shop.tell("o-1", place("alice", &[("apple", 10, 1000)]));
+    shop.step_until(|shop| shop.order("o-1").status == Status::Confirmed);
+    shop.ask("o-1", cancel(), "cancelled");
     shop.deliver("o-1", delivery::Message::Cancel);
-    let schedule = delivery::Message::Schedule {
-        user: "alice".parse().unwrap(),
-        lines: vec![],
-        placed_at: shop_domain::timestamp::Timestamp::from_unix_ms(1),
-    };
-    shop.deliver("o-1", schedule);
+    shop.step_until(|shop| shop.order("o-1").status == Status::Cancelled);
+    shop.settle();
     assert_eq!(shop.delivery("o-1"), None);
+    assert_eq!(shop.answer("cancelled")["status"], "CANCELLED");
+    assert_eq!((shop.balance("alice"), shop.stock("apple")), (999_999, 1000));
+    shop.check();
+}
+
+#[test]
+fn whoever_is_asked_again_by_an_order_answers_again() {
+    let mut shop = shop();
+    shop.tell("o-1", place("alice", &[("apple", 10, 1000)]));
+    shop.settle();
+    let (order, product) = (|| "o-1".parse().unwrap(), "apple".parse().unwrap());
+    shop.deliver("alice", wallet::Message::Charge { order: order(), amount: money(10_000) });
+    assert_eq!(shop.under_way(), [&order::Message::Charged.into()]);
+    shop.settle();
+    shop.deliver("apple", product::Message::Take { order: order(), quantity: quantity(10), unit_price: money(1000) });
+    assert_eq!(shop.under_way(), [&order::Message::Taken { product }.into()]);
+    shop.tell("o-1", cancel());
+    shop.settle();
+    shop.deliver("o-1", delivery::Message::Cancel);
+    assert_eq!(shop.under_way(), [&order::Message::DeliveryCancelled.into()]);
 }
 
 #[test]

@@ -28,6 +28,7 @@ type Link = (Id, Kind);
 pub(crate) struct World {
     states: BTreeMap<(Kind, Id), State>,
     rows: BTreeMap<(Kind, Id, RowKey), Vec<u8>>,
+    /// None is empty.
     links: BTreeMap<Link, VecDeque<Envelope>>,
     answers: Vec<(String, Answer, bool)>,
     pub(crate) now: u64,
@@ -95,13 +96,15 @@ impl World {
 
     /// Delivers one message of the link that `choose` picks among so many; false if none is on its way.
     pub(crate) fn step(&mut self, choose: impl FnOnce(usize) -> usize) -> bool {
-        let open: Vec<Link> =
-            self.links.iter().filter(|(_, queue)| !queue.is_empty()).map(|(link, _)| link.clone()).collect();
-        if open.is_empty() {
+        if self.links.is_empty() {
             return false;
         }
-        let link = &open[choose(open.len())];
-        let envelope = self.links.get_mut(link).and_then(VecDeque::pop_front).unwrap();
+        let link = self.links.keys().nth(choose(self.links.len())).unwrap().clone();
+        let queue = self.links.get_mut(&link).unwrap();
+        let envelope = queue.pop_front().unwrap();
+        if queue.is_empty() {
+            self.links.remove(&link);
+        }
         if self.stutters {
             self.handle(envelope.clone());
         }
@@ -109,9 +112,17 @@ impl World {
         true
     }
 
-    /// Whether nothing is on its way.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.links.values().all(VecDeque::is_empty)
+    /// Delivers until `reached`.
+    #[track_caller]
+    pub(crate) fn step_until(&mut self, reached: impl Fn(&Self) -> bool) {
+        while !reached(self) {
+            assert!(self.step(|_| 0), "everything has arrived, and that was not reached");
+        }
+    }
+
+    /// What is on its way between entities.
+    pub(crate) fn under_way(&self) -> Vec<&Message> {
+        self.links.values().flatten().map(|envelope| &envelope.message).collect()
     }
 
     /// Lets a year go by in which nothing happens.

@@ -63,6 +63,7 @@ fn a_key_used_again_for_another_amount_is_refused() {
     shop.ask_with_key("alice", top_up(5), "first", "k-1");
     shop.ask_with_key("alice", top_up(6), "second", "k-1");
     assert_eq!(shop.answer("second")["code"], "idempotency_key_reused");
+    assert!(!shop.answers("second")[0].1, "a refusal of the key is no first answer again");
     assert_eq!(shop.balance("alice"), 105);
 }
 

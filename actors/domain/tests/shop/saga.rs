@@ -3,6 +3,8 @@
 use shop_domain::{
     delivery,
     kind::Kind,
+    message::Message,
+    mypage,
     order::{self, Place, Status, Wanted},
     product::{self, Quote, Take},
     wallet,
@@ -99,6 +101,7 @@ fn a_quote_that_shows_too_little_rejects_before_any_money_moves() {
     shop.ask("o-2", quoted(Quote::NotFound), "unknown");
     assert_eq!(shop.answer("short")["code"], "out_of_stock");
     assert_eq!(shop.answer("unknown")["code"], "not_found");
+    assert_eq!(shop.order("o-2").amount, money(0), "nobody knows what it would have cost");
     shop.ask("o-3", quoted(Quote::Offer { price: money(1000), stock: quantity(10) }), "enough");
     shop.settle();
     assert_eq!(shop.answer("enough")["amount"], 10_000);
@@ -205,6 +208,51 @@ fn an_order_has_one_to_fifty_lines() {
     assert_eq!(shop.answer("just enough")["status"], "CONFIRMED");
     assert_eq!(shop.balance("alice"), 0);
     shop.check();
+}
+
+#[test]
+fn the_page_is_told_of_every_change_of_an_order_when_it_happens() {
+    let mut shop = shop();
+    let cancel = || order::Message::Cancel { reason: Some("too many".into()) };
+    let commands: Vec<(&str, Message)> = vec![
+        ("o-1", place("alice", &[("apple", 1, 1000)]).into()),
+        ("o-1", cancel().into()),
+        ("o-2", place("alice", &[("pear", 6, 300)]).into()),
+        ("o-3", place("alice", &[("apple", 1, 1000)]).into()),
+        ("o-3", delivery::Message::Dispatch.into()),
+        // The delivery is kept: each time the order is cancelling, and then again as it was.
+        ("o-3", cancel().into()),
+        ("o-3", cancel().into()),
+    ];
+    for (to, message) in commands {
+        let before = shop.orders();
+        shop.tell(to, message);
+        page_is_told(&before, &shop);
+        loop {
+            let before = shop.orders();
+            if !shop.step(|_| 0) {
+                break;
+            }
+            page_is_told(&before, &shop);
+        }
+    }
+    let ended: Vec<_> = shop.orders().into_iter().map(|order| (order.status, order.reason)).collect();
+    let because = |reason: &str| Some(reason.into());
+    assert_eq!(
+        ended,
+        [
+            (Status::Cancelled, because("too many")),
+            (Status::Rejected, because("out_of_stock")),
+            (Status::Confirmed, None)
+        ]
+    );
+}
+
+fn page_is_told(before: &[order::View], shop: &World) {
+    for changed in shop.orders().into_iter().filter(|order| !before.contains(order)) {
+        let told = |message: &&Message| matches!(message, Message::Mypage(mypage::Message::OrderChanged { order, .. }) if **order == changed);
+        assert_eq!(shop.under_way().into_iter().filter(told).count(), 1, "{changed:?}");
+    }
 }
 
 #[test]

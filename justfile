@@ -36,6 +36,10 @@ sim-all:
 mutants:
     cargo test -p shop-tests --test mutants -- --ignored --nocapture
 
+# Change the shop's rules in every way that cargo-mutants knows; each change has to fail a test (needs cargo-mutants)
+mutants-domain:
+    CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=false cargo mutants -p shop-domain --timeout 60 -o target
+
 # What the compiler and clippy have to say, tests included
 lint:
     cargo clippy --workspace --all-targets -- -D warnings

@@ -298,3 +298,17 @@ fn answer_row(envelope: &Envelope) -> Option<RowKey> {
     }
     request.key.as_ref().map(|key| format!("answer/{key}").into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "Delivery(Dispatch) reached Wallet(Absent)")]
+    fn a_message_for_another_kind_is_a_bug_and_never_ignored() {
+        let message = crate::delivery::Message::Dispatch.into();
+        let envelope = Envelope { to: "alice".parse().unwrap(), message, request: None, trace: None };
+        let (now, mut rows) = (Timestamp::default(), Rows::default());
+        State::absent(Kind::Wallet).handle(envelope, now, Logic::NEWEST, &mut rows);
+    }
+}

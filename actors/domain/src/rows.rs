@@ -57,3 +57,38 @@ impl Rows {
 pub fn decode_row<T: DeserializeOwned>(bytes: &[u8]) -> T {
     rmp_serde::from_slice(bytes).expect("a stored row decodes")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(value: u64) -> Option<Vec<u8>> {
+        Some(rmp_serde::to_vec_named(&value).unwrap())
+    }
+
+    #[test]
+    fn only_rows_that_were_written_are_written_back() {
+        let mut rows = Rows::default();
+        rows.load("none".into(), None);
+        rows.load("read".into(), bytes(1));
+        rows.put("written".into(), &2);
+        assert_eq!((rows.get::<u64>("none"), rows.get("read"), rows.get("written")), (None, Some(1), Some(2)));
+        assert_eq!(rows.into_changed().collect::<Vec<_>>(), [("written".into(), bytes(2).unwrap())]);
+    }
+
+    #[test]
+    fn a_row_that_was_written_is_not_loaded_over() {
+        let mut rows = Rows::default();
+        rows.load("row".into(), bytes(1));
+        rows.put("row".into(), &2);
+        rows.load("row".into(), bytes(1));
+        assert_eq!(rows.get::<u64>("row"), Some(2));
+        assert_eq!(rows.into_changed().collect::<Vec<_>>(), [("row".into(), bytes(2).unwrap())]);
+    }
+
+    #[test]
+    #[should_panic(expected = "row other was not named by the message")]
+    fn a_row_that_the_message_did_not_name_is_a_bug_and_never_taken_for_none() {
+        Rows::default().get::<u64>("other");
+    }
+}

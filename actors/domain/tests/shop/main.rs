@@ -1,7 +1,10 @@
 //! The shop's rules, tried in memory: the saga from end to end, and every case that others got wrong.
 
+mod contract;
 mod golden;
+mod idempotency;
 mod interleavings;
+mod invariant;
 mod saga;
 mod storm;
 mod wallet_and_stock;

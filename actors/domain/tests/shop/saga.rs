@@ -2,8 +2,12 @@
 
 use shop_domain::{
     delivery,
+    kind::Kind,
+    message::Message,
+    mypage,
     order::{self, Place, Status, Wanted},
-    product::{self, Quote},
+    product::{self, Quote, Take},
+    wallet,
 };
 
 use crate::world::{World, cancel, money, place, quantity};
@@ -97,6 +101,7 @@ fn a_quote_that_shows_too_little_rejects_before_any_money_moves() {
     shop.ask("o-2", quoted(Quote::NotFound), "unknown");
     assert_eq!(shop.answer("short")["code"], "out_of_stock");
     assert_eq!(shop.answer("unknown")["code"], "not_found");
+    assert_eq!(shop.order("o-2").amount, money(0), "nobody knows what it would have cost");
     shop.ask("o-3", quoted(Quote::Offer { price: money(1000), stock: quantity(10) }), "enough");
     shop.settle();
     assert_eq!(shop.answer("enough")["amount"], 10_000);
@@ -130,6 +135,123 @@ fn a_cancel_at_any_moment_gives_back_exactly_what_was_taken() {
             assert_eq!((shop.balance("alice"), shop.stock("apple"), shop.stock("pear")), (999_999, 1000, 5));
             shop.check();
         }
+    }
+}
+
+#[test]
+fn a_cancel_during_a_partial_take_puts_back_the_part_that_was_taken_and_gives_back_the_money() {
+    for pears in [1, 6] {
+        let mut shop = shop();
+        shop.ask("o-1", place("alice", &[("apple", 2, 1000), ("pear", pears, 300)]), "placed");
+        shop.step_until(|shop| shop.stock("apple") < 1000);
+        assert_eq!((shop.stock("pear"), shop.order("o-1").status), (5, Status::Pending));
+        shop.ask("o-1", cancel(), "cancelled");
+        assert_eq!(shop.order("o-1").status, Status::Cancelling);
+        shop.settle();
+        assert_eq!(shop.answer("cancelled")["status"], "CANCELLED");
+        assert_eq!(shop.answer("placed"), shop.answer("cancelled"));
+        assert_eq!((shop.balance("alice"), shop.stock("apple"), shop.stock("pear")), (999_999, 1000, 5));
+        assert_eq!(shop.delivery("o-1"), None);
+        shop.check();
+    }
+}
+
+#[test]
+fn an_order_that_is_cancelled_before_it_is_paid_never_takes_a_piece_from_others() {
+    let mut shop = shop();
+    shop.tell("o-1", place("alice", &[("apple", 1000, 1), ("pear", 1, 300)]));
+    assert_eq!(shop.order("o-1").status, Status::Pending);
+    shop.tell("o-1", cancel());
+    assert_eq!(shop.order("o-1").status, Status::Cancelling);
+    while shop.step(|_| 0) {
+        assert_eq!((shop.stock("apple"), shop.stock("pear")), (1000, 5));
+    }
+    assert_eq!(shop.order("o-1").status, Status::Cancelled);
+    assert_eq!(shop.rows::<Take>(Kind::Product, "apple", "take/"), []);
+    assert_eq!(shop.balance("alice"), 999_999);
+    shop.check();
+}
+
+#[test]
+fn only_products_that_gave_pieces_are_asked_to_take_them_back() {
+    let mut shop = shop();
+    shop.tell("o-1", place("alice", &[("apple", 2, 1000), ("pear", 6, 300)]));
+    shop.settle();
+    assert_eq!(shop.rows::<Take>(Kind::Product, "apple", "take/"), [Take::PutBack(quantity(2))]);
+    assert_eq!(shop.rows::<Take>(Kind::Product, "pear", "take/"), []);
+}
+
+#[test]
+fn two_lines_of_one_order_with_the_same_product_reject_it_before_any_money_moves() {
+    let mut shop = shop();
+    shop.ask("o-1", place("alice", &[("apple", 1, 1000), ("pear", 1, 300), ("apple", 2, 1000)]), "placed");
+    let answer = shop.answer("placed");
+    assert_eq!((&answer["code"], &answer["errors"][0]["pointer"]), (&"invalid".into(), &"/lines".into()));
+    assert_eq!(shop.order("o-1").status, Status::Rejected);
+    shop.settle();
+    assert_eq!((shop.balance("alice"), shop.stock("apple"), shop.stock("pear")), (999_999, 1000, 5));
+    shop.check();
+}
+
+#[test]
+fn an_order_has_one_to_fifty_lines() {
+    let products: Vec<String> = (0..51).map(|product| format!("p-{product}")).collect();
+    let lines: Vec<_> = products.iter().map(|product| (product.as_str(), 10, 10)).collect();
+    let mut shop = World::with(&lines, &[("alice", 5000)]);
+    shop.ask("o-0", place("alice", &[]), "none");
+    shop.ask("o-51", place("alice", &lines), "too many");
+    shop.ask("o-50", place("alice", &lines[..50]), "just enough");
+    shop.settle();
+    for refused in ["none", "too many"] {
+        assert_eq!(shop.answer(refused)["detail"], "/lines must be 1 to 50, each product once");
+    }
+    assert_eq!(shop.answer("just enough")["status"], "CONFIRMED");
+    assert_eq!(shop.balance("alice"), 0);
+    shop.check();
+}
+
+#[test]
+fn the_page_is_told_of_every_change_of_an_order_when_it_happens() {
+    let mut shop = shop();
+    let cancel = || order::Message::Cancel { reason: Some("too many".into()) };
+    let commands: Vec<(&str, Message)> = vec![
+        ("o-1", place("alice", &[("apple", 1, 1000)]).into()),
+        ("o-1", cancel().into()),
+        ("o-2", place("alice", &[("pear", 6, 300)]).into()),
+        ("o-3", place("alice", &[("apple", 1, 1000)]).into()),
+        ("o-3", delivery::Message::Dispatch.into()),
+        // The delivery is kept: each time the order is cancelling, and then again as it was.
+        ("o-3", cancel().into()),
+        ("o-3", cancel().into()),
+    ];
+    for (to, message) in commands {
+        let before = shop.orders();
+        shop.tell(to, message);
+        page_is_told(&before, &shop);
+        loop {
+            let before = shop.orders();
+            if !shop.step(|_| 0) {
+                break;
+            }
+            page_is_told(&before, &shop);
+        }
+    }
+    let ended: Vec<_> = shop.orders().into_iter().map(|order| (order.status, order.reason)).collect();
+    let because = |reason: &str| Some(reason.into());
+    assert_eq!(
+        ended,
+        [
+            (Status::Cancelled, because("too many")),
+            (Status::Rejected, because("out_of_stock")),
+            (Status::Confirmed, None)
+        ]
+    );
+}
+
+fn page_is_told(before: &[order::View], shop: &World) {
+    for changed in shop.orders().into_iter().filter(|order| !before.contains(order)) {
+        let told = |message: &&Message| matches!(message, Message::Mypage(mypage::Message::OrderChanged { order, .. }) if **order == changed);
+        assert_eq!(shop.under_way().into_iter().filter(told).count(), 1, "{changed:?}");
     }
 }
 
@@ -170,16 +292,35 @@ fn a_delivery_is_dispatched_once_and_then_delivered_once() {
 }
 
 #[test]
-fn a_delivery_that_was_cancelled_before_it_was_scheduled_is_never_sent() {
+fn a_delivery_that_was_cancelled_before_it_was_scheduled_is_never_sent_and_its_order_ends() {
     let mut shop = shop();
+    shop.tell("o-1", place("alice", &[("apple", 10, 1000)]));
+    shop.step_until(|shop| shop.order("o-1").status == Status::Confirmed);
+    shop.ask("o-1", cancel(), "cancelled");
     shop.deliver("o-1", delivery::Message::Cancel);
-    let schedule = delivery::Message::Schedule {
-        user: "alice".parse().unwrap(),
-        lines: vec![],
-        placed_at: shop_domain::timestamp::Timestamp::from_unix_ms(1),
-    };
-    shop.deliver("o-1", schedule);
+    shop.step_until(|shop| shop.order("o-1").status == Status::Cancelled);
+    shop.settle();
     assert_eq!(shop.delivery("o-1"), None);
+    assert_eq!(shop.answer("cancelled")["status"], "CANCELLED");
+    assert_eq!((shop.balance("alice"), shop.stock("apple")), (999_999, 1000));
+    shop.check();
+}
+
+#[test]
+fn whoever_is_asked_again_by_an_order_answers_again() {
+    let mut shop = shop();
+    shop.tell("o-1", place("alice", &[("apple", 10, 1000)]));
+    shop.settle();
+    let (order, product) = (|| "o-1".parse().unwrap(), "apple".parse().unwrap());
+    shop.deliver("alice", wallet::Message::Charge { order: order(), amount: money(10_000) });
+    assert_eq!(shop.under_way(), [&order::Message::Charged.into()]);
+    shop.settle();
+    shop.deliver("apple", product::Message::Take { order: order(), quantity: quantity(10), unit_price: money(1000) });
+    assert_eq!(shop.under_way(), [&order::Message::Taken { product }.into()]);
+    shop.tell("o-1", cancel());
+    shop.settle();
+    shop.deliver("o-1", delivery::Message::Cancel);
+    assert_eq!(shop.under_way(), [&order::Message::DeliveryCancelled.into()]);
 }
 
 #[test]

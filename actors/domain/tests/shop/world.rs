@@ -5,7 +5,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use shop_domain::{
     delivery,
     entity::{self, Answer, Effect, State},
@@ -18,6 +18,7 @@ use shop_domain::{
     logic::Logic,
     message::{Envelope, Format, Message, ReplyTo, Request},
     money::{Money, Quantity},
+    mypage,
     order::{self, Place, Wanted},
     product,
     rows::{RowKey, Rows, decode_row},
@@ -34,6 +35,7 @@ type Link = (Id, Kind);
 pub(crate) struct World {
     states: BTreeMap<(Kind, Id), State>,
     rows: BTreeMap<(Kind, Id, RowKey), Vec<u8>>,
+    /// None is empty.
     links: BTreeMap<Link, VecDeque<Envelope>>,
     answers: Vec<(String, Answer, bool)>,
     pub(crate) now: u64,
@@ -112,18 +114,38 @@ impl World {
 
     /// Delivers one message of the link that `choose` picks among so many; false if none is on its way.
     pub(crate) fn step(&mut self, choose: impl FnOnce(usize) -> usize) -> bool {
-        let open: Vec<Link> =
-            self.links.iter().filter(|(_, queue)| !queue.is_empty()).map(|(link, _)| link.clone()).collect();
-        if open.is_empty() {
+        if self.links.is_empty() {
             return false;
         }
-        let link = &open[choose(open.len())];
-        let envelope = self.links.get_mut(link).and_then(VecDeque::pop_front).unwrap();
+        let link = self.links.keys().nth(choose(self.links.len())).unwrap().clone();
+        let queue = self.links.get_mut(&link).unwrap();
+        let envelope = queue.pop_front().unwrap();
+        if queue.is_empty() {
+            self.links.remove(&link);
+        }
         if self.stutters {
             self.handle(envelope.clone());
         }
         self.handle(envelope);
         true
+    }
+
+    /// Delivers until `reached`.
+    #[track_caller]
+    pub(crate) fn step_until(&mut self, reached: impl Fn(&Self) -> bool) {
+        while !reached(self) {
+            assert!(self.step(|_| 0), "everything has arrived, and that was not reached");
+        }
+    }
+
+    /// What is on its way between entities.
+    pub(crate) fn under_way(&self) -> Vec<&Message> {
+        self.links.values().flatten().map(|envelope| &envelope.message).collect()
+    }
+
+    /// Lets a year go by in which nothing happens.
+    pub(crate) fn pass_a_year(&mut self) {
+        self.now += 365 * 24 * 60 * 60 * 1000;
     }
 
     /// Delivers until nothing is on its way.
@@ -261,10 +283,35 @@ impl World {
     /// Checks that all adds up; returns what the shop holds.
     #[track_caller]
     pub(crate) fn check(&self) -> Totals {
-        let (totals, violations) = invariant::check_at_rest(self.states.iter().map(|((_, id), state)| (id, state)));
+        let (totals, violations) = self.audit();
         assert!(violations.is_empty(), "{violations:#?}");
         totals
     }
+
+    /// What the shop holds, and what does not add up.
+    pub(crate) fn audit(&self) -> (Totals, Vec<String>) {
+        let (totals, violations) = invariant::check_at_rest(self.states.iter().map(|((_, id), state)| (id, state)));
+        (totals, violations.iter().map(ToString::to_string).collect())
+    }
+
+    /// An entity as callers see it, in the bytes that they get; none when there is no such thing.
+    pub(crate) fn view(&self, kind: Kind, of: &str) -> Option<String> {
+        let id = id(of);
+        match self.state(kind, of) {
+            State::Wallet(wallet) => wallet.view(&id).map(|view| json(&view)),
+            State::Product(product) => product.view(&id).map(|view| json(&view)),
+            State::Order(order) => order.view(&id).map(|view| json(&view)),
+            State::Delivery(delivery) => delivery.view(&id).map(|view| json(&view)),
+            State::Mypage(_) => {
+                let items = self.rows::<mypage::Item>(kind, of, mypage::ORDER_ROWS);
+                Some(json(&items.into_iter().filter_map(mypage::Item::summary).collect::<Vec<_>>()))
+            }
+        }
+    }
+}
+
+fn json(view: &impl Serialize) -> String {
+    serde_json::to_string(view).unwrap()
 }
 
 /// This moment of a shop.

@@ -110,9 +110,10 @@ async fn serve(
 ) -> Result<(), HostError> {
     let identity = *shared.logs.get(&kind).expect("every kind has a log");
     let stats = Arc::new(Stats::default());
-    let answers = Answers { connection: shared.doors.clone(), stats: Arc::clone(&stats) };
-    let (replies, to_send) = mpsc::channel(REPLIES_MAX);
     let (view, seen) = watch::channel(Arc::new(View::default()));
+    let counts = Arc::clone(&seen.borrow().counts);
+    let answers = Answers { connection: shared.doors.clone(), stats: Arc::clone(&stats), counts };
+    let (replies, to_send) = mpsc::channel(REPLIES_MAX);
     let logs = shared.logs.clone();
     let log = shared.log.clone();
     let host = KindHost { kind, log, identity, logs, store, replies, view };

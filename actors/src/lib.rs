@@ -9,6 +9,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod counts;
 pub mod door;
 pub mod entities;
 pub mod entity_actor;

@@ -24,7 +24,7 @@ use tokio::{sync::watch, time::timeout};
 
 use crate::{
     fence::Fence,
-    kind_host::{PartitionView, View},
+    kind_host::{Parked, PartitionView, View},
     memory::Look,
     store::StoreError,
 };
@@ -185,7 +185,9 @@ impl Reads {
                 let (settled, saved) = (*handle.settled.borrow(), *handle.saved.borrow());
                 json!({ "partition": handle.number, "settled": settled, "checkpoint": saved })
             })
-            .chain(view.parked.iter().map(|(number, sequence)| json!({ "partition": number, "parked_at": sequence })))
+            .chain(view.parked.iter().map(|(number, Parked { sequence, reason })| {
+                json!({ "partition": number, "parked_at": sequence, "reason": reason })
+            }))
             .collect();
         let status = if view.parked.is_empty() { "ready" } else { "parked" };
         to_json(&json!({ "kind": self.kind, "status": status, "partitions": partitions }))

@@ -284,7 +284,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_publisher_sends_again_in_order_until_every_frame_is_stored() {
         let log = MemoryLog::new(1, Arc::new(Unreliable::default()));
-        let publisher = crate::publisher::Publisher::new(Arc::new(log.clone()), Kind::Wallet, 0, 4);
+        let resent = crate::publisher::Resent::default();
+        let publisher = crate::publisher::Publisher::new(Arc::new(log.clone()), Kind::Wallet, 0, 4, resent.clone());
         let mut acknowledged = Vec::new();
         for frame in 0..20_u8 {
             acknowledged.push(publisher.send(Bytes::from(vec![frame])).await);
@@ -301,6 +302,7 @@ mod tests {
             }
         }
         assert_eq!(next, 20);
+        assert!(resent.load(std::sync::atomic::Ordering::Relaxed) > 0);
     }
 
     #[tokio::test(start_paused = true)]

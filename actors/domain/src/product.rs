@@ -123,6 +123,9 @@ pub enum Quote {
     NotFound,
 }
 
+/// The prefix of the rows.
+pub const TAKE_ROWS: &str = "take/";
+
 impl Entity for Product {
     type Message = Message;
 
@@ -263,6 +266,7 @@ fn not_found(id: &Id) -> Refusal {
     Refusal::NotFound { kind: Kind::Product, id: id.clone() }
 }
 
-fn take_row(order: &OrderId) -> RowKey {
-    format!("take/{order}").into()
+/// The row of what an order took.
+pub fn take_row(order: &OrderId) -> RowKey {
+    format!("{TAKE_ROWS}{order}").into()
 }

@@ -121,6 +121,8 @@ pub struct View<'a> {
     updated_at: Timestamp,
 }
 
+/// The prefix of the charges' rows.
+pub const CHARGE_ROWS: &str = "charge/";
 /// The prefix of the statement's rows.
 pub const ENTRY_ROWS: &str = "entry/";
 
@@ -245,8 +247,9 @@ fn not_found(id: &Id) -> Refusal {
     Refusal::NotFound { kind: Kind::Wallet, id: id.clone() }
 }
 
-fn charge_row(order: &OrderId) -> RowKey {
-    format!("charge/{order}").into()
+/// The row of an order's charge.
+pub fn charge_row(order: &OrderId) -> RowKey {
+    format!("{CHARGE_ROWS}{order}").into()
 }
 
 /// The row of the statement's entry with that number; numbers count from 0.

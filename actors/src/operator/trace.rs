@@ -198,7 +198,7 @@ fn outcome(message: &Message, id: &Id, entity: &Entity) -> Outcome {
         (
             Message::Wallet(wallet::Message::Charge { order, .. } | wallet::Message::Refund { order }),
             State::Wallet(Wallet::Open(wallet)),
-        ) => entity.row(&format!("charge/{order}")).map(|charge| match charge {
+        ) => entity.row(&wallet::charge_row(order)).map(|charge| match charge {
             Charge::Charged(amount) => format!("{amount} charged, {} left", wallet.balance),
             Charge::Refunded(amount) => format!("{amount} given back, {} there now", wallet.balance),
             Charge::Void => "nothing had been charged".to_owned(),
@@ -206,7 +206,7 @@ fn outcome(message: &Message, id: &Id, entity: &Entity) -> Outcome {
         (
             Message::Product(product::Message::Take { order, .. } | product::Message::PutBack { order }),
             State::Product(Product::OnSale(product)),
-        ) => entity.row(&format!("take/{order}")).map(|take| match take {
+        ) => entity.row(&product::take_row(order)).map(|take| match take {
             Take::Taken(quantity) => format!("{quantity} taken, {} left", product.stock),
             Take::PutBack(quantity) => format!("{quantity} put back, {} there now", product.stock),
             Take::Void => "nothing had been taken".to_owned(),

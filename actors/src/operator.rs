@@ -30,7 +30,7 @@ use shop_nats::{
 };
 
 use crate::{
-    replay::ReplayError,
+    replay::{Replay, ReplayError},
     tape::{Tape, TapeError},
 };
 
@@ -148,6 +148,14 @@ impl Common {
 fn no(what: &str) -> ExitCode {
     tracing::error!("{what}");
     ExitCode::from(NO)
+}
+
+/// Says which partitions are parked: of these, only what came before is known.
+fn name_parked(replay: &Replay) -> ExitCode {
+    for (place, parked) in replay.parked() {
+        tracing::error!("{}", words::parked(*place, parked));
+    }
+    if replay.parked().is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NO) }
 }
 
 /// A line on standard error that says how far a long work is, if somebody is watching.

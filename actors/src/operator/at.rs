@@ -2,14 +2,14 @@
 //!
 //! Its log is replayed up to there; of the log, only what is for its partition counts.
 
-use std::{io::Write, process::ExitCode};
+use std::io::Write;
 
 use clap::Args;
 use shop_domain::{id::Id, kind::Kind, timestamp::Timestamp};
 use shop_nats::{log::Record, subject::partition_of};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Answered, Common, Out, no, words};
+use super::{Answered, Common, Out, name_parked, no, words};
 use crate::replay::Replay;
 
 /// Which entity, and when.
@@ -62,7 +62,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     } else {
         writeln!(out, "{view:#}")?
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(name_parked(&replay))
 }
 
 impl Moment {

@@ -32,7 +32,7 @@ use shop_domain::kind::Kind;
 use shop_nats::connection::Connection;
 
 use self::{books::Books, hosts::Hosts, messages::Messages};
-use super::{Answered, Common, NO, OperatorError, Out, Progress};
+use super::{Answered, Common, NO, OperatorError, Out, Progress, words};
 use crate::{
     replay::{Content, Fate, Handled, Replay, Step},
     tape::Tape,
@@ -129,6 +129,9 @@ impl Audit {
             if self.messages.missing(&cut).all(|message| !hosts.serve(message.from.0)) {
                 break;
             }
+        }
+        for (place, parked) in self.replay.parked() {
+            self.differences.name(|| words::parked(*place, parked));
         }
         hosts.name(&mut self.differences);
         self.messages.name_unexpected(&cut, &mut self.differences);

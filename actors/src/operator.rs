@@ -8,16 +8,16 @@ pub mod at;
 pub mod audit;
 pub mod dead;
 pub mod log;
+mod progress;
 pub mod trace;
 pub mod upgrade;
 pub mod why;
 mod words;
 
 use std::{
-    io::{self, IsTerminal, Stdout, Write},
+    io::{self, Stdout, Write},
     process::ExitCode,
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use clap::{Args, Subcommand};
@@ -26,16 +26,14 @@ use shop_nats::{
     connection::{ConnectError, Connection},
     dead::DeadError,
     jetstream::JetStreamLog,
-    log::{AppendError, LogError, Record},
+    log::{AppendError, LogError},
 };
 
+use self::progress::Progress;
 use crate::{
     replay::{Replay, ReplayError},
     tape::{Tape, TapeError},
 };
-
-/// How often progress is shown.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What one may want to know.
 #[derive(Debug, Subcommand)]
@@ -156,36 +154,4 @@ fn name_parked(replay: &Replay) -> ExitCode {
         tracing::error!("{}", words::parked(*place, parked));
     }
     if replay.parked().is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NO) }
-}
-
-/// A line on standard error that says how far a long work is, if somebody is watching.
-#[derive(Debug)]
-struct Progress {
-    shown: Option<Instant>,
-    done: u64,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self { shown: io::stderr().is_terminal().then(Instant::now), done: 0 }
-    }
-
-    fn record(&mut self, kind: Kind, record: &Record) {
-        self.done += 1;
-        let (done, time) = (self.done, record.time);
-        self.show(|| format!("{done} records read, {kind} {} of {time}", record.sequence));
-    }
-
-    fn show(&mut self, text: impl FnOnce() -> String) {
-        if self.shown.is_some_and(|shown| shown.elapsed() >= PROGRESS_INTERVAL) {
-            self.shown = Some(Instant::now());
-            eprint!("\r\x1b[K{}", text());
-        }
-    }
-
-    fn end(self) {
-        if self.shown.is_some() {
-            eprint!("\r\x1b[K");
-        }
-    }
 }

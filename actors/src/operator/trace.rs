@@ -88,9 +88,9 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
 async fn life(mut tape: Tape, order: &OrderId) -> Result<(Vec<Moment>, u64, ExitCode), OperatorError> {
     let mut replay = Replay::new(tape.logs());
     let (mut moments, mut duplicates) = (Vec::new(), 0);
-    let mut progress = Progress::new();
+    let mut progress = Progress::of(&tape);
     while let Some((kind, record)) = tape.next().await? {
-        progress.record(kind, &record);
+        progress.step();
         let step = replay.apply_and_look(kind, &record, |handled, entity| look(handled, entity, order))?;
         let Content::Frame { messages, .. } = &step.content else { continue };
         for (handled, outcome) in messages {
@@ -103,7 +103,7 @@ async fn life(mut tape: Tape, order: &OrderId) -> Result<(Vec<Moment>, u64, Exit
             }
         }
     }
-    progress.end();
+    drop(progress);
     Ok((causes_first(moments), duplicates, name_parked(&replay)))
 }
 

@@ -62,13 +62,13 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let mut tape = Common::tape(&connection, &Kind::ALL).await?;
     let mut replay = Replay::new(tape.logs());
     let mut findings = Findings::default();
-    let mut progress = Progress::new();
+    let mut progress = Progress::of(&tape);
     while let Some((kind, record)) = tape.next().await? {
-        progress.record(kind, &record);
+        progress.step();
         let step = replay.apply_and_look(kind, &record, |handled, entity| look(handled, entity, &order))?;
         findings.enter(&step);
     }
-    progress.end();
+    drop(progress);
     let id = Id::from(order.clone());
     let Some(State::Order(Order::Placed(placed))) = replay.entity(Kind::Order, &id).map(|entity| &entity.state) else {
         return Ok(no(&format!("there is no order {order}")));

@@ -1,8 +1,8 @@
 //! Tools for whoever runs a shop: what its logs hold, and whether all of it adds up.
 //!
-//! They read the logs and ask the doors, like anybody; they need no host's data folder, and may
-//! run beside a live shop. All but `upgrade` write nothing. They exit with 0, with 1 when the answer is a no
-//! (differences, nothing of that name), and with 2 when they could not find out.
+//! They read the logs and ask the doors, like anybody; they need no host's data folder and may run
+//! beside a live shop. Only `upgrade` and `dead requeue` write. They exit with 0, with 1 when the
+//! answer is a no (differences, nothing of that name), and with 2 when they could not find out.
 
 pub mod at;
 pub mod audit;
@@ -48,7 +48,7 @@ pub enum Tool {
     Why(why::Options),
     /// Show an entity as callers would have seen it at some moment.
     At(at::Options),
-    /// Look at the dead letters: what was in a log and could not be read.
+    /// Look at the dead letters, and put them back: what was in a log and could not be read.
     Dead(dead::Options),
     /// Let all entities behave by a newer logic version from now on.
     Upgrade(upgrade::Options),

@@ -158,7 +158,7 @@ pub struct Sent {
 }
 
 /// The receiving ends of all links: tells what a partition lets in, without handling it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Acceptor {
     logs: Logs,
     links: BTreeMap<Place, Links>,
@@ -364,6 +364,11 @@ impl Acceptor {
     fn logic(&self, place: Place) -> Result<Logic, UnknownLogic> {
         let began_with = || Logic::try_from(self.logs.get(&place.0).map_or(Logic::NEWEST.number(), |log| log.logic));
         self.logic.get(&place).copied().map_or_else(began_with, Ok)
+    }
+
+    /// The number of the last message that a partition has accepted from a source.
+    pub fn accepted(&self, partition: Place, source: Source) -> u64 {
+        self.links.get(&partition).map_or(0, |links| links.accepted(source))
     }
 
     fn is_for(&self, frame: &Frame, (kind, partition): Place) -> bool {

@@ -138,7 +138,7 @@ impl MemoryLog {
         self.logs().get(&kind).map(|log| log.records.clone()).unwrap_or_default()
     }
 
-    /// Dead letters, with the sequence that they come from and the reason, each as often as it was buried.
+    /// Dead letters, with the sequence that they come from and the reason.
     pub fn dead(&self) -> Vec<(Kind, u64, String)> {
         self.dead.lock().expect("nobody panics while changing it").clone()
     }
@@ -219,7 +219,10 @@ impl Log for MemoryLog {
     }
 
     fn bury(&self, kind: Kind, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>> {
-        self.dead.lock().expect("nobody panics while changing it").push((kind, record.sequence, reason));
+        let mut dead = self.dead.lock().expect("nobody panics while changing it");
+        if !dead.iter().any(|(of, sequence, _)| (*of, *sequence) == (kind, record.sequence)) {
+            dead.push((kind, record.sequence, reason));
+        }
         std::future::ready(Ok(())).boxed()
     }
 

@@ -117,6 +117,10 @@ impl Connection {
         let config = Config {
             description: Some("what was in the shop's logs and could not be read, with the reason".into()),
             subjects: vec!["shop.dead.>".into()],
+            // Nothing is dropped without a word: neither when there are many, nor by hand.
+            discard: DiscardPolicy::New,
+            deny_delete: true,
+            deny_purge: true,
             ..stream(subject::DEAD_STREAM.into(), self.replicas(topology))
         };
         self.ensure_stream(config).await.map(drop)

@@ -48,13 +48,18 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
         progress.iter_mut().for_each(Progress::step);
         if step.sequence >= from {
             progress = None;
-            if common.json { for_programs(&step, out)? } else { for_people(&step, out)? }
+            one(&step, common.json, out)?;
         }
         if follow {
             out.flush()?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a record holds, a line per message.
+pub(super) fn one(step: &Step<Arrival>, json: bool, out: &mut Out) -> std::io::Result<()> {
+    if json { for_programs(step, out) } else { for_people(step, out) }
 }
 
 fn for_people(step: &Step<Arrival>, out: &mut Out) -> std::io::Result<()> {

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::{Value, json};
 use shop_domain::{entity::Reply, id::Id, kind::Kind};
 use shop_nats::log::{Identity, LogError, Record, SharedLog};
 use tokio::{
@@ -64,6 +65,21 @@ pub struct View {
     pub dispatched: Option<watch::Receiver<u64>>,
     /// What the kind has done since it started.
     pub counts: SharedCounts,
+}
+
+impl View {
+    /// The kind and each of its partitions, in JSON.
+    pub fn describe(&self, kind: Kind) -> Value {
+        let running = self.partitions.values().map(|PartitionView { handle, .. }| {
+            let (settled, saved) = (*handle.settled.borrow(), *handle.saved.borrow());
+            json!({ "partition": handle.number, "settled": settled, "checkpoint": saved })
+        });
+        let parked = self.parked.iter().map(|(number, Parked { sequence, reason })| {
+            json!({ "partition": number, "parked_at": sequence, "reason": reason })
+        });
+        let status = if self.parked.is_empty() { "ready" } else { "parked" };
+        json!({ "kind": kind, "status": status, "partitions": running.chain(parked).collect::<Vec<_>>() })
+    }
 }
 
 /// A partition that is stopped.

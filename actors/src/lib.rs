@@ -18,6 +18,7 @@ pub mod host;
 pub mod kind_host;
 pub mod link;
 pub mod memory;
+pub mod observe;
 pub mod operator;
 pub mod outbox;
 pub mod partition;

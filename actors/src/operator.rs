@@ -15,6 +15,7 @@ pub mod why;
 mod words;
 
 use std::{
+    fmt,
     io::{self, Stdout, Write},
     process::ExitCode,
     sync::Arc,
@@ -72,7 +73,7 @@ pub enum OperatorError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// A log cannot be read.
-    #[error("{0} (are these the logs of a shop that has been started?)")]
+    #[error("{0} (has a shop been started on this nats-server?)")]
     Log(#[from] LogError),
     /// A log cannot be read to its end.
     #[error(transparent)]
@@ -81,7 +82,7 @@ pub enum OperatorError {
     #[error(transparent)]
     Replay(#[from] ReplayError),
     /// The dead letters cannot be read.
-    #[error(transparent)]
+    #[error("{0} (has a shop been started on this nats-server?)")]
     Dead(#[from] DeadError),
     /// What was to be written is not in the log.
     #[error("{0}; what is not in the log yet can be tried again")]
@@ -117,7 +118,7 @@ impl Tool {
             // Whoever read it has read enough: `shop-actors log wallet | head`.
             Err(OperatorError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(error) => {
-                tracing::error!("{error}");
+                say(&error);
                 ExitCode::from(UNKNOWN)
             }
         }
@@ -144,14 +145,19 @@ impl Common {
 
 /// Says that there is nothing of that name.
 fn no(what: &str) -> ExitCode {
-    tracing::error!("{what}");
+    say(&what);
     ExitCode::from(NO)
+}
+
+/// Says something beside the answer, to whoever sits there.
+fn say(what: &dyn fmt::Display) {
+    eprintln!("shop-actors: {what}");
 }
 
 /// Says which partitions are parked: of these, only what came before is known.
 fn name_parked(replay: &Replay) -> ExitCode {
     for (place, parked) in replay.parked() {
-        tracing::error!("{}", words::parked(*place, parked));
+        say(&words::parked(*place, parked));
     }
     if replay.parked().is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NO) }
 }

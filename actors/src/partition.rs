@@ -264,7 +264,7 @@ impl Partition {
 
     async fn round(&mut self, records: impl Iterator<Item = Record>) -> Result<(), PartitionError> {
         let inputs = self.accept(records).await?;
-        if self.memory.look(|look| Ok(look.cursor()))? == self.meta.cursor {
+        if self.memory.cursor() == self.meta.cursor {
             return Ok(());
         }
         let accepted = inputs.len() as u64;

@@ -206,6 +206,8 @@ impl Reader {
                     let _nobody_reads = self.records.send(Err(error)).await;
                     return;
                 }
+                // Whoever read it has ended, and the connection with it.
+                Lost::Broken(_) if self.records.is_closed() => return,
                 Lost::Broken(reason) => {
                     tracing::warn!("reader of {} stopped after sequence {}: {reason}", self.kind, self.after);
                 }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod dead;
+mod host;
 mod logs;
 mod orders;
 

@@ -72,6 +72,10 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     if life.is_empty() {
         return Ok(no(&format!("no log knows of an order {order}")));
     }
+    if !common.json {
+        let [time, since, log, sequence] = ["time", "since", "log", "sequence"];
+        writeln!(out, "{time:<24}  {since:>9}  {log:<8}  {sequence:>8}  partition  entity  message")?;
+    }
     let mut before = None;
     for moment in &life {
         let since = moment.time.unix_ms().saturating_sub(before.unwrap_or(moment.time).unix_ms());
@@ -160,7 +164,7 @@ impl Moment {
         let (kind, sequence, partition) = self.place;
         let message = words::line_of(&self.message);
         let undo = if words::is_undo(&self.message) { "undo: " } else { "" };
-        write!(out, "{}  +{since_ms:>5} ms  {:<8} {sequence:>7}  {partition:>3}  ", self.time, kind.as_str())?;
+        write!(out, "{}  +{since_ms:>5} ms  {:<8}  {sequence:>8}  {partition:>9}  ", self.time, kind.as_str())?;
         write!(out, "{}  {undo}{message}", self.entity)?;
         if self.waits {
             return writeln!(out, "  ✗ waits: its partition is parked");

@@ -16,7 +16,7 @@ use shop_nats::{
     subject::{self, partition_of},
 };
 
-use super::super::{Answered, Common, NO, OperatorError, Out, Progress, log, no};
+use super::super::{Answered, Common, NO, OperatorError, Out, Progress, log, no, say};
 use crate::{
     replay::{Acceptor, Arrival, Content, Fate, Step},
     tape::Tape,
@@ -98,7 +98,7 @@ async fn put_back(
     }
     let sequence = log.append(kind, record.partition, record.payload).await?.await?;
     if let Err(error) = dead.note(letter, (kind, sequence)).await {
-        tracing::warn!("it is in the log now, but that could not be noted: {error}");
+        say(&format_args!("it is in the log now, but that could not be noted: {error}"));
     }
     tape.extend().await?;
     while let Some((kind, record)) = tape.next().await? {

@@ -4,7 +4,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use prometheus_client::{
@@ -21,8 +24,11 @@ use crate::{
     kind_host::{PartitionView, View},
 };
 
-/// What is counted of a kind: name, meaning, number.
-const COUNTERS: [(&str, &str, fn(&Counts) -> u64); 9] = [
+/// A metric: its name, its meaning, and where its number is.
+type Row<T> = (&'static str, &'static str, fn(&T) -> u64);
+
+/// What is counted of a kind.
+const COUNTERS: [Row<Counts>; 9] = [
     ("records_applied", "Records of the log that were applied", |counts| counts.records.get()),
     ("messages_accepted", "Messages that were handled", |counts| counts.accepted.get()),
     ("messages_duplicate", "Messages that had come before", |counts| counts.duplicates.get()),
@@ -36,8 +42,8 @@ const COUNTERS: [(&str, &str, fn(&Counts) -> u64); 9] = [
     ("replies", "Answers that were sent to callers", |counts| counts.replies.get()),
 ];
 
-/// How a partition is: name, meaning, number.
-const PARTITION_GAUGES: [(&str, &str, fn(&PartitionView) -> u64); 5] = [
+/// How a partition is.
+const PARTITION_GAUGES: [Row<PartitionView>; 5] = [
     ("partition_assigned_sequence", "Last record that was handed to the partition", |one| one.assigned.load(Relaxed)),
     ("partition_cursor_sequence", "Record up to which it has applied", |one| one.handle.memory.cursor()),
     ("partition_settled_sequence", "Record up to which all that follows is in the logs", |one| {
@@ -88,7 +94,7 @@ impl Observed {
     }
 }
 
-type Views = [(Kind, std::sync::Arc<View>)];
+type Views = [(Kind, Arc<View>)];
 
 fn of_kinds(registry: &mut Registry, views: &Views) {
     for (name, meaning, number) in COUNTERS {

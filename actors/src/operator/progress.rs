@@ -1,14 +1,17 @@
 //! How far a long work is, for whoever watches: a bar on standard error, if that is a terminal.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::tape::Tape;
 
 /// What takes less than this is done before a bar could be read.
 const SHORT: Duration = Duration::from_millis(300);
-const STYLE: &str = "{msg:<21} [{bar:30}] {percent:>3}%  {human_pos} of {human_len}, {per_sec:.0}, {eta} left";
+const STYLE: &str = "{msg:<21} [{bar:30}] {percent:>3}%  {human_pos} of {human_len}, {rate}, {eta} left";
 
 /// A bar, which goes when it is dropped.
 #[derive(Debug)]
@@ -22,7 +25,12 @@ impl Progress {
     /// So many steps of this are to be done.
     pub(super) fn new(what: &'static str, steps: u64) -> Self {
         let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::hidden()).with_message(what);
-        bar.set_style(ProgressStyle::with_template(STYLE).expect("the template is right").progress_chars("=> "));
+        let rate = |state: &ProgressState, text: &mut dyn fmt::Write| {
+            // What cannot be drawn is left out.
+            let _ = write!(text, "{:.0} per second", state.per_sec());
+        };
+        let style = ProgressStyle::with_template(STYLE).expect("the template is right");
+        bar.set_style(style.with_key("rate", rate).progress_chars("=> "));
         Self { bar, since: Instant::now(), is_shown: false }
     }
 

@@ -46,7 +46,7 @@ impl Outbox {
             let first = links.number(target, messages.len());
             let publisher = self.publishers.entry(target).or_insert_with(|| {
                 let resent = Resent::clone(&self.resent);
-                Publisher::new(self.log.clone(), target.kind, target.partition, WINDOW_FRAMES, resent)
+                Publisher::counting(self.log.clone(), target.kind, target.partition, WINDOW_FRAMES, resent)
             });
             for (frame, _) in frame::frames(self.source, first, &messages) {
                 acknowledged.push(publisher.send(frame).await);

@@ -288,7 +288,8 @@ mod tests {
     async fn a_publisher_sends_again_in_order_until_every_frame_is_stored() {
         let log = MemoryLog::new(1, Arc::new(Unreliable::default()));
         let resent = crate::publisher::Resent::default();
-        let publisher = crate::publisher::Publisher::new(Arc::new(log.clone()), Kind::Wallet, 0, 4, resent.clone());
+        let publisher =
+            crate::publisher::Publisher::counting(Arc::new(log.clone()), Kind::Wallet, 0, 4, resent.clone());
         let mut acknowledged = Vec::new();
         for frame in 0..20_u8 {
             acknowledged.push(publisher.send(Bytes::from(vec![frame])).await);

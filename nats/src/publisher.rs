@@ -41,7 +41,12 @@ struct Unsent {
 
 impl Publisher {
     /// A publisher with at most `window` frames on their way.
-    pub fn new(log: SharedLog, kind: Kind, partition: u16, window: usize, resent: Resent) -> Self {
+    pub fn new(log: SharedLog, kind: Kind, partition: u16, window: usize) -> Self {
+        Self::counting(log, kind, partition, window, Resent::default())
+    }
+
+    /// The same, which counts what it sends again.
+    pub fn counting(log: SharedLog, kind: Kind, partition: u16, window: usize, resent: Resent) -> Self {
         let (frames, unsent) = mpsc::channel(1);
         tokio::spawn(Window { log, kind, partition, limit: window, sent: VecDeque::new(), resent }.run(unsent));
         Self { frames }

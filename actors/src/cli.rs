@@ -43,8 +43,11 @@ struct Serve {
     #[arg(long, env = "SHOP_PARTITIONS")]
     partitions: Option<u16>,
     /// Copies of each stream when the streams are made: 1, 3 or 5 [default: 1 on a single server, 3 on a cluster].
-    #[arg(long, env = "SHOP_REPLICAS")]
+    #[arg(long, env = "SHOP_REPLICAS", value_parser = copies)]
     replicas: Option<usize>,
+    /// Where to serve /healthz, /readyz and /metrics of this host, for example 127.0.0.1:9090 [default: nowhere].
+    #[arg(long, env = "SHOP_OBSERVE_ADDR", value_name = "HOST:PORT")]
+    observe_addr: Option<String>,
 }
 
 impl Cli {
@@ -63,7 +66,8 @@ impl Cli {
     /// what went wrong.
     pub fn log_filter(&self) -> EnvFilter {
         let level = match self.command {
-            Command::Serve(_) => "info",
+            // What the client says of its connections, they say themselves.
+            Command::Serve(_) => "info,async_nats=warn",
             Command::Look(_) => "warn",
         };
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level))
@@ -72,17 +76,26 @@ impl Cli {
 
 impl Serve {
     async fn run(self, stop: CancellationToken) -> ExitCode {
-        let Self { mut kinds, nats_url, data_dir, partitions, replicas } = self;
+        let Self { mut kinds, nats_url, data_dir, partitions, replicas, observe_addr } = self;
+        let observe_addr = observe_addr.filter(|address| !address.is_empty());
         kinds.sort_unstable();
         kinds.dedup();
         let topology = Topology { partitions, replicas };
-        match host::run(Config { kinds, nats_url, data_dir, topology }, stop).await {
+        match host::run(Config { kinds, nats_url, data_dir, observe_addr, topology }, stop).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 tracing::error!("{error}");
                 ExitCode::FAILURE
             }
         }
+    }
+}
+
+/// Copies vote, so that their number is odd; the server keeps at most five.
+fn copies(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ (1 | 3 | 5)) => Ok(count),
+        Ok(_) | Err(_) => Err("there can be 1, 3 or 5 copies".to_owned()),
     }
 }
 
@@ -102,4 +115,23 @@ pub fn stop_signal() -> CancellationToken {
         std::process::exit(130);
     });
     stop
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn copies_that_cannot_vote_are_refused() {
+        Cli::command().debug_assert();
+        let parse = |copies: &str| Cli::try_parse_from(["shop-actors", "serve", "--replicas", copies]);
+        for copies in ["1", "3", "5"] {
+            assert!(parse(copies).is_ok(), "{copies}");
+        }
+        for copies in ["0", "2", "4", "7", "many"] {
+            assert!(parse(copies).unwrap_err().to_string().contains("there can be 1, 3 or 5 copies"), "{copies}");
+        }
+    }
 }

@@ -14,6 +14,8 @@ pub struct Config {
     pub nats_url: String,
     /// The folder for checkpoints; each kind has one of its own in it.
     pub data_dir: PathBuf,
+    /// Where it answers whoever looks at it, `host:port`; nowhere when there is none.
+    pub observe_addr: Option<String>,
     /// How the streams are to be.
     pub topology: Topology,
 }

@@ -56,6 +56,8 @@ pub enum ApplyError {
         id: Id,
         /// The first message that it was given.
         sequence: u64,
+        /// The last message of the round.
+        last: u64,
     },
     /// Its state or rows could not be read.
     #[error(transparent)]
@@ -70,6 +72,7 @@ impl Entities {
 
     /// Applies a round: one mailbox message per touched entity, all entities at once.
     pub async fn apply(&mut self, inputs: Vec<Input>) -> Result<Applied, ApplyError> {
+        let last = inputs.last().map_or(0, |input| input.position.0);
         let mut by_entity: BTreeMap<Id, Vec<Input>> = BTreeMap::new();
         for input in inputs {
             by_entity.entry(input.envelope.to.clone()).or_default().push(input);
@@ -96,7 +99,7 @@ impl Entities {
             effects.extend(more);
         }
         if let Some((id, sequence)) = waiting.pop_first() {
-            return Err(ApplyError::Panicked { kind: self.kind, id, sequence });
+            return Err(ApplyError::Panicked { kind: self.kind, id, sequence, last });
         }
         self.passivate();
         // Which entity was done first is chance; the order of the log is not.
@@ -113,6 +116,11 @@ impl Entities {
             self.active.put(id.clone(), actor);
         }
         Ok(self.active.get(&id).expect("it was just put there"))
+    }
+
+    /// How many are active.
+    pub fn active(&self) -> usize {
+        self.active.len()
     }
 
     fn passivate(&mut self) {

@@ -1,6 +1,9 @@
 //! The host: connects, makes sure of the logs, and runs kinds behind their doors until it is told to stop.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use shop_domain::kind::Kind;
 use shop_nats::{
@@ -12,16 +15,18 @@ use shop_nats::{
     topology::TopologyError,
 };
 use tokio::{
+    net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     config::Config,
     door::Door,
     fence::Fence,
     kind_host::{KindError, KindHost, View},
+    observe::{self, Connected, Observed},
     outbox::Logs,
     query::Reads,
     reply::Answers,
@@ -50,6 +55,14 @@ pub enum HostError {
     /// A kind cannot be served.
     #[error(transparent)]
     Kind(#[from] KindError),
+    /// Nobody can look at it there.
+    #[error("cannot answer whoever looks at this host on {address}: {source} (use --observe-addr for another address)")]
+    Observe {
+        /// Where.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// Requests cannot be listened to.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -62,11 +75,18 @@ struct Shared {
     publishing: Connection,
     doors: Connection,
     logs: Logs,
+    observed: Arc<Observed>,
 }
 
 /// Runs the host until `stop`: first the doors close and what came in is appended, then the
 /// partitions write a last checkpoint.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostError> {
+    let observed = Observed::new(&config.kinds);
+    // Ends with this function.
+    let _looking = match &config.observe_addr {
+        Some(address) => Some(observe(address, &observed).await?),
+        None => None,
+    };
     let names: Vec<_> = config.kinds.iter().map(|kind| kind.as_str()).collect();
     let names = names.join(",");
     let connect = |role: &str| {
@@ -79,8 +99,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostErro
         logs.insert(kind, publishing.ensure_log(kind, config.topology).await?);
     }
     publishing.ensure_dead_letters(config.topology).await?;
-    let log = Arc::new(JetStreamLog::new(&reading, &publishing));
-    let shared = Arc::new(Shared { log, publishing, doors, logs });
+    let log: SharedLog = Arc::new(JetStreamLog::new(&reading, &publishing));
+    let connections = [("reader", reading.clone()), ("publisher", publishing.clone()), ("doors", doors.clone())];
+    observed.connected(Connected { log: log.clone(), connections });
+    let shared = Arc::new(Shared { log, publishing, doors, logs, observed });
 
     let mut kinds = JoinSet::new();
     let failed = stop.child_token();
@@ -101,6 +123,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostErro
     outcome
 }
 
+/// Answers whoever looks at the host, until what it returns is dropped.
+async fn observe(address: &str, observed: &Arc<Observed>) -> Result<AbortOnDropHandle<()>, HostError> {
+    let failed = |source| HostError::Observe { address: address.to_owned(), source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    tracing::info!("how this host is can be seen on http://{address}/readyz and http://{address}/metrics");
+    Ok(AbortOnDropHandle::new(tokio::spawn(observe::serve(listener, Arc::clone(observed)))))
+}
+
 /// Serves one kind: partitions first, and once they have caught up with the log, the door.
 async fn serve(
     kind: Kind,
@@ -110,9 +141,10 @@ async fn serve(
 ) -> Result<(), HostError> {
     let identity = *shared.logs.get(&kind).expect("every kind has a log");
     let stats = Arc::new(Stats::default());
-    let answers = Answers { connection: shared.doors.clone(), stats: Arc::clone(&stats) };
-    let (replies, to_send) = mpsc::channel(REPLIES_MAX);
     let (view, seen) = watch::channel(Arc::new(View::default()));
+    let counts = Arc::clone(&seen.borrow().counts);
+    let answers = Answers { connection: shared.doors.clone(), stats: Arc::clone(&stats), counts };
+    let (replies, to_send) = mpsc::channel(REPLIES_MAX);
     let logs = shared.logs.clone();
     let log = shared.log.clone();
     let host = KindHost { kind, log, identity, logs, store, replies, view };
@@ -121,6 +153,9 @@ async fn serve(
     let sending = tokio::spawn(answers.clone().run(to_send));
 
     let fence = Fence::new(shared.log.clone(), kind);
+    let is_open = shared.observed.begins(kind, seen.clone());
+    let described = seen.clone();
+    stats.describe(move || described.borrow().describe(kind));
     let reads = Reads::new(kind, identity.partitions, fence, seen.clone());
     let opened = async {
         tokio::select! {
@@ -129,6 +164,7 @@ async fn serve(
         }
         let listener = shared.doors.listen(kind, &stats).await?;
         tracing::info!("{kind} is served: {} partition(s)", identity.partitions);
+        is_open.store(true, Ordering::Relaxed);
         let door = Door::new(kind, identity.partitions, &shared.log, reads, answers);
         tokio::select! {
             () = door.run(listener, stop.clone()) => {}
@@ -142,6 +178,7 @@ async fn serve(
         ended = &mut running => return flatten(ended),
         opened = opened => opened,
     };
+    is_open.store(false, Ordering::Relaxed);
     stop_partitions.cancel();
     let ended = flatten(running.await);
     if let Err(panic) = sending.await {
@@ -162,7 +199,7 @@ async fn caught_up(mut view: watch::Receiver<Arc<View>>, last: u64) {
             let mut dispatched = dispatched?;
             dispatched.wait_for(|dispatched| *dispatched >= last).await.ok()?;
             for partition in &mut waiting {
-                let assigned = partition.assigned.load(std::sync::atomic::Ordering::Acquire);
+                let assigned = partition.assigned.load(Ordering::Acquire);
                 partition.handle.settled.wait_for(|settled| *settled >= assigned).await.ok()?;
             }
             Some(())

@@ -9,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use shop_domain::{entity::Reply, kind::Kind};
+use serde_json::{Value, json};
+use shop_domain::{entity::Reply, id::Id, kind::Kind};
 use shop_nats::log::{Identity, LogError, Record, SharedLog};
 use tokio::{
     sync::{mpsc, watch},
@@ -19,9 +20,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    counts::SharedCounts,
     entities::ApplyError,
     outbox::Logs,
-    partition::{AttachError, Handle, Pace, Partition, PartitionError, attach},
+    partition::{AttachError, Handle, Outlet, Pace, Partition, PartitionError, attach},
     store::{Store, StoreError},
 };
 
@@ -57,10 +59,36 @@ pub struct KindHost {
 pub struct View {
     /// Its partitions, by number; a parked one is missing.
     pub partitions: BTreeMap<u16, PartitionView>,
-    /// Partitions that are stopped until somebody mends the bug, and the sequence at which they stopped.
-    pub parked: BTreeMap<u16, u64>,
+    /// Partitions that are stopped until somebody mends the bug.
+    pub parked: BTreeMap<u16, Parked>,
     /// The sequence up to which the log was read and handed to the partitions.
     pub dispatched: Option<watch::Receiver<u64>>,
+    /// What the kind has done since it started.
+    pub counts: SharedCounts,
+}
+
+impl View {
+    /// The kind and each of its partitions, in JSON.
+    pub fn describe(&self, kind: Kind) -> Value {
+        let running = self.partitions.values().map(|PartitionView { handle, .. }| {
+            let (settled, saved) = (*handle.settled.borrow(), *handle.saved.borrow());
+            json!({ "partition": handle.number, "settled": settled, "checkpoint": saved })
+        });
+        let parked = self.parked.iter().map(|(number, Parked { sequence, reason })| {
+            json!({ "partition": number, "parked_at": sequence, "reason": reason })
+        });
+        let status = if self.parked.is_empty() { "ready" } else { "parked" };
+        json!({ "kind": kind, "status": status, "partitions": running.chain(parked).collect::<Vec<_>>() })
+    }
+}
+
+/// A partition that is stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// The sequence at which it stopped.
+    pub sequence: u64,
+    /// Why.
+    pub reason: String,
 }
 
 /// What others see of a partition.
@@ -98,14 +126,24 @@ pub enum KindError {
 /// How one attempt to run the partitions ended.
 enum Ended {
     Stopped,
-    Panicked { partition: u16, sequence: u64 },
+    Panicked { partition: u16, id: Id, sequence: u64, last: u64 },
 }
 
 type PartitionTasks = JoinSet<(u16, Result<(), PartitionError>)>;
 type SettlerTasks = JoinSet<Result<(), StoreError>>;
 
-/// Panics seen, by partition: the sequence of the last one, and how often it repeated.
-type Panics = BTreeMap<u16, (u64, u32)>;
+/// Panics seen, by partition.
+type Panics = BTreeMap<u16, Panicked>;
+
+/// The last panic of a partition.
+#[derive(Debug)]
+struct Panicked {
+    sequence: u64,
+    /// How often it came at that sequence.
+    times: u32,
+    /// The sequence up to which it is to be looked for record by record.
+    until: u64,
+}
 
 impl KindHost {
     /// Serves the kind until `stop`. A partition whose entity panics starts again from its
@@ -116,13 +154,14 @@ impl KindHost {
         loop {
             match self.attempt(&panics, &parked, &stop).await? {
                 Ended::Stopped => return Ok(self.store.flush()?),
-                Ended::Panicked { partition, sequence } => {
-                    let (last, times) = panics.entry(partition).or_insert((sequence, 0));
-                    *times = if *last == sequence { *times + 1 } else { 1 };
-                    *last = sequence;
-                    if *times >= PANICS_MAX {
-                        tracing::error!("{}/{partition} is parked at sequence {sequence}", self.kind);
-                        parked.insert(partition, sequence);
+                Ended::Panicked { partition, id, sequence, last } => {
+                    let before = panics.get(&partition).filter(|before| before.sequence == sequence);
+                    let times = before.map_or(0, |before| before.times) + 1;
+                    panics.insert(partition, Panicked { sequence, times, until: last });
+                    if times >= PANICS_MAX {
+                        let reason = format!("{} {id} panicked {times} times", self.kind);
+                        tracing::error!("{}/{partition} is parked at sequence {sequence}: {reason}", self.kind);
+                        parked.insert(partition, Parked { sequence, reason });
                     }
                 }
             }
@@ -132,7 +171,7 @@ impl KindHost {
     async fn attempt(
         &self,
         panics: &Panics,
-        parked: &BTreeMap<u16, u64>,
+        parked: &BTreeMap<u16, Parked>,
         stop: &CancellationToken,
     ) -> Result<Ended, KindError> {
         // A partition that starts again may have a checkpoint beyond what the log held at the first start.
@@ -141,7 +180,8 @@ impl KindHost {
         let mut tasks = PartitionTasks::new();
         let mut settlers = SettlerTasks::new();
         let mut routes = BTreeMap::new();
-        let mut view = View { parked: parked.clone(), ..View::default() };
+        let counts = Arc::clone(&self.view.borrow().counts);
+        let mut view = View { parked: parked.clone(), counts: Arc::clone(&counts), ..View::default() };
         let mut after = identity.last_sequence;
         for number in (0..identity.partitions).filter(|number| !parked.contains_key(number)) {
             let shelf = self.store.shelf(number)?;
@@ -149,9 +189,10 @@ impl KindHost {
             let cursor = attached.0.cursor;
             after = after.min(cursor);
             let assigned = Arc::new(AtomicU64::new(cursor));
-            let pace = if panics.contains_key(&number) { Pace::RecordByRecord } else { Pace::WhatIsThere };
-            let (log, logs, replies) = (self.log.clone(), self.logs.clone(), self.replies.clone());
-            let (partition, settler, handle) = Partition::new(self.kind, number, log, shelf, attached, logs, replies);
+            let pace = panics.get(&number).map_or(Pace::WhatIsThere, |panicked| Pace::RecordByRecord(panicked.until));
+            let (log, logs) = (self.log.clone(), self.logs.clone());
+            let outlet = Outlet { replies: self.replies.clone(), counts: Arc::clone(&counts) };
+            let (partition, settler, handle) = Partition::new(self.kind, number, log, shelf, attached, logs, outlet);
             let (records, received) = mpsc::channel(PARTITION_BUFFER);
             let run = partition.run(received, pace, attempt.clone());
             tasks.spawn(async move { (number, run.await) });
@@ -201,9 +242,10 @@ impl KindHost {
     fn ended(&self, task: Result<(u16, Result<(), PartitionError>), JoinError>) -> Result<Ended, KindError> {
         match task.map_err(|error| KindError::Bug(self.kind, error))? {
             (_, Ok(())) => Ok(Ended::Stopped),
-            (partition, Err(PartitionError::Apply(ApplyError::Panicked { kind, id, sequence }))) => {
+            (partition, Err(PartitionError::Apply(ApplyError::Panicked { kind, id, sequence, last }))) => {
                 tracing::error!("{kind} {id} panicked at sequence {sequence}; starting again from the checkpoint");
-                Ok(Ended::Panicked { partition, sequence })
+                self.view.borrow().counts.panics.add(1);
+                Ok(Ended::Panicked { partition, id, sequence, last })
             }
             (_, Err(PartitionError::Apply(ApplyError::Store(error)) | PartitionError::Store(error))) => {
                 Err(error.into())
@@ -250,3 +292,6 @@ async fn dispatch(
         dispatched.send_replace(sequence);
     }
 }
+
+#[cfg(test)]
+mod tests;

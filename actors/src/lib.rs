@@ -9,6 +9,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod counts;
 pub mod door;
 pub mod entities;
 pub mod entity_actor;
@@ -17,6 +18,7 @@ pub mod host;
 pub mod kind_host;
 pub mod link;
 pub mod memory;
+pub mod observe;
 pub mod operator;
 pub mod outbox;
 pub mod partition;

@@ -82,6 +82,11 @@ impl Memory {
         fresh.rows.retain(|_, change| change.at > cursor);
     }
 
+    /// The sequence up to which it is.
+    pub fn cursor(&self) -> u64 {
+        self.read().cursor
+    }
+
     /// Looks at one moment of the partition: what is read together belongs together.
     pub fn look<T>(&self, look: impl FnOnce(&Look<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let fresh = self.read();

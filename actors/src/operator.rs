@@ -1,23 +1,24 @@
 //! Tools for whoever runs a shop: what its logs hold, and whether all of it adds up.
 //!
-//! They read the logs and ask the doors, like anybody; they need no host's data folder, and may
-//! run beside a live shop. All but `upgrade` write nothing. They exit with 0, with 1 when the answer is a no
-//! (differences, nothing of that name), and with 2 when they could not find out.
+//! They read the logs and ask the doors, like anybody; they need no host's data folder and may run
+//! beside a live shop. Only `upgrade` and `dead requeue` write. They exit with 0, with 1 when the
+//! answer is a no (differences, nothing of that name), and with 2 when they could not find out.
 
 pub mod at;
 pub mod audit;
 pub mod dead;
 pub mod log;
+mod progress;
 pub mod trace;
 pub mod upgrade;
 pub mod why;
 mod words;
 
 use std::{
-    io::{self, IsTerminal, Stdout, Write},
+    fmt,
+    io::{self, Stdout, Write},
     process::ExitCode,
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use clap::{Args, Subcommand};
@@ -26,16 +27,14 @@ use shop_nats::{
     connection::{ConnectError, Connection},
     dead::DeadError,
     jetstream::JetStreamLog,
-    log::{AppendError, LogError, Record},
+    log::{AppendError, LogError},
 };
 
+use self::progress::Progress;
 use crate::{
-    replay::ReplayError,
+    replay::{Replay, ReplayError},
     tape::{Tape, TapeError},
 };
-
-/// How often progress is shown.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What one may want to know.
 #[derive(Debug, Subcommand)]
@@ -50,7 +49,7 @@ pub enum Tool {
     Why(why::Options),
     /// Show an entity as callers would have seen it at some moment.
     At(at::Options),
-    /// Look at the dead letters: what was in a log and could not be read.
+    /// Look at the dead letters, and put them back: what was in a log and could not be read.
     Dead(dead::Options),
     /// Let all entities behave by a newer logic version from now on.
     Upgrade(upgrade::Options),
@@ -74,7 +73,7 @@ pub enum OperatorError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// A log cannot be read.
-    #[error("{0} (are these the logs of a shop that has been started?)")]
+    #[error("{0} (has a shop been started on this nats-server?)")]
     Log(#[from] LogError),
     /// A log cannot be read to its end.
     #[error(transparent)]
@@ -83,7 +82,7 @@ pub enum OperatorError {
     #[error(transparent)]
     Replay(#[from] ReplayError),
     /// The dead letters cannot be read.
-    #[error(transparent)]
+    #[error("{0} (has a shop been started on this nats-server?)")]
     Dead(#[from] DeadError),
     /// What was to be written is not in the log.
     #[error("{0}; what is not in the log yet can be tried again")]
@@ -119,7 +118,7 @@ impl Tool {
             // Whoever read it has read enough: `shop-actors log wallet | head`.
             Err(OperatorError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(error) => {
-                tracing::error!("{error}");
+                say(&error);
                 ExitCode::from(UNKNOWN)
             }
         }
@@ -146,38 +145,19 @@ impl Common {
 
 /// Says that there is nothing of that name.
 fn no(what: &str) -> ExitCode {
-    tracing::error!("{what}");
+    say(&what);
     ExitCode::from(NO)
 }
 
-/// A line on standard error that says how far a long work is, if somebody is watching.
-#[derive(Debug)]
-struct Progress {
-    shown: Option<Instant>,
-    done: u64,
+/// Says something beside the answer, to whoever sits there.
+fn say(what: &dyn fmt::Display) {
+    eprintln!("shop-actors: {what}");
 }
 
-impl Progress {
-    fn new() -> Self {
-        Self { shown: io::stderr().is_terminal().then(Instant::now), done: 0 }
+/// Says which partitions are parked: of these, only what came before is known.
+fn name_parked(replay: &Replay) -> ExitCode {
+    for (place, parked) in replay.parked() {
+        say(&words::parked(*place, parked));
     }
-
-    fn record(&mut self, kind: Kind, record: &Record) {
-        self.done += 1;
-        let (done, time) = (self.done, record.time);
-        self.show(|| format!("{done} records read, {kind} {} of {time}", record.sequence));
-    }
-
-    fn show(&mut self, text: impl FnOnce() -> String) {
-        if self.shown.is_some_and(|shown| shown.elapsed() >= PROGRESS_INTERVAL) {
-            self.shown = Some(Instant::now());
-            eprint!("\r\x1b[K{}", text());
-        }
-    }
-
-    fn end(self) {
-        if self.shown.is_some() {
-            eprint!("\r\x1b[K");
-        }
-    }
+    if replay.parked().is_empty() { ExitCode::SUCCESS } else { ExitCode::from(NO) }
 }

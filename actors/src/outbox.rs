@@ -7,7 +7,7 @@ use shop_domain::{kind::Kind, message::Envelope};
 use shop_nats::{
     frame::{self, EncodedMessage, Source},
     log::{Identity, SharedLog},
-    publisher::{Acknowledged, Publisher},
+    publisher::{Acknowledged, Publisher, Resent},
     subject::partition_of,
 };
 
@@ -26,12 +26,13 @@ pub struct Outbox {
     source: Source,
     logs: Logs,
     publishers: BTreeMap<Target, Publisher>,
+    resent: Resent,
 }
 
 impl Outbox {
     /// The outbox of the partition that `source` names.
-    pub fn new(log: SharedLog, source: Source, logs: Logs) -> Self {
-        Self { log, source, logs, publishers: BTreeMap::new() }
+    pub fn new(log: SharedLog, source: Source, logs: Logs, resent: Resent) -> Self {
+        Self { log, source, logs, publishers: BTreeMap::new(), resent }
     }
 
     /// Sends messages, numbered in their order. Returns what to wait for until the logs have them.
@@ -43,10 +44,10 @@ impl Outbox {
         let mut acknowledged = Vec::with_capacity(by_target.len());
         for (target, messages) in by_target {
             let first = links.number(target, messages.len());
-            let publisher = self
-                .publishers
-                .entry(target)
-                .or_insert_with(|| Publisher::new(self.log.clone(), target.kind, target.partition, WINDOW_FRAMES));
+            let publisher = self.publishers.entry(target).or_insert_with(|| {
+                let resent = Resent::clone(&self.resent);
+                Publisher::counting(self.log.clone(), target.kind, target.partition, WINDOW_FRAMES, resent)
+            });
             for (frame, _) in frame::frames(self.source, first, &messages) {
                 acknowledged.push(publisher.send(frame).await);
             }

@@ -1,6 +1,13 @@
 //! The loop of one partition: take what is there, apply it, send what follows, settle behind.
 
-use std::{hash::Hasher, sync::Arc, time::Duration};
+use std::{
+    hash::Hasher,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use fnv::FnvHasher;
 use shop_domain::{
@@ -11,6 +18,7 @@ use shop_domain::{
 use shop_nats::{
     frame::{Frame, Origin, Payload, Source, Upgrade},
     log::{Identity, LogError, Record, SharedLog},
+    publisher::{Acknowledged, Resent},
     subject::partition_of,
 };
 use tokio::{
@@ -20,6 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    counts::SharedCounts,
     entities::{Applied, ApplyError, Entities},
     entity_actor::Input,
     memory::Memory,
@@ -54,6 +63,8 @@ pub struct Partition {
     outbox: Outbox,
     rounds: mpsc::Sender<Round>,
     saved: watch::Receiver<u64>,
+    active: Arc<AtomicUsize>,
+    counts: SharedCounts,
     /// The cursor of the last checkpoint handed to the settler.
     checkpointed: u64,
     last_checkpoint: Instant,
@@ -64,8 +75,9 @@ pub struct Partition {
 pub enum Pace {
     /// All that wait, up to a limit.
     WhatIsThere,
-    /// One: after a panic, to learn which record it was.
-    RecordByRecord,
+    /// One, up to this sequence; then all that wait. After a panic in a round that ended there, to
+    /// learn which record it was.
+    RecordByRecord(u64),
 }
 
 /// What others see of a partition.
@@ -79,6 +91,17 @@ pub struct Handle {
     pub settled: watch::Receiver<u64>,
     /// The sequence up to which a checkpoint is written.
     pub saved: watch::Receiver<u64>,
+    /// How many of its entities are active.
+    pub active: Arc<AtomicUsize>,
+}
+
+/// Where a partition tells what it does.
+#[derive(Clone, Debug)]
+pub struct Outlet {
+    /// Where answers go.
+    pub replies: mpsc::Sender<Reply>,
+    /// Where it counts.
+    pub counts: SharedCounts,
 }
 
 /// Why a partition does not start.
@@ -171,7 +194,7 @@ impl Partition {
         shelf: SharedShelf,
         (meta, logic): (Meta, Logic),
         logs: Logs,
-        replies: mpsc::Sender<Reply>,
+        Outlet { replies, counts }: Outlet,
     ) -> (Self, impl Future<Output = Result<(), StoreError>> + Send + 'static, Handle) {
         let cursor = meta.cursor;
         let partitions = logs.get(&kind).expect("every kind has a log").partitions;
@@ -179,20 +202,25 @@ impl Partition {
         let source = Source { origin: Origin::Partition(kind, number), epoch: meta.epoch };
         let ((settled, settled_at), (saved, saved_at)) = (watch::channel(cursor), watch::channel(cursor));
         let (rounds, applied) = mpsc::channel(ROUNDS_MAX);
-        let settler = Settler { memory: Arc::clone(&memory), shelf, replies, settled, saved };
-        let handle = Handle { number, memory: Arc::clone(&memory), settled: settled_at, saved: saved_at.clone() };
+        let settler =
+            Settler { memory: Arc::clone(&memory), shelf, replies, settled, saved, counts: Arc::clone(&counts) };
+        let (known, active) = (Arc::clone(&memory), Arc::default());
+        let handle =
+            Handle { number, memory: known, settled: settled_at, saved: saved_at.clone(), active: Arc::clone(&active) };
         let partition = Self {
             kind,
             number,
             partitions,
             entities: Entities::new(kind, Arc::clone(&memory)),
-            outbox: Outbox::new(log.clone(), source, logs),
+            outbox: Outbox::new(log.clone(), source, logs, Resent::clone(&counts.resent)),
             log,
             meta,
             logic,
             memory,
             rounds,
             saved: saved_at,
+            active,
+            counts,
             checkpointed: cursor,
             last_checkpoint: Instant::now(),
         };
@@ -206,12 +234,12 @@ impl Partition {
         pace: Pace,
         stop: CancellationToken,
     ) -> Result<(), PartitionError> {
-        let limit = match pace {
-            Pace::WhatIsThere => ROUND_RECORDS_MAX,
-            Pace::RecordByRecord => 1,
-        };
-        let mut taken = Vec::with_capacity(limit);
+        let mut taken = Vec::with_capacity(ROUND_RECORDS_MAX);
         loop {
+            let limit = match pace {
+                Pace::RecordByRecord(until) if self.meta.cursor < until => 1,
+                Pace::RecordByRecord(_) | Pace::WhatIsThere => ROUND_RECORDS_MAX,
+            };
             let checkpoint_due = self.last_checkpoint + CHECKPOINT_INTERVAL;
             let (is_unsaved, is_saving) = (self.is_unsaved(), self.is_saving());
             // In this order, so that neither is kept waiting by a log that always has more.
@@ -236,10 +264,13 @@ impl Partition {
 
     async fn round(&mut self, records: impl Iterator<Item = Record>) -> Result<(), PartitionError> {
         let inputs = self.accept(records).await?;
-        if self.memory.look(|look| Ok(look.cursor()))? == self.meta.cursor {
+        if self.memory.cursor() == self.meta.cursor {
             return Ok(());
         }
+        let accepted = inputs.len() as u64;
         let Applied { changed, effects } = self.entities.apply(inputs).await?;
+        self.counts.accepted.add(accepted);
+        self.active.store(self.entities.active(), Relaxed);
         self.memory.apply(self.meta.cursor, changed);
         let (mut messages, mut replies) = (Vec::new(), Vec::new());
         for effect in effects {
@@ -255,8 +286,9 @@ impl Partition {
 
     /// Picks the messages that are to be applied, and moves the cursor behind all records.
     async fn accept(&mut self, records: impl Iterator<Item = Record>) -> Result<Vec<Input>, PartitionError> {
-        let mut inputs = Vec::new();
+        let (mut inputs, mut duplicates, mut beyond_holes, mut count) = (Vec::new(), 0, 0, 0);
         for record in records.filter(|record| record.sequence > self.meta.cursor).collect::<Vec<_>>() {
+            count += 1;
             self.meta.cursor = record.sequence;
             self.meta.cursor_hash = hash(&record);
             let Record { sequence, time: now, .. } = record;
@@ -270,6 +302,9 @@ impl Partition {
                     if accepted.len() < messages.len() {
                         let (kind, number, all) = (self.kind, self.number, messages.len());
                         tracing::debug!("{kind}/{number}: {accepted:?} of {all} from {source} at {sequence}");
+                        let is_beyond_hole = accepted.is_empty() && first > self.meta.links.accepted(source) + 1;
+                        let skipped = if is_beyond_hole { &mut beyond_holes } else { &mut duplicates };
+                        *skipped += (all - accepted.len()) as u64;
                     }
                     let messages = messages.into_iter().enumerate().skip(accepted.start).take(accepted.len());
                     let logic = self.logic;
@@ -283,6 +318,9 @@ impl Partition {
                 Err(error) => self.bury(record, error.to_string()).await,
             }
         }
+        self.counts.records.add(count);
+        self.counts.duplicates.add(duplicates);
+        self.counts.beyond_holes.add(beyond_holes);
         Ok(inputs)
     }
 
@@ -307,13 +345,14 @@ impl Partition {
     async fn bury(&self, record: Record, reason: String) {
         let (kind, number, sequence) = (self.kind, self.number, record.sequence);
         tracing::error!("{kind}/{number}: sequence {sequence} is a dead letter: {reason}");
+        self.counts.dead_letters.add(1);
         while let Err(error) = self.log.bury(kind, record.clone(), reason.clone()).await {
             tracing::error!("{kind}/{number}: {error}; trying again");
             tokio::time::sleep(BURY_RETRY).await;
         }
     }
 
-    async fn settle(&mut self, sent: Vec<shop_nats::publisher::Acknowledged>, replies: Vec<Reply>, checkpoint: bool) {
+    async fn settle(&mut self, sent: Vec<Acknowledged>, replies: Vec<Reply>, checkpoint: bool) {
         let cursor = self.meta.cursor;
         let checkpoint = checkpoint.then(|| {
             let (states, rows) = self.memory.unsaved();

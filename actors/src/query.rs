@@ -8,7 +8,6 @@ use std::{
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::json;
 use shop_domain::{
     entity::State,
     id::{Id, ProductId},
@@ -94,7 +93,7 @@ impl Reads {
             Query::Orders(id, page) => self.orders(id, page).await?,
             Query::Products(page) => self.products(page).await?,
             Query::Quotes(products) => to_json(&self.quotes(products).await?),
-            Query::Status => self.status(),
+            Query::Status => to_json(&self.view.borrow().describe(self.kind)),
         };
         Ok(json.into())
     }
@@ -174,21 +173,6 @@ impl Reads {
             });
         }
         Ok(quotes)
-    }
-
-    fn status(&self) -> Vec<u8> {
-        let view = self.view.borrow();
-        let partitions: Vec<_> = view
-            .partitions
-            .values()
-            .map(|PartitionView { handle, .. }| {
-                let (settled, saved) = (*handle.settled.borrow(), *handle.saved.borrow());
-                json!({ "partition": handle.number, "settled": settled, "checkpoint": saved })
-            })
-            .chain(view.parked.iter().map(|(number, sequence)| json!({ "partition": number, "parked_at": sequence })))
-            .collect();
-        let status = if view.parked.is_empty() { "ready" } else { "parked" };
-        to_json(&json!({ "kind": self.kind, "status": status, "partitions": partitions }))
     }
 
     /// Looks at the partition of an entity, as of a moment after this call began.

@@ -5,9 +5,16 @@
 //! is what comes out here. A host handles messages in rounds, the replay one by one: which is the
 //! same, because a message is handled with what all those before it have made.
 //!
+//! A partition whose entity panics is parked there, as on a host: what comes behind it waits.
+//!
 //! Owns accepting and applying. Must not send, answer or store anything.
 
-use std::{collections::BTreeMap, hash::Hasher};
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    hash::Hasher,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use shop_domain::{
     entity::{self, Effect, Reply, State},
@@ -37,6 +44,18 @@ pub struct Replay {
     links: Acceptor,
     /// As on a host, an entity belongs to the partition that its messages came to.
     entities: BTreeMap<Place, BTreeMap<Id, Entity>>,
+    parked: BTreeMap<Place, Parked>,
+}
+
+/// Where and why a partition stands still.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// The sequence at which it stands.
+    pub sequence: u64,
+    /// The entity that panicked there.
+    pub id: Id,
+    /// What it said.
+    pub panic: String,
 }
 
 /// One entity.
@@ -119,6 +138,8 @@ pub enum Fate {
 pub struct Handled {
     /// The message.
     pub arrival: Arrival,
+    /// Whether it waits, because its partition is parked.
+    pub waits: bool,
     /// What the entity sent.
     pub sent: Vec<Sent>,
     /// Whom it answered.
@@ -137,7 +158,7 @@ pub struct Sent {
 }
 
 /// The receiving ends of all links: tells what a partition lets in, without handling it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Acceptor {
     logs: Logs,
     links: BTreeMap<Place, Links>,
@@ -151,7 +172,7 @@ pub type Place = (Kind, u16);
 impl Replay {
     /// Nothing has happened yet.
     pub fn new(logs: Logs) -> Self {
-        Self { links: Acceptor::new(logs.clone()), logs, entities: BTreeMap::new() }
+        Self { links: Acceptor::new(logs.clone()), logs, entities: BTreeMap::new(), parked: BTreeMap::new() }
     }
 
     /// Applies the next record of a kind's log.
@@ -175,7 +196,7 @@ impl Replay {
             Content::Frame { source, messages } => {
                 let logic = self.links.logic((kind, partition)).map_err(unknown)?;
                 let mut handle = |arrival| {
-                    let handled = self.handle((kind, partition), time, logic, arrival);
+                    let handled = self.handle((kind, partition), sequence, time, logic, arrival);
                     let entities = self.entities.get(&(kind, partition));
                     let entity = entities.and_then(|entities| entities.get(&handled.arrival.envelope.to));
                     look(handled, entity)
@@ -198,16 +219,31 @@ impl Replay {
         partitions.flat_map(|((_, partition), entities)| entities.iter().map(|(id, entity)| (*partition, id, entity)))
     }
 
-    fn handle(&mut self, at: Place, now: Timestamp, logic: Logic, arrival: Arrival) -> Handled {
-        let mut handled = Handled { arrival, sent: vec![], replies: vec![] };
+    /// The partitions that are parked.
+    pub fn parked(&self) -> &BTreeMap<Place, Parked> {
+        &self.parked
+    }
+
+    fn handle(&mut self, at: Place, sequence: u64, now: Timestamp, logic: Logic, arrival: Arrival) -> Handled {
+        let mut handled = Handled { arrival, waits: false, sent: vec![], replies: vec![] };
         match handled.arrival.fate {
             Fate::Accepted => {}
             Fate::Duplicate | Fate::BeyondHole => return handled,
         }
+        handled.waits = self.parked.contains_key(&at);
+        if handled.waits {
+            return handled;
+        }
         let envelope = handled.arrival.envelope.clone();
         let entities = self.entities.entry(at).or_default();
         let entity = entities.entry(envelope.to.clone()).or_insert_with(|| Entity::absent(at.0));
-        for effect in entity.handle(envelope, now, logic) {
+        let effects = entity.handle(envelope, now, logic).unwrap_or_else(|panic| {
+            handled.waits = true;
+            let id = handled.arrival.envelope.to.clone();
+            self.parked.insert(at, Parked { sequence, id, panic });
+            vec![]
+        });
+        for effect in effects {
             match effect {
                 Effect::Reply(reply) => handled.replies.push(reply),
                 Effect::Send(envelope) => {
@@ -257,16 +293,34 @@ impl Entity {
         &self.rows
     }
 
-    fn handle(&mut self, envelope: Envelope, now: Timestamp, logic: Logic) -> Vec<Effect> {
+    /// Changes nothing when it panics; what it said is the error.
+    fn handle(&mut self, envelope: Envelope, now: Timestamp, logic: Logic) -> Result<Vec<Effect>, String> {
         let mut rows = Rows::default();
         for key in entity::rows(&envelope) {
             let bytes = self.rows.get(&key).cloned();
             rows.load(key, bytes);
         }
-        let effects = self.state.handle(envelope, now, logic, &mut rows);
+        let mut state = self.state.clone();
+        // What a panic leaves half done is thrown away.
+        let handle = AssertUnwindSafe(|| state.handle(envelope, now, logic, &mut rows));
+        let effects = catch_unwind(handle).map_err(|panic| words_of(&*panic))?;
+        self.state = state;
         self.rows.extend(rows.into_changed());
-        effects
+        Ok(effects)
     }
+}
+
+impl Handled {
+    /// Whether the entity has handled it.
+    pub fn is_handled(&self) -> bool {
+        self.arrival.fate == Fate::Accepted && !self.waits
+    }
+}
+
+/// What `panic!` was given.
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    words.unwrap_or("no words").to_owned()
 }
 
 impl Acceptor {
@@ -315,6 +369,11 @@ impl Acceptor {
     fn logic(&self, place: Place) -> Result<Logic, UnknownLogic> {
         let began_with = || Logic::try_from(self.logs.get(&place.0).map_or(Logic::NEWEST.number(), |log| log.logic));
         self.logic.get(&place).copied().map_or_else(began_with, Ok)
+    }
+
+    /// The number of the last message that a partition has accepted from a source.
+    pub fn accepted(&self, partition: Place, source: Source) -> u64 {
+        self.links.get(&partition).map_or(0, |links| links.accepted(source))
     }
 
     fn is_for(&self, frame: &Frame, (kind, partition): Place) -> bool {
@@ -412,6 +471,27 @@ mod tests {
             [&[Fate::Accepted], &[Fate::Accepted], &[Fate::BeyondHole], &[], &[Fate::Duplicate, Fate::Accepted]];
         assert_eq!(found, expected);
         assert!(matches!(&steps[3].content, Content::Dead { reason, bytes: 5 } if reason.contains("version")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partition_whose_entity_panics_is_parked_there_and_what_comes_behind_it_waits() {
+        let log = MemoryLog::new(1, Arc::new(Calm));
+        log.store(Kind::Wallet, 0, frame(DOOR, 1, vec![wallet::Message::Open { balance: money(100) }]));
+        let (mut replay, _) = replay(&log);
+        // Only a row that no wallet has written makes one panic.
+        let (alice, order) = ("alice".parse::<Id>().unwrap(), "o-1".parse().unwrap());
+        let entity = replay.entities.get_mut(&(Kind::Wallet, 0)).unwrap().get_mut(&alice).unwrap();
+        entity.rows.insert(wallet::charge_row(&order), b"\xc1".to_vec());
+        log.store(Kind::Wallet, 0, frame(ORDERS, 1, vec![charge("o-1", 10), charge("o-2", 10)]));
+        log.store(Kind::Wallet, 0, frame(ORDERS, 3, vec![charge("o-3", 10)]));
+        for record in &log.records(Kind::Wallet)[1..] {
+            let Content::Frame { messages, .. } = replay.apply(Kind::Wallet, record).unwrap().content else { panic!() };
+            assert!(messages.iter().all(|handled| handled.waits && handled.sent.is_empty()), "{messages:?}");
+        }
+        assert_eq!(balance(&replay), Some(100));
+        let parked = &replay.parked()[&(Kind::Wallet, 0)];
+        assert_eq!((parked.sequence, &parked.id), (2, &alice));
+        assert!(parked.panic.starts_with("a stored row decodes"), "{parked:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,6 +11,8 @@ use shop_domain::{
 use shop_nats::{connection::Connection, discovery::Stats, door::Response};
 use tokio::sync::mpsc;
 
+use crate::counts::SharedCounts;
+
 /// Sends answers of one kind.
 #[derive(Clone, Debug)]
 pub struct Answers {
@@ -18,6 +20,8 @@ pub struct Answers {
     pub connection: Connection,
     /// Where errors are counted.
     pub stats: Arc<Stats>,
+    /// Where answers are counted.
+    pub counts: SharedCounts,
 }
 
 impl Answers {
@@ -42,6 +46,7 @@ impl Answers {
         if response.error.is_some() {
             self.stats.error();
         }
+        self.counts.replies.add(1);
         let body = in_format(response.body, to.format);
         self.connection.respond(to.inbox.into(), Response { body, ..response }).await;
     }

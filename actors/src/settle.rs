@@ -1,13 +1,14 @@
 //! What a round must still wait for: first its messages are acknowledged, then its callers are
 //! answered, then it may become part of a checkpoint. Overlaps with the next rounds.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use shop_domain::entity::Reply;
 use shop_nats::publisher::Acknowledged;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    counts::SharedCounts,
     memory::Memory,
     store::{Checkpoint, SharedShelf, StoreError},
 };
@@ -42,6 +43,8 @@ pub struct Settler {
     pub settled: watch::Sender<u64>,
     /// The sequence up to which a checkpoint is written.
     pub saved: watch::Sender<u64>,
+    /// Where checkpoints are counted.
+    pub counts: SharedCounts,
 }
 
 impl Settler {
@@ -88,8 +91,11 @@ impl Settler {
 
     fn save(&self, checkpoint: Checkpoint) -> impl FnOnce() -> Result<(), StoreError> + 'static {
         let (shelf, memory, saved) = (Arc::clone(&self.shelf), Arc::clone(&self.memory), self.saved.clone());
+        let counts = Arc::clone(&self.counts);
         move || {
+            let begin = Instant::now();
             shelf.write(&checkpoint)?;
+            counts.checkpoint(begin.elapsed());
             memory.saved(checkpoint.meta.cursor);
             saved.send_replace(checkpoint.meta.cursor);
             Ok(())

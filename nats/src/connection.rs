@@ -1,6 +1,13 @@
 //! A connection to NATS that never gives up: it reconnects for ever, and says what it sees.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::{Client, ConnectOptions, Event, connection::State};
 use futures::future::BoxFuture;
@@ -48,6 +55,7 @@ pub enum ConnectError {
 pub struct Connection {
     client: Client,
     connects: watch::Receiver<u64>,
+    slow_consumers: Arc<AtomicU64>,
 }
 
 impl Connection {
@@ -61,6 +69,8 @@ impl Connection {
     async fn connect_to(url: String, name: String) -> Result<Self, ConnectError> {
         let (connected, connects) = watch::channel(0);
         let connected = Arc::new(connected);
+        let slow_consumers = Arc::new(AtomicU64::new(0));
+        let slow = Arc::clone(&slow_consumers);
         let label: Arc<str> = name.as_str().into();
         let servers: Vec<String> = url.split(',').map(|server| server.trim().to_owned()).collect();
         let client = ConnectOptions::new()
@@ -71,6 +81,9 @@ impl Connection {
             .reconnect_delay_callback(reconnect_delay)
             .event_callback(move |event| {
                 let (connected, label) = (Arc::clone(&connected), Arc::clone(&label));
+                if let Event::SlowConsumer(_) = event {
+                    slow.fetch_add(1, Ordering::Relaxed);
+                }
                 async move { observe(&event, &label, &connected) }
             })
             .connect(servers)
@@ -80,7 +93,7 @@ impl Connection {
         if !is_new_enough(&version) {
             return Err(ConnectError::TooOld { url, version });
         }
-        Ok(Self { client, connects })
+        Ok(Self { client, connects, slow_consumers })
     }
 
     /// The client underneath, for this crate only.
@@ -97,6 +110,11 @@ impl Connection {
     /// whatever was on its way may be lost.
     pub fn connects(&self) -> watch::Receiver<u64> {
         self.connects.clone()
+    }
+
+    /// Counts the times that a subscription was full and messages were dropped.
+    pub fn slow_consumers(&self) -> u64 {
+        self.slow_consumers.load(Ordering::Relaxed)
     }
 
     /// Whether the server is part of a cluster.

@@ -1,8 +1,14 @@
-//! Reading the dead letters: what was in the logs and could not be read, with the reason.
+//! The dead letters: what was in the logs and could not be read, with the reason.
+//!
+//! Each has a subject of its own, which names the log and the sequence. What was put back into its
+//! log stays here; a note behind it, on the same subject, says where it is now.
 
-use async_nats::jetstream::{self, stream::Stream};
+use async_nats::{
+    HeaderMap,
+    jetstream::{self, Context, message::StreamMessage, stream::Stream},
+};
 use bytes::Bytes;
-use shop_domain::timestamp::Timestamp;
+use shop_domain::{kind::Kind, timestamp::Timestamp};
 
 use crate::{
     connection::Connection,
@@ -14,11 +20,30 @@ use crate::{
 /// The stream of dead letters.
 #[derive(Clone, Debug)]
 pub struct DeadLetters {
+    context: Context,
     stream: Stream,
-    /// The sequence of the first one that is kept.
+    /// The sequence of the first message that is kept.
     pub first: u64,
     /// The sequence of the last one; below `first` when there is none.
     pub last: u64,
+    /// How many dead letters there are.
+    pub count: u64,
+}
+
+/// What is kept among the dead letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// What could not be read.
+    Letter(DeadLetter),
+    /// A note: the letter on that subject was put back into its log.
+    Requeued {
+        /// The letter's subject.
+        subject: String,
+        /// When.
+        time: Timestamp,
+        /// The log and the sequence at which it is now, `wallet/23`.
+        place: String,
+    },
 }
 
 /// What could not be read.
@@ -26,13 +51,15 @@ pub struct DeadLetters {
 pub struct DeadLetter {
     /// Its place among the dead letters.
     pub sequence: u64,
+    /// The subject that it has for itself.
+    pub subject: String,
     /// When it was put there.
     pub time: Timestamp,
     /// The log and the sequence that it comes from, `wallet/17`.
     pub origin: String,
     /// Why it could not be read.
     pub reason: String,
-    /// As it was in the log.
+    /// As it was in the log; if it was very large, only how it began.
     pub payload: Bytes,
 }
 
@@ -47,18 +74,44 @@ impl Connection {
         let context = jetstream::new(self.client().clone());
         let stream = context.get_stream(subject::DEAD_STREAM).await.map_err(|error| DeadError(error.to_string()))?;
         let state = &stream.cached_info().state;
-        let (first, last) = (state.first_sequence.max(1), state.last_sequence);
-        Ok(DeadLetters { stream, first, last })
+        let (first, last, count) = (state.first_sequence.max(1), state.last_sequence, state.subjects_count);
+        Ok(DeadLetters { context, stream, first, last, count })
     }
 }
 
 impl DeadLetters {
-    /// One of them; none if it is not kept.
-    pub async fn get(&self, sequence: u64) -> Result<Option<DeadLetter>, DeadError> {
-        let Some(message) = message_at(&self.stream, sequence).await.map_err(DeadError)? else { return Ok(None) };
-        let text = |name| message.headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
-        let (origin, reason) = (text(header::DEAD_ORIGIN), text(header::DEAD_REASON));
-        let time = timestamp(message.time.unix_timestamp_nanos());
-        Ok(Some(DeadLetter { sequence, time, origin, reason, payload: message.payload }))
+    /// What is kept at a sequence, if anything is.
+    pub async fn get(&self, sequence: u64) -> Result<Option<Kept>, DeadError> {
+        Ok(message_at(&self.stream, sequence).await.map_err(DeadError)?.map(kept))
     }
+
+    /// Where a letter was last put back, if it was.
+    pub async fn requeued(&self, letter: &DeadLetter) -> Result<Option<String>, DeadError> {
+        let last = self.stream.get_last_raw_message_by_subject(&letter.subject).await;
+        match kept(last.map_err(|error| DeadError(error.to_string()))?) {
+            Kept::Requeued { place, .. } => Ok(Some(place)),
+            Kept::Letter(_) => Ok(None),
+        }
+    }
+
+    /// Notes that a letter was put back into its log.
+    pub async fn note(&self, letter: &DeadLetter, (kind, sequence): (Kind, u64)) -> Result<(), DeadError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::DEAD_ORIGIN, letter.origin.as_str());
+        headers.insert(header::DEAD_REQUEUED, format!("{kind}/{sequence}"));
+        let failed = |error: jetstream::context::PublishError| DeadError(error.to_string());
+        let ack = self.context.publish_with_headers(letter.subject.clone(), headers, Bytes::new()).await;
+        ack.map_err(failed)?.await.map(drop).map_err(failed)
+    }
+}
+
+fn kept(message: StreamMessage) -> Kept {
+    let text = |name| message.headers.get(name).map(|value| value.as_str().to_owned());
+    let (subject, time) = (message.subject.to_string(), timestamp(message.time.unix_timestamp_nanos()));
+    if let Some(place) = text(header::DEAD_REQUEUED) {
+        return Kept::Requeued { subject, time, place };
+    }
+    let (origin, reason) =
+        (text(header::DEAD_ORIGIN).unwrap_or_default(), text(header::DEAD_REASON).unwrap_or_default());
+    Kept::Letter(DeadLetter { sequence: message.sequence, subject, time, origin, reason, payload: message.payload })
 }

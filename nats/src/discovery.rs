@@ -4,8 +4,9 @@
 //! come much later and from another process, so the door counts, and these answers tell.
 
 use std::{
+    fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
@@ -22,17 +23,32 @@ use crate::{connection::Connection, door::QUEUE_GROUP, subject};
 const LOGIC: &str = "logic";
 
 /// What the door of a kind has done since it was opened.
-#[derive(Debug)]
 pub struct Stats {
     started: SystemTime,
     requests: AtomicU64,
     errors: AtomicU64,
     busy_ns: AtomicU64,
+    describe: OnceLock<Box<Describe>>,
+}
+
+/// What the owner of a kind adds to its statistics.
+type Describe = dyn Fn() -> Value + Send + Sync;
+
+impl fmt::Debug for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stats").field("requests", &self.requests).finish_non_exhaustive()
+    }
 }
 
 impl Default for Stats {
     fn default() -> Self {
-        Self { started: SystemTime::now(), requests: 0.into(), errors: 0.into(), busy_ns: 0.into() }
+        Self {
+            started: SystemTime::now(),
+            requests: 0.into(),
+            errors: 0.into(),
+            busy_ns: 0.into(),
+            describe: OnceLock::new(),
+        }
     }
 }
 
@@ -41,6 +57,12 @@ impl Stats {
     pub fn request(&self, busy: Duration) {
         self.requests.fetch_add(1, Relaxed);
         self.busy_ns.fetch_add(u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// Adds to the statistics, as their `data`, what this tells whenever they are asked for.
+    pub fn describe(&self, describe: impl Fn() -> Value + Send + Sync + 'static) {
+        // A kind has one owner.
+        let _ = self.describe.set(Box::new(describe));
     }
 
     /// An error answer was given.
@@ -155,7 +177,7 @@ impl Service {
     }
 
     fn stats(&self) -> Value {
-        let Stats { started, requests, errors, busy_ns } = &*self.stats;
+        let Stats { started, requests, errors, busy_ns, describe } = &*self.stats;
         let (requests, busy_ns) = (requests.load(Relaxed), busy_ns.load(Relaxed));
         let started = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut endpoint = self.endpoint();
@@ -164,6 +186,9 @@ impl Service {
         endpoint["last_error"] = json!("");
         endpoint["processing_time"] = json!(busy_ns);
         endpoint["average_processing_time"] = json!(busy_ns / requests.max(1));
+        if let Some(describe) = describe.get() {
+            endpoint["data"] = describe();
+        }
         let mut stats = self.ping();
         stats["type"] = json!("io.nats.micro.v1.stats_response");
         stats["started"] = json!(Timestamp::from_unix_ms(started.as_millis() as u64));

@@ -20,6 +20,8 @@ pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 pub const DEAD_REASON: &str = "Shop-Dead-Reason";
 /// Dead letter: the log and the sequence that it came from, `wallet/17`.
 pub const DEAD_ORIGIN: &str = "Shop-Dead-Origin";
+/// Dead letter: the log and the sequence at which its bytes are once more, `wallet/23`.
+pub const DEAD_REQUEUED: &str = "Shop-Dead-Requeued";
 
 /// The value of [`PREFER`] and [`PREFERENCE_APPLIED`] for an answer before the outcome.
 pub const RESPOND_ASYNC: &str = "respond-async";

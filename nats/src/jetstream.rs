@@ -135,26 +135,31 @@ impl Log for JetStreamLog {
     }
 
     fn bury(&self, kind: Kind, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>> {
-        let context = self.publishing.clone();
+        let (context, identity) = (self.publishing.clone(), self.identity(kind));
         async move {
+            let epoch = identity.await?.epoch;
             let origin = format!("{kind}/{}", record.sequence);
             let mut headers = HeaderMap::new();
             let mut reason = reason.replace(char::is_control, " ");
             reason.truncate(reason.floor_char_boundary(DEAD_REASON_BYTES_MAX));
             headers.insert(header::DEAD_REASON, reason);
-            headers.insert(header::DEAD_ORIGIN, origin.as_str());
-            // Saves a second copy when a host buries again after a restart; nothing depends on it.
-            headers.insert(async_nats::header::NATS_MESSAGE_ID, origin.as_str());
+            headers.insert(header::DEAD_ORIGIN, origin);
+            // Only if there is nothing from that place: whoever applies the log again buries again.
+            headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
             let failed = |error: async_nats::error::Error<PublishErrorKind>| LogError::Failed {
                 kind,
                 reason: format!("cannot keep a dead letter: {error}"),
             };
-            let subject = subject::dead(kind, record.partition);
+            let subject = subject::dead(kind, epoch, record.sequence);
             let room = context.client().server_info().max_payload.saturating_sub(DEAD_HEADERS_BYTES_MAX);
             // The log itself keeps all of it.
             let payload = record.payload.slice(..record.payload.len().min(room));
             let ack = context.publish_with_headers(subject, headers, payload).await.map_err(failed)?;
-            ack.await.map(drop).map_err(failed)
+            match ack.await {
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
+                Err(error) => Err(failed(error)),
+            }
         }
         .boxed()
     }
@@ -201,6 +206,8 @@ impl Reader {
                     let _nobody_reads = self.records.send(Err(error)).await;
                     return;
                 }
+                // Whoever read it has ended, and the connection with it.
+                Lost::Broken(_) if self.records.is_closed() => return,
                 Lost::Broken(reason) => {
                     tracing::warn!("reader of {} stopped after sequence {}: {reason}", self.kind, self.after);
                 }

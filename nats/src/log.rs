@@ -31,7 +31,7 @@ pub trait Log: Debug + Send + Sync + 'static {
     /// Which log this is and how far it goes.
     fn identity(&self, kind: Kind) -> BoxFuture<'static, Result<Identity, LogError>>;
 
-    /// Keeps a record that could not be read, with the reason. Doing so twice is harmless.
+    /// Keeps a record that could not be read, with the reason. Doing so again changes nothing.
     fn bury(&self, kind: Kind, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>>;
 
     /// Changes whenever what was on its way to the log may have been lost.

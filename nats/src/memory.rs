@@ -156,7 +156,7 @@ impl MemoryLog {
         self.logs().get(&kind).map(|log| log.records.clone()).unwrap_or_default()
     }
 
-    /// Dead letters, with the sequence that they come from and the reason, each as often as it was buried.
+    /// Dead letters, with the sequence that they come from and the reason.
     pub fn dead(&self) -> Vec<(Kind, u64, String)> {
         self.dead.lock().expect("nobody panics while changing it").clone()
     }
@@ -237,7 +237,10 @@ impl Log for MemoryLog {
     }
 
     fn bury(&self, kind: Kind, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>> {
-        self.dead.lock().expect("nobody panics while changing it").push((kind, record.sequence, reason));
+        let mut dead = self.dead.lock().expect("nobody panics while changing it");
+        if !dead.iter().any(|(of, sequence, _)| (*of, *sequence) == (kind, record.sequence)) {
+            dead.push((kind, record.sequence, reason));
+        }
         std::future::ready(Ok(())).boxed()
     }
 
@@ -310,7 +313,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_publisher_sends_again_in_order_until_every_frame_is_stored() {
         let log = MemoryLog::new(1, Arc::new(Unreliable::default()));
-        let publisher = crate::publisher::Publisher::new(Arc::new(log.clone()), Kind::Wallet, 0, 4);
+        let resent = crate::publisher::Resent::default();
+        let publisher =
+            crate::publisher::Publisher::counting(Arc::new(log.clone()), Kind::Wallet, 0, 4, resent.clone());
         let mut acknowledged = Vec::new();
         for frame in 0..20_u8 {
             acknowledged.push(publisher.send(Bytes::from(vec![frame])).await);
@@ -327,6 +332,7 @@ mod tests {
             }
         }
         assert_eq!(next, 20);
+        assert!(resent.load(std::sync::atomic::Ordering::Relaxed) > 0);
     }
 
     /// The reader is lost at the second record, and the third comes twice; the fourth never comes.

@@ -1,7 +1,14 @@
 //! Go-back-N towards one partition's log: whatever is not acknowledged is sent again, in order,
 //! from the first frame that is missing on.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -23,6 +30,9 @@ pub struct Publisher {
 /// Resolves when the log has the frame. Its error means that the process is ending.
 pub type Acknowledged = oneshot::Receiver<()>;
 
+/// Counts the frames that publishers have sent again.
+pub type Resent = Arc<AtomicU64>;
+
 #[derive(Debug)]
 struct Unsent {
     frame: Bytes,
@@ -32,8 +42,13 @@ struct Unsent {
 impl Publisher {
     /// A publisher with at most `window` frames on their way.
     pub fn new(log: SharedLog, kind: Kind, partition: u16, window: usize) -> Self {
+        Self::counting(log, kind, partition, window, Resent::default())
+    }
+
+    /// The same, which counts what it sends again.
+    pub fn counting(log: SharedLog, kind: Kind, partition: u16, window: usize, resent: Resent) -> Self {
         let (frames, unsent) = mpsc::channel(1);
-        tokio::spawn(Window { log, kind, partition, limit: window, sent: VecDeque::new() }.run(unsent));
+        tokio::spawn(Window { log, kind, partition, limit: window, sent: VecDeque::new(), resent }.run(unsent));
         Self { frames }
     }
 
@@ -54,6 +69,7 @@ struct Window {
     limit: usize,
     /// What is not acknowledged, oldest first.
     sent: VecDeque<Sent>,
+    resent: Resent,
 }
 
 struct Sent {
@@ -102,6 +118,7 @@ impl Window {
     }
 
     async fn send_all_again(&mut self) {
+        self.resent.fetch_add(self.sent.len() as u64, Relaxed);
         for sent in &mut self.sent {
             sent.ack = self.log.append(self.kind, self.partition, sent.frame.clone()).await;
         }

@@ -30,9 +30,16 @@ pub fn log(kind: Kind, partition: u16) -> String {
     format!("shop.log.{kind}.{partition}")
 }
 
-/// `shop.dead.<kind>.<partition>`: dead letters from one partition of a kind's log.
-pub fn dead(kind: Kind, partition: u16) -> String {
-    format!("shop.dead.{kind}.{partition}")
+/// `shop.dead.<kind>.<epoch>.<sequence>`: the dead letter from one place in one log.
+pub fn dead(kind: Kind, epoch: u64, sequence: u64) -> String {
+    format!("shop.dead.{kind}.{epoch:016x}.{sequence}")
+}
+
+/// The log, its epoch and the sequence that a dead letter's subject names.
+pub fn origin_of_dead(subject: &str) -> Option<(Kind, u64, u64)> {
+    let mut tokens = subject.strip_prefix("shop.dead.")?.splitn(3, '.');
+    let (kind, epoch, sequence) = (tokens.next()?, tokens.next()?, tokens.next()?);
+    Some((kind.parse().ok()?, u64::from_str_radix(epoch, 16).ok()?, sequence.parse().ok()?))
 }
 
 /// The partition of an entity: FNV-1a (32 bit) of its id modulo the number of partitions, which
@@ -46,6 +53,17 @@ pub fn partition_of(id: &Id, partitions: u16) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_subject_of_a_dead_letter_says_where_it_is_from() {
+        let subject = dead(Kind::Wallet, 0xbeef, 17);
+        assert_eq!(subject, "shop.dead.wallet.000000000000beef.17");
+        assert_eq!(origin_of_dead(&subject), Some((Kind::Wallet, 0xbeef, 17)));
+        for other in ["shop.dead.wallet.0", "shop.dead.wallet.beef.17.1", "shop.dead.wallet.xyz.1", "shop.log.wallet.0"]
+        {
+            assert_eq!(origin_of_dead(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn the_partition_of_an_id_is_what_the_server_computes() {

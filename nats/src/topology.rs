@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use async_nats::jetstream::{
     self, ErrorCode,
-    context::{CreateStreamErrorKind, GetStreamErrorKind},
+    context::{CreateStreamErrorKind, GetStreamErrorKind, RequestError, RequestErrorKind},
     stream::{Config, DiscardPolicy, StorageType},
 };
 use shop_domain::{kind::Kind, logic::Logic};
@@ -64,6 +64,31 @@ pub enum TopologyError {
         /// As configured.
         expected: u16,
     },
+    /// The stream has another number of copies.
+    #[error(
+        "the stream {stream} has {found} copies, but {expected} are configured; start with --replicas {found}, \
+         or change the stream first: nats stream edit {stream} --replicas {expected}"
+    )]
+    Replicas {
+        /// Which stream.
+        stream: String,
+        /// As it is.
+        found: usize,
+        /// As configured.
+        expected: usize,
+    },
+    /// A number of copies that cannot agree.
+    #[error("{0} copies of each stream are configured; there can be 1, 3 or 5")]
+    ReplicaCount(usize),
+    /// There are not several servers to keep copies.
+    #[error("{0} copies of each stream are configured, but this nats-server is not part of a cluster: it can keep 1")]
+    NoCluster(usize),
+    /// The server keeps nothing.
+    #[error(
+        "the nats-server does not offer JetStream, which keeps the logs ({0}); switch it on there: \
+         nats-server --jetstream --store_dir <folder>, or start it with nats/server/local.conf"
+    )]
+    NoJetStream(String),
     /// More partitions than there can be, or none.
     #[error("{0} partitions are configured; there must be 1 to {PARTITIONS_MAX}")]
     PartitionCount(u16),
@@ -100,9 +125,9 @@ impl Connection {
                 (LOGIC.into(), Logic::NEWEST.to_string()),
                 (FORMAT.into(), FORMAT_VERSION.into()),
             ]),
-            ..stream(subject::stream(kind), self.replicas(topology))
+            ..stream(subject::stream(kind), self.replicas(topology)?)
         };
-        let info = self.ensure_stream(config).await?;
+        let info = self.ensure_stream(config, topology).await?;
         let identity = identity_of(&info)?;
         match topology.partitions {
             Some(expected) if expected != identity.partitions => {
@@ -117,16 +142,40 @@ impl Connection {
         let config = Config {
             description: Some("what was in the shop's logs and could not be read, with the reason".into()),
             subjects: vec!["shop.dead.>".into()],
-            ..stream(subject::DEAD_STREAM.into(), self.replicas(topology))
+            // Nothing is dropped without a word: neither when there are many, nor by hand.
+            discard: DiscardPolicy::New,
+            deny_delete: true,
+            deny_purge: true,
+            ..stream(subject::DEAD_STREAM.into(), self.replicas(topology)?)
         };
-        self.ensure_stream(config).await.map(drop)
+        self.ensure_stream(config, topology).await.map(drop)
     }
 
-    fn replicas(&self, topology: Topology) -> usize {
-        topology.replicas.unwrap_or(if self.is_clustered() { REPLICAS_CLUSTER } else { 1 })
+    fn replicas(&self, topology: Topology) -> Result<usize, TopologyError> {
+        match topology.replicas {
+            None => Ok(if self.is_clustered() { REPLICAS_CLUSTER } else { 1 }),
+            Some(1) => Ok(1),
+            Some(count @ (3 | 5)) if self.is_clustered() => Ok(count),
+            Some(count @ (3 | 5)) => Err(TopologyError::NoCluster(count)),
+            Some(count) => Err(TopologyError::ReplicaCount(count)),
+        }
     }
 
-    async fn ensure_stream(&self, config: Config) -> Result<jetstream::stream::Info, TopologyError> {
+    /// Makes a stream unless it exists, and verifies that it has the copies that are configured.
+    async fn ensure_stream(
+        &self,
+        config: Config,
+        topology: Topology,
+    ) -> Result<jetstream::stream::Info, TopologyError> {
+        let info = self.make_or_find_stream(config).await?;
+        let (stream, found) = (info.config.name.clone(), info.config.num_replicas);
+        match topology.replicas {
+            Some(expected) if expected != found => Err(TopologyError::Replicas { stream, found, expected }),
+            Some(_) | None => Ok(info),
+        }
+    }
+
+    async fn make_or_find_stream(&self, config: Config) -> Result<jetstream::stream::Info, TopologyError> {
         let name = config.name.clone();
         let failed = |reason: String| TopologyError::Server { stream: name.clone(), reason };
         let mut context = jetstream::new(self.client().clone());
@@ -135,6 +184,12 @@ impl Connection {
             Ok(stream) => return Ok(stream.cached_info().clone()),
             Err(error) => match error.kind() {
                 GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+                GetStreamErrorKind::JetStream(error) if is_off(error.error_code()) => {
+                    return Err(TopologyError::NoJetStream(error.to_string()));
+                }
+                GetStreamErrorKind::Request if nobody_answers(&error) => {
+                    return Err(TopologyError::NoJetStream(error.to_string()));
+                }
                 GetStreamErrorKind::JetStream(_)
                 | GetStreamErrorKind::EmptyName
                 | GetStreamErrorKind::Request
@@ -151,6 +206,17 @@ impl Connection {
             Err(error) => Err(failed(error.to_string())),
         }
     }
+}
+
+/// Whether an error says that JetStream is not there: not on this server, or not for this account.
+fn is_off(error: ErrorCode) -> bool {
+    [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT].contains(&error)
+}
+
+/// Whether no server of the whole system takes requests to JetStream.
+fn nobody_answers(error: &(dyn std::error::Error + 'static)) -> bool {
+    let failed = error.source().and_then(|source| source.downcast_ref::<RequestError>());
+    failed.is_some_and(|failed| failed.kind() == RequestErrorKind::NoResponders)
 }
 
 fn is_name_taken(error: &CreateStreamErrorKind) -> bool {

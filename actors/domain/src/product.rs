@@ -266,6 +266,7 @@ fn not_found(id: &Id) -> Refusal {
     Refusal::NotFound { kind: Kind::Product, id: id.clone() }
 }
 
-pub(crate) fn take_row(order: &OrderId) -> RowKey {
+/// The row of what an order took.
+pub fn take_row(order: &OrderId) -> RowKey {
     format!("{TAKE_ROWS}{order}").into()
 }

@@ -247,7 +247,8 @@ fn not_found(id: &Id) -> Refusal {
     Refusal::NotFound { kind: Kind::Wallet, id: id.clone() }
 }
 
-pub(crate) fn charge_row(order: &OrderId) -> RowKey {
+/// The row of an order's charge.
+pub fn charge_row(order: &OrderId) -> RowKey {
     format!("{CHARGE_ROWS}{order}").into()
 }
 

@@ -16,7 +16,7 @@ use shop_nats::{
     door::Response,
     frame::{EncodedMessage, Origin, Source, frames},
     log::SharedLog,
-    publisher::Publisher,
+    publisher::{Publisher, Resent},
 };
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
@@ -60,7 +60,7 @@ impl Appender {
     /// Appends to one partition's log; refusals and early answers go out through `answers`.
     pub fn new(log: SharedLog, kind: Kind, partition: u16, answers: Answers) -> Self {
         let (commands, waiting) = mpsc::channel(WAITING_MAX);
-        let publisher = Publisher::new(log, kind, partition, WINDOW_FRAMES);
+        let publisher = Publisher::counting(log, kind, partition, WINDOW_FRAMES, Resent::clone(&answers.counts.resent));
         let task = tokio::spawn(append(publisher, waiting, answers));
         Self { commands, task }
     }

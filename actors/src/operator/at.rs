@@ -2,14 +2,14 @@
 //!
 //! Its log is replayed up to there; of the log, only what is for its partition counts.
 
-use std::{io::Write, process::ExitCode};
+use std::io::Write;
 
 use clap::Args;
 use shop_domain::{id::Id, kind::Kind, timestamp::Timestamp};
 use shop_nats::{log::Record, subject::partition_of};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Answered, Common, Out, no, words};
+use super::{Answered, Common, Out, Progress, name_parked, no, words};
 use crate::replay::Replay;
 
 /// Which entity, and when.
@@ -46,7 +46,9 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     }
     let partition = tape.logs().get(&kind).map(|log| partition_of(&id, log.partitions));
     let mut replay = Replay::new(tape.logs());
+    let mut progress = Progress::of(&tape);
     while let Some((kind, record)) = tape.next().await? {
+        progress.step();
         if moment.is_before(&record) {
             break;
         }
@@ -54,6 +56,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
             replay.apply(kind, &record)?;
         }
     }
+    drop(progress);
     let Some(view) = words::view(kind, &id, replay.entity(kind, &id), usize::MAX) else {
         return Ok(no(&format!("there was no {kind} {id} then")));
     };
@@ -62,7 +65,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     } else {
         writeln!(out, "{view:#}")?
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(name_parked(&replay))
 }
 
 impl Moment {

@@ -32,7 +32,7 @@ use shop_domain::kind::Kind;
 use shop_nats::connection::Connection;
 
 use self::{books::Books, hosts::Hosts, messages::Messages};
-use super::{Answered, Common, NO, OperatorError, Out, Progress};
+use super::{Answered, Common, NO, OperatorError, Out, Progress, words};
 use crate::{
     replay::{Content, Fate, Handled, Replay, Step},
     tape::Tape,
@@ -42,7 +42,7 @@ use crate::{
 const NAMED_MAX: usize = 50;
 /// How often the tail is read once more for messages that have not arrived, and the pause before:
 /// together far longer than a host that serves takes to send what it has caused.
-const TAILS_MAX: usize = 40;
+const TAILS_MAX: u64 = 40;
 const TAIL_PAUSE: Duration = Duration::from_millis(250);
 
 /// How to audit.
@@ -88,7 +88,7 @@ struct Audit {
     replay: Replay,
     messages: Messages,
     differences: Differences,
-    progress: Progress,
+    progress: Option<Progress>,
 }
 
 /// What came out.
@@ -106,12 +106,14 @@ impl Audit {
     fn new(tape: Tape) -> Self {
         let replay = Replay::new(tape.logs());
         let messages = Messages::new(&tape);
-        Self { tape, replay, messages, differences: Differences::default(), progress: Progress::new() }
+        Self { tape, replay, messages, differences: Differences::default(), progress: None }
     }
 
     async fn run(mut self, connection: &Connection) -> Result<Report, OperatorError> {
         let mut tallies: BTreeMap<Kind, Tally> = Kind::ALL.map(|kind| (kind, Tally::default())).into();
+        self.progress = Some(Progress::of(&self.tape));
         self.read(|step, _| tallies.entry(step.kind).or_default().count(step)).await?;
+        self.progress = None;
         for (kind, tally) in &mut tallies {
             tally.entities = self.replay.entities(*kind).count();
         }
@@ -119,10 +121,12 @@ impl Audit {
         let under_way = self.messages.orders();
         let books = Books::make_up(&self.replay, &under_way, &mut self.differences);
 
-        let mut hosts = Hosts::ask(connection, &self.replay, &mut self.progress).await;
+        let mut hosts = Hosts::ask(connection, &self.replay).await;
+        let mut waiting = Progress::new("waiting for messages", TAILS_MAX);
         for tail in 0..=TAILS_MAX {
             if tail > 0 {
                 tokio::time::sleep(TAIL_PAUSE).await;
+                waiting.step();
             }
             self.tape.extend().await?;
             self.read(|step, replay| hosts.compare(step, replay)).await?;
@@ -130,6 +134,10 @@ impl Audit {
                 break;
             }
         }
+        for (place, parked) in self.replay.parked() {
+            self.differences.name(|| words::parked(*place, parked));
+        }
+        drop(waiting);
         hosts.name(&mut self.differences);
         self.messages.name_unexpected(&cut, &mut self.differences);
         let mut waiting = 0;
@@ -140,15 +148,14 @@ impl Audit {
                 waiting += 1;
             }
         }
-        let Self { messages, differences, progress, .. } = self;
-        progress.end();
+        let Self { messages, differences, .. } = self;
         Ok(Report { tallies, books, messages, waiting, hosts, differences })
     }
 
     /// Replays up to the end of the tape.
     async fn read(&mut self, mut seen: impl FnMut(&Step<Handled>, &Replay)) -> Result<(), OperatorError> {
         while let Some((kind, record)) = self.tape.next().await? {
-            self.progress.record(kind, &record);
+            self.progress.iter_mut().for_each(Progress::step);
             let step = self.replay.apply(kind, &record)?;
             self.messages.enter(&step, &mut self.differences);
             seen(&step, &self.replay);

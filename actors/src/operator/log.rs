@@ -10,7 +10,7 @@ use serde_json::json;
 use shop_domain::kind::Kind;
 use shop_nats::frame::{Origin, Source};
 
-use super::{Answered, Common, Out, words};
+use super::{Answered, Common, Out, Progress, words};
 use crate::replay::{Acceptor, Arrival, Content, Fate, Step};
 
 /// What to print.
@@ -41,16 +41,25 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
         writeln!(out, "{sequence:>8}  {time:<24}  {partition:>9}  {source:<11}  {:>6}  entity  message", "number")?;
         out.flush()?;
     }
+    // Only of what is read and not printed: the messages themselves show how far it is.
+    let mut progress = (from > 1).then(|| Progress::new("reading the log", from - 1));
     while let Some((kind, record)) = tape.next().await? {
         let step = acceptor.read(kind, &record)?;
+        progress.iter_mut().for_each(Progress::step);
         if step.sequence >= from {
-            if common.json { for_programs(&step, out)? } else { for_people(&step, out)? }
+            progress = None;
+            one(&step, common.json, out)?;
         }
         if follow {
             out.flush()?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a record holds, a line per message.
+pub(super) fn one(step: &Step<Arrival>, json: bool, out: &mut Out) -> std::io::Result<()> {
+    if json { for_programs(step, out) } else { for_people(step, out) }
 }
 
 fn for_people(step: &Step<Arrival>, out: &mut Out) -> std::io::Result<()> {

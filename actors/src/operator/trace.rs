@@ -21,7 +21,7 @@ use shop_domain::{
 };
 use shop_nats::frame::Origin;
 
-use super::{Answered, Common, OperatorError, Out, Progress, no, words};
+use super::{Answered, Common, OperatorError, Out, Progress, name_parked, no, words};
 use crate::{
     replay::{Content, Entity, Fate, Handled, Place, Replay, Step},
     tape::Tape,
@@ -47,6 +47,8 @@ pub(super) struct Moment {
     /// In words, what changed.
     pub(super) outcome: Option<String>,
     pub(super) refusal: Option<Refusal>,
+    /// Whether it waits, because its partition is parked.
+    waits: bool,
     /// The code of an error answer that a caller got.
     answered: Option<Code>,
     /// The link and the number that it came with; none from a door.
@@ -66,9 +68,13 @@ pub(super) struct Outcome {
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Options { order, common } = options;
     let connection = common.connect("trace").await?;
-    let (life, duplicates) = life(Common::tape(&connection, &Kind::ALL).await?, &order).await?;
+    let (life, duplicates, code) = life(Common::tape(&connection, &Kind::ALL).await?, &order).await?;
     if life.is_empty() {
         return Ok(no(&format!("no log knows of an order {order}")));
+    }
+    if !common.json {
+        let [time, since, log, sequence] = ["time", "since", "log", "sequence"];
+        writeln!(out, "{time:<24}  {since:>9}  {log:<8}  {sequence:>8}  partition  entity  message")?;
     }
     let mut before = None;
     for moment in &life {
@@ -79,28 +85,30 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     if duplicates > 0 && !common.json {
         writeln!(out, "({duplicates} more came twice and were skipped)")?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
-/// The messages of an order's life, causes first, and how many came again.
-async fn life(mut tape: Tape, order: &OrderId) -> Result<(Vec<Moment>, u64), OperatorError> {
+/// The messages of an order's life, causes first, how many came again, and how to exit.
+async fn life(mut tape: Tape, order: &OrderId) -> Result<(Vec<Moment>, u64, ExitCode), OperatorError> {
     let mut replay = Replay::new(tape.logs());
     let (mut moments, mut duplicates) = (Vec::new(), 0);
-    let mut progress = Progress::new();
+    let mut progress = Progress::of(&tape);
     while let Some((kind, record)) = tape.next().await? {
-        progress.record(kind, &record);
+        progress.step();
         let step = replay.apply_and_look(kind, &record, |handled, entity| look(handled, entity, order))?;
         let Content::Frame { messages, .. } = &step.content else { continue };
         for (handled, outcome) in messages {
             match outcome {
-                Some(outcome) if is_accepted(handled) => moments.push(Moment::new(&step, handled, outcome)),
+                Some(outcome) if handled.arrival.fate == Fate::Accepted => {
+                    moments.push(Moment::new(&step, handled, outcome));
+                }
                 Some(_) => duplicates += 1,
                 None => {}
             }
         }
     }
-    progress.end();
-    Ok((causes_first(moments), duplicates))
+    drop(progress);
+    Ok((causes_first(moments), duplicates, name_parked(&replay)))
 }
 
 /// What a message of this order has done; nothing of a message that belongs to another.
@@ -109,10 +117,6 @@ pub(super) fn look(handled: Handled, entity: Option<&Entity>, order: &OrderId) -
     let is_of_the_order = words::order_of(envelope) == Some(order.as_str());
     let outcome = is_of_the_order.then(|| entity.map(|entity| outcome(&envelope.message, &envelope.to, entity)));
     (handled, outcome.map(Option::unwrap_or_default))
-}
-
-pub(super) fn is_accepted(handled: &Handled) -> bool {
-    handled.arrival.fate == Fate::Accepted
 }
 
 /// Takes moments in the order of time, but none before the one that caused it.
@@ -147,8 +151,9 @@ impl Moment {
             place: (step.kind, step.sequence, step.partition),
             entity: envelope.to.clone(),
             message: envelope.message.clone(),
-            refusal: in_reply.or(outcome.refusal.as_ref()).cloned(),
-            outcome: outcome.text.clone().filter(|_| in_reply.is_none()),
+            refusal: in_reply.or(outcome.refusal.as_ref()).filter(|_| !handled.waits).cloned(),
+            outcome: outcome.text.clone().filter(|_| in_reply.is_none() && !handled.waits),
+            waits: handled.waits,
             answered: handled.replies.iter().find_map(|reply| reply.answer.code()),
             came,
             sent: handled.sent.iter().map(|sent| (here, sent.to, sent.number)).collect(),
@@ -159,8 +164,11 @@ impl Moment {
         let (kind, sequence, partition) = self.place;
         let message = words::line_of(&self.message);
         let undo = if words::is_undo(&self.message) { "undo: " } else { "" };
-        write!(out, "{}  +{since_ms:>5} ms  {:<8} {sequence:>7}  {partition:>3}  ", self.time, kind.as_str())?;
+        write!(out, "{}  +{since_ms:>5} ms  {:<8}  {sequence:>8}  {partition:>9}  ", self.time, kind.as_str())?;
         write!(out, "{}  {undo}{message}", self.entity)?;
+        if self.waits {
+            return writeln!(out, "  ✗ waits: its partition is parked");
+        }
         if let Some(outcome) = &self.outcome {
             write!(out, "  → {outcome}")?;
         }
@@ -189,6 +197,7 @@ impl Moment {
             "outcome": self.outcome,
             "refusal": refusal,
             "answered": self.answered.map(|code| code.name),
+            "waits": self.waits,
         })
     }
 }
@@ -198,7 +207,7 @@ fn outcome(message: &Message, id: &Id, entity: &Entity) -> Outcome {
         (
             Message::Wallet(wallet::Message::Charge { order, .. } | wallet::Message::Refund { order }),
             State::Wallet(Wallet::Open(wallet)),
-        ) => entity.row(&format!("charge/{order}")).map(|charge| match charge {
+        ) => entity.row(&wallet::charge_row(order)).map(|charge| match charge {
             Charge::Charged(amount) => format!("{amount} charged, {} left", wallet.balance),
             Charge::Refunded(amount) => format!("{amount} given back, {} there now", wallet.balance),
             Charge::Void => "nothing had been charged".to_owned(),
@@ -206,7 +215,7 @@ fn outcome(message: &Message, id: &Id, entity: &Entity) -> Outcome {
         (
             Message::Product(product::Message::Take { order, .. } | product::Message::PutBack { order }),
             State::Product(Product::OnSale(product)),
-        ) => entity.row(&format!("take/{order}")).map(|take| match take {
+        ) => entity.row(&product::take_row(order)).map(|take| match take {
             Take::Taken(quantity) => format!("{quantity} taken, {} left", product.stock),
             Take::PutBack(quantity) => format!("{quantity} put back, {} there now", product.stock),
             Take::Void => "nothing had been taken".to_owned(),

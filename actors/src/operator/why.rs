@@ -1,6 +1,6 @@
 //! `shop-actors why`: an order's fate in a paragraph, with the facts and where they stand in the logs.
 
-use std::{collections::BTreeMap, io::Write, process::ExitCode};
+use std::{collections::BTreeMap, io::Write};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -17,8 +17,8 @@ use shop_domain::{
 };
 
 use super::{
-    Answered, Common, Out, Progress, no,
-    trace::{Moment, Outcome, is_accepted, look},
+    Answered, Common, Out, Progress, name_parked, no,
+    trace::{Moment, Outcome, look},
     words,
 };
 use crate::replay::{Content, Handled, Replay, Step};
@@ -62,13 +62,13 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let mut tape = Common::tape(&connection, &Kind::ALL).await?;
     let mut replay = Replay::new(tape.logs());
     let mut findings = Findings::default();
-    let mut progress = Progress::new();
+    let mut progress = Progress::of(&tape);
     while let Some((kind, record)) = tape.next().await? {
-        progress.record(kind, &record);
+        progress.step();
         let step = replay.apply_and_look(kind, &record, |handled, entity| look(handled, entity, &order))?;
         findings.enter(&step);
     }
-    progress.end();
+    drop(progress);
     let id = Id::from(order.clone());
     let Some(State::Order(Order::Placed(placed))) = replay.entity(Kind::Order, &id).map(|entity| &entity.state) else {
         return Ok(no(&format!("there is no order {order}")));
@@ -79,13 +79,13 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     } else {
         writeln!(out, "{text}")?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(name_parked(&replay))
 }
 
 impl Findings {
     fn enter(&mut self, step: &Step<(Handled, Option<Outcome>)>) {
         let Content::Frame { messages, .. } = &step.content else { return };
-        for (handled, outcome) in messages.iter().filter(|(handled, _)| is_accepted(handled)) {
+        for (handled, outcome) in messages.iter().filter(|(handled, _)| handled.is_handled()) {
             if let Some(outcome) = outcome {
                 self.of_the_order(Moment::new(step, handled, outcome));
             }

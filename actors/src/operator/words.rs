@@ -12,7 +12,7 @@ use shop_domain::{
 };
 use shop_nats::frame::{Origin, Source};
 
-use crate::replay::{Entity, Fate};
+use crate::replay::{Entity, Fate, Parked, Place};
 
 /// Who sent a frame: `door` or `order/0`.
 pub(super) fn source(source: Source) -> String {
@@ -29,6 +29,11 @@ pub(super) const fn fate(fate: Fate) -> &'static str {
         Fate::Duplicate => "duplicate",
         Fate::BeyondHole => "beyond_hole",
     }
+}
+
+/// Where and why a partition stands still.
+pub(super) fn parked((kind, partition): Place, Parked { sequence, id, panic }: &Parked) -> String {
+    format!("{kind}/{partition} is parked at sequence {sequence}: {kind} {id} panics there: {panic}")
 }
 
 /// A message in JSON, without the kind that it is for: `{"charge":{"order":"o-1","amount":10}}`.

@@ -32,7 +32,7 @@ pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> 
     let Settings { nats_url, hosts_folder: data_dir, partitions } = settings;
     let topology = Topology { partitions, replicas: None };
     let stop = CancellationToken::new();
-    let host = host::run(Config { kinds: vec![kind], nats_url, data_dir, topology }, stop.clone());
+    let host = host::run(Config { kinds: vec![kind], nats_url, data_dir, observe_addr: None, topology }, stop.clone());
     tokio::pin!(host);
     tokio::select! {
         ended = &mut host => return Ok(ended?),

@@ -1,6 +1,6 @@
 //! What a process says when it cannot start: it ends at once, and names the thing and the way out.
 
-use std::{fs, io, net::SocketAddr};
+use std::{fs, io, net::SocketAddr, path::Path, process::Stdio};
 
 use serde_json::{Value, json};
 use shop_tests::{
@@ -8,10 +8,12 @@ use shop_tests::{
     folder::Folder,
     process::Process,
     programs::Program,
+    wait::until,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpSocket, TcpStream},
+    process::{Child, Command},
     task::JoinSet,
 };
 
@@ -89,6 +91,41 @@ async fn a_nats_server_that_is_too_old_is_refused() {
             assert!(words.contains(part), "{part:?} is missing: {words}");
         }
     }
+}
+
+#[tokio::test]
+async fn more_copies_than_one_server_can_keep_are_refused() {
+    let mut cluster = Cluster::without_processes(1).await;
+    let options = ["serve", "--nats-url", &cluster.nats().url(), "--replicas", "3"].map(str::to_owned);
+    let words = Process::spawn(Program::Actors, cluster.folder(), "refused", options).refuses().await;
+    assert!(words.contains("this nats-server is not part of a cluster: it can keep 1"), "{words}");
+}
+
+#[tokio::test]
+async fn a_nats_server_without_jetstream_is_named_with_the_way_out() {
+    let folder = Folder::new();
+    let (url, mut server) = nats_server_without_jetstream(folder.path()).await;
+    let options = ["serve", "--nats-url", &url];
+    let words = Process::spawn(Program::Actors, folder.path(), "refused", options).refuses().await;
+    for part in ["does not offer JetStream", "nats-server --jetstream", "nats/server/local.conf"] {
+        assert!(words.contains(part), "{part:?} is missing: {words}");
+    }
+    server.kill().await.unwrap();
+}
+
+/// A real server, and where it is.
+async fn nats_server_without_jetstream(folder: &Path) -> (String, Child) {
+    let found = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../nats/install.sh")).output().await.unwrap();
+    let program = String::from_utf8(found.stdout).unwrap();
+    let mut command = Command::new(program.trim());
+    command.args(["--addr", "127.0.0.1", "--port", "-1", "--ports_file_dir"]).arg(folder);
+    let server = command.stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+    let ports = folder.join(format!("nats-server_{}.ports", server.id().unwrap()));
+    let url = until("the server tells its port", async || {
+        let ports: Value = serde_json::from_slice(&fs::read(&ports).ok()?).ok()?;
+        ports["nats"][0].as_str().map(str::to_owned)
+    });
+    (url.await, server)
 }
 
 /// What host, bridge and the whole shop say when they are to use this nats-server.

@@ -13,17 +13,12 @@ use shop_domain::{
     kind::Kind,
     mypage::{self, Item},
     order::{Order, Phase, Placed, View},
-    product::{Product, Take},
+    product::{self, Product, Take},
     wallet::{self, Charge, Entry, EntryKind, Wallet},
 };
 
 use super::Differences;
 use crate::replay::{Entity, Replay};
-
-/// A wallet's rows, by order; see the header of the domain's `wallet.rs`.
-const CHARGE_ROWS: &str = "charge/";
-/// A product's rows, by order; see the header of the domain's `product.rs`.
-const TAKE_ROWS: &str = "take/";
 
 /// The sums. Wider than single amounts, so that they cannot overflow.
 #[derive(Debug, Default, Serialize)]
@@ -107,7 +102,7 @@ impl Auditor<'_> {
             self.differences.name(|| format!("wallet {id}: {put_in} was put in, but {balance} + {charged} is there"));
         }
         let mut open = 0;
-        for (order, charge) in entity.rows::<Charge>(CHARGE_ROWS) {
+        for (order, charge) in entity.rows::<Charge>(wallet::CHARGE_ROWS) {
             let Charge::Charged(amount) = charge else { continue };
             open += u128::from(amount.get());
             let is_right = |placed: &Placed| placed.user.as_str() == id.as_str() && placed.amount == amount;
@@ -120,7 +115,7 @@ impl Auditor<'_> {
 
     fn product(&mut self, id: &Id, taken: u64, entity: &Entity) {
         let mut open = 0;
-        for (order, take) in entity.rows::<Take>(TAKE_ROWS) {
+        for (order, take) in entity.rows::<Take>(product::TAKE_ROWS) {
             let Take::Taken(quantity) = take else { continue };
             open += u128::from(quantity.get());
             let is_right = |placed: &Placed| {
@@ -192,16 +187,17 @@ impl Auditor<'_> {
 
     /// A confirmed order has been paid, and all its lines taken.
     fn confirmed(&mut self, id: &Id, order: &Placed) {
-        let row = |kind: Kind, of: &Id| self.replay.entity(kind, of);
-        let wallet = row(Kind::Wallet, &order.user.clone().into());
-        let charge: Option<Charge> = wallet.and_then(|wallet| wallet.row(&format!("{CHARGE_ROWS}{id}")));
+        let by_order = id.clone().into();
+        let entity = |kind: Kind, of: &Id| self.replay.entity(kind, of);
+        let wallet = entity(Kind::Wallet, &order.user.clone().into());
+        let charge: Option<Charge> = wallet.and_then(|wallet| wallet.row(&wallet::charge_row(&by_order)));
         let is_paid = matches!(charge, Some(Charge::Charged(amount)) if amount == order.amount);
         let untaken: Vec<_> = order
             .lines
             .iter()
             .filter(|line| {
-                let product = row(Kind::Product, &line.product.clone().into());
-                let take: Option<Take> = product.and_then(|product| product.row(&format!("{TAKE_ROWS}{id}")));
+                let product = entity(Kind::Product, &line.product.clone().into());
+                let take: Option<Take> = product.and_then(|product| product.row(&product::take_row(&by_order)));
                 !matches!(take, Some(Take::Taken(quantity)) if quantity == line.quantity)
             })
             .collect();

@@ -45,8 +45,10 @@ pub(super) struct Hosts {
 
 impl Hosts {
     /// Asks for every entity of the replay, which is at the cut.
-    pub(super) async fn ask(connection: &Connection, replay: &Replay, progress: &mut Progress) -> Self {
+    pub(super) async fn ask(connection: &Connection, replay: &Replay) -> Self {
         let mut hosts = Self::default();
+        let entities: usize = Kind::ALL.map(|kind| replay.entities(kind).count()).iter().sum();
+        let mut progress = Progress::new("asking the hosts", entities as u64);
         for kind in Kind::ALL {
             let ids: Vec<Id> = replay.entities(kind).map(|(_, id, _)| id.clone()).collect();
             match status(connection, kind).await {
@@ -67,7 +69,7 @@ impl Hosts {
                     Ok(answer) => drop(hosts.open.insert((kind, id), answer)),
                     Err(why) => hosts.unanswered.entry(kind).or_insert((0, why)).0 += 1,
                 }
-                progress.show(|| format!("{} entities are as their hosts say", hosts.agreed));
+                progress.step();
             }
         }
         hosts

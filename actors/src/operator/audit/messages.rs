@@ -73,7 +73,7 @@ impl Messages {
         let Step { kind, sequence, partition, content, .. } = step;
         let here = (*kind, *partition);
         let Content::Frame { source, messages } = content else { return };
-        for Handled { arrival, sent, .. } in messages.iter().filter(|handled| is_accepted(handled)) {
+        for Handled { arrival, sent, .. } in messages.iter().filter(|handled| has_arrived(handled)) {
             let number = arrival.number;
             let envelope = || arrival.envelope.clone();
             match source.origin {
@@ -157,6 +157,6 @@ impl Link {
     }
 }
 
-fn is_accepted(handled: &Handled) -> bool {
+fn has_arrived(handled: &Handled) -> bool {
     handled.arrival.fate == Fate::Accepted
 }

@@ -1,0 +1,112 @@
+//! What a host says about itself: whether it lives, whether it serves, and in numbers what it does.
+//!
+//! Owns looking. What is seen is read where it is anyway; nothing here is waited for by the host.
+
+mod http;
+mod metrics;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::{Map, Value, json};
+use shop_domain::kind::Kind;
+use shop_nats::{connection::Connection, log::SharedLog};
+use tokio::{sync::watch, time::timeout};
+
+pub use self::http::serve;
+use crate::kind_host::View;
+
+/// How long NATS may take to answer while somebody looks: longer is as good as not at all.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+
+/// What there is to see of a host.
+#[derive(Debug)]
+pub struct Observed {
+    kinds: Vec<Kind>,
+    connected: OnceLock<Connected>,
+    served: Mutex<BTreeMap<Kind, Served>>,
+}
+
+/// How a host is connected.
+#[derive(Debug)]
+pub struct Connected {
+    /// The logs.
+    pub log: SharedLog,
+    /// Each connection, with what it is for.
+    pub connections: [(&'static str, Connection); 3],
+}
+
+/// What there is to see of a kind.
+#[derive(Clone, Debug)]
+struct Served {
+    view: watch::Receiver<Arc<View>>,
+    is_open: Arc<AtomicBool>,
+}
+
+impl Observed {
+    /// A host that is to serve these kinds, and has not begun.
+    pub fn new(kinds: &[Kind]) -> Arc<Self> {
+        Arc::new(Self { kinds: kinds.to_vec(), connected: OnceLock::new(), served: Mutex::default() })
+    }
+
+    /// It is connected.
+    pub fn connected(&self, connected: Connected) {
+        // A host connects once.
+        let _ = self.connected.set(connected);
+    }
+
+    /// It has begun with a kind. What it returns says whether the kind's door is open.
+    pub fn begins(&self, kind: Kind, view: watch::Receiver<Arc<View>>) -> Arc<AtomicBool> {
+        let is_open = Arc::new(AtomicBool::new(false));
+        self.served().insert(kind, Served { view, is_open: Arc::clone(&is_open) });
+        is_open
+    }
+
+    /// Whether NATS is connected and every kind is served in all of its partitions, and how each is.
+    async fn ready(&self) -> (bool, Value) {
+        let is_connected = self.is_connected();
+        let dead_letters = if is_connected { self.dead_letters().await } else { None };
+        let (mut is_ready, mut kinds) = (is_connected, Map::new());
+        for kind in &self.kinds {
+            let status = self.status(*kind);
+            is_ready &= status["status"] == "ready";
+            kinds.insert(kind.to_string(), status);
+        }
+        let nats = if is_connected { "connected" } else { "disconnected" };
+        let status = if is_ready { "ready" } else { "unavailable" };
+        (is_ready, json!({ "status": status, "nats": nats, "dead_letters": dead_letters, "kinds": kinds }))
+    }
+
+    fn status(&self, kind: Kind) -> Value {
+        let Some(Served { view, is_open }) = self.served().get(&kind).cloned() else {
+            return json!({ "kind": kind, "status": "starting" });
+        };
+        let mut status = view.borrow().describe(kind);
+        if !is_open.load(Ordering::Relaxed) {
+            status["status"] = json!("closed");
+        }
+        status
+    }
+
+    fn is_connected(&self) -> bool {
+        let connected = self.connected.get();
+        connected.is_some_and(|connected| connected.connections.iter().all(|(_, one)| one.is_connected()))
+    }
+
+    /// How many dead letters there are, of all hosts; none if nobody says.
+    async fn dead_letters(&self) -> Option<u64> {
+        let (_, connection) = self.connected.get()?.connections.first()?;
+        let letters = timeout(ANSWER_WAIT, connection.dead_letters()).await.ok()?;
+        letters.inspect_err(|error| tracing::warn!("{error}")).ok().map(|letters| letters.count)
+    }
+
+    fn served(&self) -> MutexGuard<'_, BTreeMap<Kind, Served>> {
+        self.served.lock().expect("nobody panics while changing it")
+    }
+}

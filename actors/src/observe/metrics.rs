@@ -1,0 +1,159 @@
+//! A host in numbers, in the text format of OpenMetrics, which Prometheus reads.
+//!
+//! The numbers are kept where they arise; each look puts them together anew.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+use shop_domain::kind::Kind;
+use tokio::time::timeout;
+
+use super::{ANSWER_WAIT, Connected, Observed};
+use crate::{
+    counts::Counts,
+    kind_host::{PartitionView, View},
+};
+
+/// A metric: its name, its meaning, and where its number is.
+type Row<T> = (&'static str, &'static str, fn(&T) -> u64);
+
+/// What is counted of a kind.
+const COUNTERS: [Row<Counts>; 9] = [
+    ("records_applied", "Records of the log that were applied", |counts| counts.records.get()),
+    ("messages_accepted", "Messages that were handled", |counts| counts.accepted.get()),
+    ("messages_duplicate", "Messages that had come before", |counts| counts.duplicates.get()),
+    ("messages_beyond_hole", "Messages that came before others that are missing", |counts| counts.beyond_holes.get()),
+    ("records_dead", "Records that could not be read", |counts| counts.dead_letters.get()),
+    ("panics", "Entities that panicked", |counts| counts.panics.get()),
+    ("frames_resent", "Frames that were sent again for want of an acknowledgement", |counts| {
+        counts.resent.load(Relaxed)
+    }),
+    ("checkpoints", "Checkpoints that were written", |counts| counts.checkpoints.get()),
+    ("replies", "Answers that were sent to callers", |counts| counts.replies.get()),
+];
+
+/// How a partition is.
+const PARTITION_GAUGES: [Row<PartitionView>; 5] = [
+    ("partition_assigned_sequence", "Last record that was handed to the partition", |one| one.assigned.load(Relaxed)),
+    ("partition_cursor_sequence", "Record up to which it has applied", |one| one.handle.memory.cursor()),
+    ("partition_settled_sequence", "Record up to which all that follows is in the logs", |one| {
+        *one.handle.settled.borrow()
+    }),
+    ("partition_checkpoint_sequence", "Record up to which its checkpoint goes", |one| *one.handle.saved.borrow()),
+    ("partition_entities_active", "Entities that are at hand", |one| one.handle.active.load(Relaxed) as u64),
+];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfKind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPartition {
+    kind: &'static str,
+    partition: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfConnection {
+    connection: &'static str,
+}
+
+type Number = Gauge<u64, AtomicU64>;
+
+impl Observed {
+    /// All numbers, as text.
+    pub(super) async fn metrics(&self) -> String {
+        let mut registry = Registry::with_prefix("shop_host");
+        let served: BTreeMap<Kind, _> = self.served().clone();
+        let views: Vec<_> = served.into_iter().map(|(kind, served)| (kind, served.view.borrow().clone())).collect();
+        of_kinds(&mut registry, &views);
+        of_partitions(&mut registry, &views);
+        if let Some(connected) = self.connected.get() {
+            of_connections(&mut registry, connected);
+            of_logs(&mut registry, connected, &views).await;
+        }
+        if let Some(count) = self.dead_letters().await {
+            let letters = Number::default();
+            letters.set(count);
+            registry.register("dead_letters", "Dead letters that there are, of all hosts", letters);
+        }
+        let mut text = String::new();
+        text::encode(&mut text, &registry).expect("a String takes everything");
+        text
+    }
+}
+
+type Views = [(Kind, Arc<View>)];
+
+fn of_kinds(registry: &mut Registry, views: &Views) {
+    for (name, meaning, number) in COUNTERS {
+        let family = Family::<OfKind, Counter>::default();
+        for (kind, view) in views {
+            family.get_or_create(&OfKind { kind: kind.as_str() }).inc_by(number(&view.counts));
+        }
+        registry.register(name, meaning, family);
+    }
+    let checkpointing = Family::<OfKind, Counter<f64>>::default();
+    let (running, parked) = (Family::<OfKind, Number>::default(), Family::<OfKind, Number>::default());
+    for (kind, view) in views {
+        let kind = OfKind { kind: kind.as_str() };
+        checkpointing.get_or_create(&kind).inc_by(view.counts.checkpoint_time().as_secs_f64());
+        running.get_or_create(&kind).set(view.partitions.len() as u64);
+        parked.get_or_create(&kind).set(view.parked.len() as u64);
+    }
+    registry.register_with_unit("checkpointing", "Time that writing checkpoints took", Unit::Seconds, checkpointing);
+    registry.register("partitions_running", "Partitions that run", running);
+    registry.register("partitions_parked", "Partitions that are stopped for good, see /readyz", parked);
+}
+
+fn of_partitions(registry: &mut Registry, views: &Views) {
+    for (name, meaning, number) in PARTITION_GAUGES {
+        let family = Family::<OfPartition, Number>::default();
+        for (kind, view) in views {
+            for (partition, one) in &view.partitions {
+                let label = OfPartition { kind: kind.as_str(), partition: *partition };
+                family.get_or_create(&label).set(number(one));
+            }
+        }
+        registry.register(name, meaning, family);
+    }
+}
+
+fn of_connections(registry: &mut Registry, connected: &Connected) {
+    let (connects, dropped) = (Family::<OfConnection, Counter>::default(), Family::<OfConnection, Counter>::default());
+    for (name, connection) in &connected.connections {
+        let label = OfConnection { connection: name };
+        connects.get_or_create(&label).inc_by(*connection.connects().borrow());
+        dropped.get_or_create(&label).inc_by(connection.slow_consumers());
+    }
+    registry.register("nats_connects", "Times that NATS was connected, the first one included", connects);
+    registry.register("nats_slow_consumers", "Times that messages were dropped for want of room", dropped);
+}
+
+/// How far each log goes and was read: the difference is how far behind the host is.
+async fn of_logs(registry: &mut Registry, connected: &Connected, views: &Views) {
+    let (last, read) = (Family::<OfKind, Number>::default(), Family::<OfKind, Number>::default());
+    let asked = views.iter().map(|(kind, _)| timeout(ANSWER_WAIT, connected.log.last_sequence(*kind)));
+    for ((kind, view), answer) in views.iter().zip(futures::future::join_all(asked).await) {
+        let kind = OfKind { kind: kind.as_str() };
+        if let Some(dispatched) = &view.dispatched {
+            read.get_or_create(&kind).set(*dispatched.borrow());
+        }
+        if let Ok(Ok(sequence)) = answer {
+            last.get_or_create(&kind).set(sequence);
+        }
+    }
+    registry.register("log_last_sequence", "Last record that the log has", last);
+    registry.register("log_read_sequence", "Last record that was read and handed to the partitions", read);
+}

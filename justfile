@@ -28,6 +28,10 @@ test-of crate:
 sim seconds="60":
     SHOP_SIM_SECONDS={{ seconds }} cargo test --release -p shop-tests --test simulation -- --ignored --nocapture fresh_seeds
 
+# Kill, freeze, starve and cut a real shop under load for so many seconds; prints what was survived
+torture seconds="300":
+    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture fresh_seeds
+
 # What the compiler and clippy have to say, tests included
 lint:
     cargo clippy --workspace --all-targets -- -D warnings

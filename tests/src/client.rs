@@ -106,6 +106,11 @@ impl Client {
         Self { address, hyper: Hyper::builder(TokioExecutor::new()).build(connector) }
     }
 
+    /// Where the shop is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Any request; an error when there is no whole answer.
     pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, String> {
         self.exchange(&Ask { body: body.cloned(), ..Ask::new(method, path) }).await

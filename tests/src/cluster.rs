@@ -259,6 +259,21 @@ impl Cluster {
     }
 }
 
+/// Every line in which a process in this folder says that it has panicked: whatever happened to
+/// it, no process may end like that.
+pub fn panics(folder: &Path) -> Vec<String> {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
+    let outputs = files.filter(|file| file.extension().is_some_and(|end| end == "stderr"));
+    let panics = |file: PathBuf| {
+        let text = fs::read(&file).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let lines: Vec<_> = text.lines().collect();
+        let panicked = lines.windows(2).filter(|lines| lines[0].contains("panicked at"));
+        panicked.map(|lines| format!("{}: {}", file.display(), lines.join(" "))).collect::<Vec<_>>()
+    };
+    outputs.flat_map(panics).collect()
+}
+
 /// Deletes a folder, and makes sure that it was there.
 pub fn delete(folder: &Path) {
     fs::remove_dir_all(folder).unwrap_or_else(|error| panic!("cannot delete {}: {error}", folder.display()));

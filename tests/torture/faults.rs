@@ -174,11 +174,11 @@ impl Fault {
             Self::FillCheckpointDisk => {
                 let host = stage.some_host();
                 let folder = stage.cluster.data_dir(host);
-                stage.fill_disk(&folder).await
+                stage.fill_disk(&folder, Some(host)).await
             }
             Self::FillLogDisk => {
                 let folder = stage.cluster.folder().join("nats/jetstream");
-                stage.fill_disk(&folder).await
+                stage.fill_disk(&folder, None).await
             }
             Self::CutConnections => Ok(stage.cut_connections().await),
             Self::RefuseConnections => Ok(stage.bad_line(Line::Closed).await),
@@ -298,12 +298,16 @@ impl Stage<'_> {
 
     /// Processes may end meanwhile, with a clear error; they are started again. In the end, what
     /// does not find back by itself is as well.
-    async fn fill_disk(&mut self, folder: &Path) -> Result<Survived, Skipped> {
+    async fn fill_disk(&mut self, folder: &Path, host: Option<&'static str>) -> Result<Survived, Skipped> {
         let Some(disks) = self.cluster.disks() else {
             return Err(Skipped(self.no_disks.unwrap_or("there are no disks").to_owned()));
         };
         disks.fill(folder).await;
         let mut survived = Survived::default();
+        // Some crash on top of it, and have to start on a full disk.
+        if let Some(host) = host.filter(|_| self.rng.bool()) {
+            survived = self.kill_host(host).await;
+        }
         let end = Instant::now() + self.hold.min(Duration::from_secs(5));
         while Instant::now() < end {
             sleep(REVIVE_INTERVAL).await;

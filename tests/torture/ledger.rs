@@ -114,7 +114,12 @@ impl Ledger {
     pub(crate) async fn all_pages_are_true(&self, counter: &Counter) -> Found<()> {
         let items = all(counter, &format!("/mypages/{}", self.user)).await?;
         if items.len() != self.orders.len() {
-            return untrue(format!("{} has placed {} orders, {} are listed", self.user, self.orders.len(), items.len()));
+            return untrue(format!(
+                "{} has placed {} orders, {} are listed",
+                self.user,
+                self.orders.len(),
+                items.len()
+            ));
         }
         for (item, order) in items.iter().zip(self.orders.iter().rev()) {
             agree(counter, &format!("order {} on its page", order.id), item, &order.on_page())?;

@@ -8,7 +8,7 @@ use std::{
 use fastrand::Rng;
 use serde_json::Value;
 use shop_tests::{
-    cluster::{A_PROCESS_PER_KIND, Cluster},
+    cluster::{A_PROCESS_PER_KIND, Cluster, panics},
     process::Process,
     programs::Program,
 };
@@ -87,18 +87,13 @@ impl Run {
         let audit = audit(&mut cluster).await;
         report(&table, &ledgers, &counter.figures(), &audit, start);
         assert_eq!(dead_letters(&audit), table.dead_letters, "what was published and is no frame, and what is dead");
+        assert_eq!(panics(cluster.folder()), Vec::<String>::new(), "processes that panicked");
         has_tested_much(&ledgers, &counter.figures());
         cluster.stop().await;
     }
 
     /// Strikes again and again, each time in another order.
-    async fn strike(
-        &self,
-        cluster: &mut Cluster,
-        counter: &Counter,
-        no_disks: Option<&str>,
-        start: Instant,
-    ) -> Table {
+    async fn strike(&self, cluster: &mut Cluster, counter: &Counter, no_disks: Option<&str>, start: Instant) -> Table {
         let mut rng = Rng::with_seed(self.seed);
         let mut table = Table::default();
         let hold = self.hold;
@@ -211,7 +206,11 @@ fn has_tested_much(ledgers: &[Ledger], figures: &Figures) {
     assert!(figures.reads_checked > 100 && figures.repeats_checked > 10, "{figures:?}");
 }
 
-fn at<T: std::fmt::Debug>(start: Instant, seed: u64, found: Option<Result<Found<T>, tokio::task::JoinError>>) -> String {
+fn at<T: std::fmt::Debug>(
+    start: Instant,
+    seed: u64,
+    found: Option<Result<Found<T>, tokio::task::JoinError>>,
+) -> String {
     let what = match found {
         Some(Ok(Err(Untrue(what)))) => what,
         other @ (Some(Ok(Ok(_)) | Err(_)) | None) => format!("a customer has gone: {other:?}"),

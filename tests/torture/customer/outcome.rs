@@ -22,9 +22,9 @@ impl Customer {
         let Draft { id, lines, place } = draft;
         let view = read(&self.counter, format!("/orders/{id}"), 200).await?;
         let wrong = |why: &str| {
-            let cancel = cancelled.as_ref().map_or_else(String::new, |Told { ask, answer }| {
-                format!("\n {ask}: {}", said(answer))
-            });
+            let cancel = cancelled
+                .as_ref()
+                .map_or_else(String::new, |Told { ask, answer }| format!("\n {ask}: {}", said(answer)));
             untrue(format!("{why}\n {place}: {}{cancel}\n it is shown as {view}", said(&placed)))
         };
         let told: Value = serde_json::from_slice(&placed.bytes).unwrap_or_default();

@@ -53,8 +53,7 @@ impl Ledger {
         }
         self.top_ups_are(of_keys)?;
         self.charges_are(of_orders)?;
-        counter.read_was_true();
-        Ok(())
+        counter.read_was_true()
     }
 
     fn top_ups_are(&self, mut entries: BTreeMap<String, Entries>) -> Found<()> {

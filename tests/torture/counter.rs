@@ -21,6 +21,8 @@ pub(crate) struct Counter {
     client: Client,
     pub(crate) goods: Goods,
     figures: Mutex<Figures>,
+    /// The request that took longest.
+    slowest: Mutex<(Duration, String)>,
     confirmed: watch::Sender<u64>,
 }
 
@@ -35,8 +37,6 @@ pub(crate) struct Figures {
     pub(crate) reads_checked: u64,
     /// Writes that were repeated later, and answered with the same bytes.
     pub(crate) repeats_checked: u64,
-    /// The longest time from a request to its definite answer.
-    pub(crate) longest_request: Duration,
     /// The longest time without a confirmed order since [`Counter::watch_pauses`].
     pub(crate) longest_pause: Duration,
     last_confirmed: Instant,
@@ -55,11 +55,11 @@ impl Counter {
             answered: 0,
             reads_checked: 0,
             repeats_checked: 0,
-            longest_request: Duration::ZERO,
             longest_pause: Duration::ZERO,
             last_confirmed: Instant::now(),
         };
-        Self { client, goods, figures: Mutex::new(figures), confirmed: watch::Sender::new(0) }
+        let slowest = Mutex::default();
+        Self { client, goods, figures: Mutex::new(figures), slowest, confirmed: watch::Sender::new(0) }
     }
 
     /// Asks until the outcome is known.
@@ -87,10 +87,8 @@ impl Counter {
                 }
                 Ok(answer) if answer.status >= 500 => return untrue(format!("{ask}: {}", said(&answer))),
                 Ok(answer) if is_enough(answer.status) => {
-                    self.count(|figures| {
-                        figures.answered += 1;
-                        figures.longest_request = figures.longest_request.max(start.elapsed());
-                    });
+                    self.count(|figures| figures.answered += 1);
+                    self.clock(ask, start.elapsed());
                     return Ok(answer);
                 }
                 Ok(answer) => said(&answer),
@@ -123,16 +121,32 @@ impl Counter {
         self.confirmed.subscribe()
     }
 
-    pub(crate) fn read_was_true(&self) {
+    /// A read was as it had been told.
+    pub(crate) fn read_was_true(&self) -> Found<()> {
         self.count(|figures| figures.reads_checked += 1);
+        Ok(())
     }
 
-    pub(crate) fn repeat_was_true(&self) {
+    /// A repeated write was answered as it had been.
+    pub(crate) fn repeat_was_true(&self) -> Found<()> {
         self.count(|figures| figures.repeats_checked += 1);
+        Ok(())
     }
 
     pub(crate) fn figures(&self) -> Figures {
         *self.figures.lock().expect("nobody panics while counting")
+    }
+
+    /// The request that took longest until its outcome was known, and how long that was.
+    pub(crate) fn slowest(&self) -> (Duration, String) {
+        self.slowest.lock().expect("nobody panics while counting").clone()
+    }
+
+    fn clock(&self, ask: &Ask, took: Duration) {
+        let mut slowest = self.slowest.lock().expect("nobody panics while counting");
+        if took > slowest.0 {
+            *slowest = (took, ask.to_string());
+        }
     }
 
     fn count(&self, count: impl FnOnce(&mut Figures)) {

@@ -22,8 +22,6 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// Confirmed orders after which the shop counts as being back.
-const ORDERS: u64 = 5;
 /// How long a nats-server may take for an order once its disk has room again; then it is started
 /// again, as a supervisor does that asks for its health.
 const SELF_HELP: Duration = Duration::from_secs(3);
@@ -78,6 +76,8 @@ pub(crate) struct Stage<'s> {
     pub(crate) rng: &'s mut Rng,
     /// How long a fault lasts that lasts.
     pub(crate) hold: Duration,
+    /// Confirmed orders after which the shop counts as being back.
+    pub(crate) orders: u64,
     /// How many orders are confirmed.
     pub(crate) confirmed: watch::Receiver<u64>,
 }
@@ -196,7 +196,7 @@ impl Stage<'_> {
 
     /// Waits until some more orders are confirmed: the fault strikes at work, not at rest.
     pub(crate) async fn some_orders(&mut self) {
-        let wanted = *self.confirmed.borrow() + ORDERS;
+        let wanted = *self.confirmed.borrow() + self.orders;
         let patience = Patience::new();
         while *self.confirmed.borrow_and_update() < wanted {
             patience.pause("some orders are confirmed").await;
@@ -304,9 +304,12 @@ impl Stage<'_> {
         };
         disks.fill(folder).await;
         let mut survived = Survived::default();
-        // Some crash on top of it, and have to start on a full disk.
-        if let Some(host) = host.filter(|_| self.rng.bool()) {
-            survived = self.kill_host(host).await;
+        // Some crash on top of it, and have to start on a full disk, or cannot.
+        if self.rng.bool() {
+            survived = match host {
+                Some(host) => self.kill_host(host).await,
+                None => self.kill_nats_server_on_a_full_disk().await,
+            };
         }
         let end = Instant::now() + self.hold.min(Duration::from_secs(5));
         while Instant::now() < end {
@@ -316,6 +319,7 @@ impl Stage<'_> {
         if let Some(disks) = self.cluster.disks() {
             disks.make_room(folder).await;
         }
+        self.start_nats_server().await;
         survived.restarted.extend(self.cluster.start_ended_hosts().into_iter().map(str::to_owned));
         if timeout(SELF_HELP, self.some_orders()).await.is_err() {
             survived.restarted.insert("nats-server".to_owned());
@@ -324,6 +328,13 @@ impl Stage<'_> {
             survived.restarted.extend(self.cluster.start_ended_hosts().into_iter().map(str::to_owned));
         }
         Ok(survived)
+    }
+
+    async fn kill_nats_server_on_a_full_disk(&mut self) -> Survived {
+        self.cluster.nats().kill().await;
+        // It may not start before there is room.
+        let _outcome = timeout(SELF_HELP, self.cluster.nats().start_again()).await;
+        Survived { kills: 1, ..Survived::default() }
     }
 
     async fn cut_connections(&mut self) -> Survived {

@@ -137,7 +137,7 @@ impl Goods {
                 let known = self.before(number);
                 return untrue(format!("{taken} of {restocked} are sold, but it is {shown}; {known:?}"));
             }
-            counter.read_was_true();
+            counter.read_was_true()?;
         }
         Ok(())
     }

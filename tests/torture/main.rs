@@ -47,12 +47,13 @@ async fn fresh_seeds() {
     let seed = number(SEED).unwrap_or_else(|| fastrand::u64(..1_000_000));
     let seconds = Duration::from_secs(number(SECONDS).unwrap_or(300));
     let faults = Fault::ALL.to_vec();
-    let run = Run { seed, faults, until: Until::Over(seconds), hold: Duration::from_secs(20), customers: 12 };
+    let run =
+        Run { seed, faults, until: Until::Over(seconds), hold: Duration::from_secs(20), orders: 100, customers: 12 };
     run.survive().await;
 }
 
 /// Every fault of a sort once.
 async fn brief(seed: u64, is_of_that_sort: impl Fn(Fault) -> bool) {
     let faults = Fault::ALL.into_iter().filter(|fault| is_of_that_sort(*fault)).collect();
-    Run { seed, faults, until: Until::EachOnce, hold: BRIEF, customers: 6 }.survive().await;
+    Run { seed, faults, until: Until::EachOnce, hold: BRIEF, orders: 5, customers: 6 }.survive().await;
 }

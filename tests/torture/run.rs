@@ -39,6 +39,8 @@ pub(crate) struct Run {
     pub(crate) until: Until,
     /// How long a fault lasts that lasts.
     pub(crate) hold: Duration,
+    /// Confirmed orders before and after each fault.
+    pub(crate) orders: u64,
     pub(crate) customers: usize,
 }
 
@@ -56,10 +58,10 @@ type Customers = JoinSet<Found<Ledger>>;
 impl Run {
     /// Fails when anything that a customer was told is not true any more.
     pub(crate) async fn survive(self) {
-        let (seed, start) = (self.seed, Instant::now());
+        let seed = self.seed;
         eprintln!("seed {seed}: SHOP_TORTURE_SEED={seed} strikes in the same order");
         let (mut cluster, no_disks) = Cluster::start_on_disks_and_lines(PARTITIONS, &A_PROCESS_PER_KIND).await;
-        let client = cluster.client();
+        let (client, start) = (cluster.client(), Instant::now());
         let counter = Arc::new(Counter::new(client.clone(), Goods::offer(&client).await));
         let stop = CancellationToken::new();
         let mut customers = Customers::new();
@@ -85,7 +87,7 @@ impl Run {
         }
         let ledgers = compare(ledgers, &counter, start, seed).await;
         let audit = audit(&mut cluster).await;
-        report(&table, &ledgers, &counter.figures(), &audit, start);
+        report(&table, &ledgers, &counter, &audit, start);
         assert_eq!(dead_letters(&audit), table.dead_letters, "what was published and is no frame, and what is dead");
         assert_eq!(panics(cluster.folder()), Vec::<String>::new(), "processes that panicked");
         has_tested_much(&ledgers, &counter.figures());
@@ -96,8 +98,8 @@ impl Run {
     async fn strike(&self, cluster: &mut Cluster, counter: &Counter, no_disks: Option<&str>, start: Instant) -> Table {
         let mut rng = Rng::with_seed(self.seed);
         let mut table = Table::default();
-        let hold = self.hold;
-        let mut stage = Stage { cluster, no_disks, rng: &mut rng.fork(), hold, confirmed: counter.confirmed() };
+        let (hold, orders, confirmed) = (self.hold, self.orders, counter.confirmed());
+        let mut stage = Stage { cluster, no_disks, rng: &mut rng.fork(), hold, orders, confirmed };
         let mut faults = self.faults.clone();
         for round in 0.. {
             rng.shuffle(&mut faults);
@@ -181,12 +183,15 @@ fn dead_letters(audit: &Value) -> u64 {
     sum(audit, "dead_letters")
 }
 
-fn report(table: &Table, ledgers: &[Ledger], figures: &Figures, audit: &Value, start: Instant) {
-    let Figures { requests, answered, reads_checked, repeats_checked, longest_request, .. } = figures;
+fn report(table: &Table, ledgers: &[Ledger], counter: &Counter, audit: &Value, start: Instant) {
+    let (figures, slowest) = (&counter.figures(), counter.slowest());
+    let Figures { requests, answered, reads_checked, repeats_checked, .. } = figures;
+    let (longest, slowest) = slowest;
     let seconds = start.elapsed().as_secs();
     println!("\n{table}");
     println!("{seconds} s, {} processes killed, {} customers", table.kills, ledgers.len());
-    println!("{requests} requests, {answered} answered, the slowest after {:.1} s", longest_request.as_secs_f64());
+    println!("{requests} requests, {answered} answered");
+    println!("the slowest after {:.1} s: {slowest}", longest.as_secs_f64());
     println!("{reads_checked} reads and {repeats_checked} repeated writes were as they had been told");
     let outcomes = books::outcomes(ledgers.iter());
     let outcomes: Vec<_> = outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();

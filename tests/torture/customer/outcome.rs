@@ -111,7 +111,7 @@ impl Customer {
             let view = read(&self.counter, format!("/orders/{id}"), 200).await?;
             match view["status"].as_str() {
                 Some("PENDING") => sleep(LOOK).await,
-                Some("CONFIRMED" | "REJECTED") => return Ok(self.counter.read_was_true()),
+                Some("CONFIRMED" | "REJECTED") => return self.counter.read_was_true(),
                 Some(_) | None => return untrue(format!("nobody has cancelled {view}")),
             }
         }

@@ -208,11 +208,17 @@ impl Cluster {
         self.nats.stop().await;
     }
 
-    /// Starts every host again that has ended by itself, and returns their names.
+    /// Starts every host again that has ended by itself, and returns their names. It must have
+    /// ended in an orderly way, and have said why.
     pub fn start_ended_hosts(&mut self) -> Vec<&'static str> {
-        let has_ended = |host: &mut Host| host.process.as_mut().is_some_and(|process| process.has_ended().is_some());
-        let ended = self.hosts.iter_mut().filter_map(|(name, host)| has_ended(host).then_some(*name));
-        let ended: Vec<_> = ended.collect();
+        let mut ended = Vec::new();
+        for (name, host) in &mut self.hosts {
+            let Some(process) = &mut host.process else { continue };
+            let Some(status) = process.has_ended() else { continue };
+            let words = process.stderr();
+            assert!(status.code() == Some(1) && words.contains("ERROR"), "{name} ended with {status}: {words}");
+            ended.push(*name);
+        }
         for name in &ended {
             self.start_host(name);
         }

@@ -23,6 +23,8 @@ use self::{
 const SECONDS: &str = "SHOP_TORTURE_SECONDS";
 /// The seed of a run that is to be repeated: the same faults in the same order.
 const SEED: &str = "SHOP_TORTURE_SEED";
+/// Only the faults whose names contain this, in search of what one of them does.
+const ONLY: &str = "SHOP_TORTURE_ONLY";
 
 /// How long a fault lasts that lasts, in a test that everybody runs.
 const BRIEF: Duration = Duration::from_millis(1_500);
@@ -46,7 +48,9 @@ async fn fresh_seeds() {
     };
     let seed = number(SEED).unwrap_or_else(|| fastrand::u64(..1_000_000));
     let seconds = Duration::from_secs(number(SECONDS).unwrap_or(300));
-    let faults = Fault::ALL.to_vec();
+    let only = std::env::var(ONLY).unwrap_or_default();
+    let faults: Vec<Fault> = Fault::ALL.into_iter().filter(|fault| fault.name().contains(&only)).collect();
+    assert!(!faults.is_empty(), "{ONLY}={only:?} is part of no fault's name");
     let run =
         Run { seed, faults, until: Until::Over(seconds), hold: Duration::from_secs(20), orders: 100, customers: 12 };
     run.survive().await;

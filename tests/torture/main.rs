@@ -12,10 +12,23 @@ mod ledger;
 mod run;
 mod table;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
+
+use fastrand::Rng;
+use futures::FutureExt;
+use serde_json::json;
+use shop_tests::{
+    cluster::{ALL_KINDS, Cluster},
+    wait::{LIMIT, until},
+};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use self::{
+    counter::{Counter, Untrue},
+    customer::Customer,
     faults::Fault,
+    goods::Goods,
     run::{Run, Until},
 };
 
@@ -54,6 +67,41 @@ async fn fresh_seeds() {
     let run =
         Run { seed, faults, until: Until::Over(seconds), hold: Duration::from_secs(20), orders: 100, customers: 12 };
     run.survive().await;
+}
+
+/// Nothing can be found by customers who do not look.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn customers_notice_what_happens_behind_their_backs() {
+    let cluster = Cluster::start(1, &[("host", ALL_KINDS)]).await;
+    let client = cluster.client();
+    let counter = Arc::new(Counter::new(client.clone(), Goods::offer(&client).await));
+    let stranger = |path: String, body| {
+        let client = client.clone();
+        async move { until("it is done", async || (client.post(&path, &body).await.status == 200).then_some(())).await }
+    };
+    stranger("/products/product-0/restock".into(), json!({ "quantity": 1 })).await;
+    let Untrue(what) = counter.goods.all_are_true(&counter).await.expect_err("there is one more");
+    assert!(what.contains("product-0"), "{what}");
+    counter.goods.restock_begins(0, 1);
+    counter.goods.restocked(0, 1);
+    assert!(counter.goods.all_are_true(&counter).await.is_ok());
+
+    let top_up = stranger("/wallets/robbed-0/top-up".into(), json!({ "amount": 1 }));
+    let cancel = async {
+        let page = until("there is an order", async || {
+            let page = client.items("/mypages/robbed-1", "before").await;
+            page.into_iter().find(|order| order["delivery_status"] == "SCHEDULED")
+        });
+        let id = page.await["id"].as_str().expect("orders have ids").to_owned();
+        stranger(format!("/orders/{id}/cancel"), json!({})).await;
+    };
+    for (user, harm) in [("robbed-0", top_up.boxed_local()), ("robbed-1", cancel.boxed_local())] {
+        let customer = Customer::open(Arc::clone(&counter), user.into(), Rng::with_seed(3)).await;
+        let life = customer.unwrap_or_else(|Untrue(what)| panic!("{what}")).live(CancellationToken::new());
+        let (found, ()) = tokio::join!(timeout(LIMIT, life), harm);
+        let Untrue(what) = found.expect("he looks often enough").expect_err("he lives until he finds something");
+        assert!(what.contains(user), "{what}");
+    }
 }
 
 /// Every fault of a sort once.

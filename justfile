@@ -40,6 +40,10 @@ mutants:
 mutants-domain:
     CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=false cargo mutants -p shop-domain --timeout 60 -o target
 
+# Kill, freeze, starve and cut a real shop under load for so many seconds; prints what was survived
+torture seconds="300":
+    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture fresh_seeds
+
 # What the compiler and clippy have to say, tests included
 lint:
     cargo clippy --workspace --all-targets -- -D warnings

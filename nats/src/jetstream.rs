@@ -125,10 +125,18 @@ impl Log for JetStreamLog {
     }
 
     fn identity(&self, kind: Kind) -> BoxFuture<'static, Result<Identity, LogError>> {
-        let context = self.reading.clone();
+        let (context, mut disruptions) = (self.reading.clone(), self.read_disruptions.clone());
+        disruptions.mark_unchanged();
         async move {
             let failed = |reason: String| LogError::Failed { kind, reason };
-            let stream = context.get_stream(subject::stream(kind)).await.map_err(|error| failed(error.to_string()))?;
+            let stream = loop {
+                tokio::select! {
+                    stream = context.get_stream(subject::stream(kind)) => break stream,
+                    // What was on its way is lost: all reads wait for this, so it is asked again at once.
+                    Ok(()) = disruptions.changed() => {}
+                }
+            };
+            let stream = stream.map_err(|error| failed(error.to_string()))?;
             identity_of(stream.cached_info()).map_err(|error| failed(error.to_string()))
         }
         .boxed()
@@ -172,6 +180,9 @@ impl Log for JetStreamLog {
 /// Answers in a row that say that the log ends before our position, until we believe it: a leader
 /// that was just elected may still be applying what its predecessor acknowledged.
 const ROLLED_BACK_ANSWERS: u32 = 8;
+
+/// Why a reader begins again though nobody said no: whatever it was waiting for will not come.
+const RECONNECTED: &str = "the connection was lost and is back";
 
 /// Reads a kind's log with ephemeral consumers that acknowledge nothing. The position is ours:
 /// whenever the consumer is lost or skips, a new one starts behind the last record handed on.
@@ -221,18 +232,22 @@ impl Reader {
     }
 
     async fn read_with_one_consumer(&mut self) -> Lost {
-        let mut messages = match self.consumer().await {
+        let mut disruptions = self.log.read_disruptions.clone();
+        disruptions.mark_unchanged();
+        let consumer = tokio::select! {
+            consumer = self.consumer() => consumer,
+            Ok(()) = disruptions.changed() => Err(Lost::Broken(RECONNECTED.into())),
+        };
+        let mut messages = match consumer {
             Ok(messages) => messages,
             Err(lost) => return lost,
         };
-        let mut disruptions = self.log.read_disruptions.clone();
-        disruptions.mark_unchanged();
         let mut expected = 1;
         loop {
             let message = tokio::select! {
                 message = messages.next() => message,
                 // The server has forgotten the consumer, or never heard our last pull.
-                Ok(()) = disruptions.changed() => return Lost::Broken("the connection was lost and is back".into()),
+                Ok(()) = disruptions.changed() => return Lost::Broken(RECONNECTED.into()),
                 () = self.records.closed() => return Lost::Closed,
             };
             let message = match message {

@@ -1,5 +1,6 @@
 //! The real programs as processes: started, killed, stopped, starved and started again.
 
+mod answers;
 mod crashes;
 mod kinds;
 mod local;

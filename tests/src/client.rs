@@ -1,6 +1,7 @@
 //! An HTTP client that keeps every byte and header of an answer.
 
 use std::{
+    fmt,
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -33,6 +34,57 @@ pub struct Client {
     hyper: Hyper<HttpConnector, Full<Bytes>>,
 }
 
+/// A request that may be sent again and again.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The method.
+    pub method: Method,
+    /// The path, with its query.
+    pub path: String,
+    /// The body, in JSON.
+    pub body: Option<Value>,
+    /// The `Idempotency-Key`.
+    pub key: Option<String>,
+    /// What is preferred about waiting.
+    pub prefer: &'static str,
+}
+
+impl Ask {
+    /// A request that waits a second for its outcome.
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), body: None, key: None, prefer: WAIT }
+    }
+
+    /// With this body.
+    pub fn body(self, body: Value) -> Self {
+        Self { body: Some(body), ..self }
+    }
+
+    /// Under this key.
+    pub fn key(self, key: impl Into<String>) -> Self {
+        Self { key: Some(key.into()), ..self }
+    }
+
+    /// The outcome is not waited for.
+    pub fn without_waiting(self) -> Self {
+        Self { prefer: "respond-async", ..self }
+    }
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { method, path, body, key, prefer } = self;
+        write!(f, "{method} {path}")?;
+        if let Some(body) = body {
+            write!(f, " {body}")?;
+        }
+        if let Some(key) = key {
+            write!(f, " under the key {key}")?;
+        }
+        write!(f, " ({prefer})")
+    }
+}
+
 /// What the shop answered.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -54,29 +106,36 @@ impl Client {
         Self { address, hyper: Hyper::builder(TokioExecutor::new()).build(connector) }
     }
 
+    /// Where the shop is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Any request; an error when there is no whole answer.
     pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, String> {
-        self.send_and_prefer(WAIT, method, path, body).await
+        self.exchange(&Ask { body: body.cloned(), ..Ask::new(method, path) }).await
     }
 
     /// `POST` of something whose outcome is not waited for; the shop must have taken it.
     pub async fn post_async(&self, path: &str, body: &Value) -> Value {
-        let answer = self.send_and_prefer("respond-async", Method::POST, path, Some(body)).await;
+        let answer = self.exchange(&Ask::new(Method::POST, path).body(body.clone()).without_waiting()).await;
         answer.unwrap_or_else(|error| panic!("POST {path}: {error}")).json(202)
     }
 
-    async fn send_and_prefer(
-        &self,
-        prefer: &'static str,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Answer, String> {
+    /// Any request; an error when there is no whole answer.
+    pub async fn exchange(&self, ask: &Ask) -> Result<Answer, String> {
+        let Ask { method, path, body, key, prefer } = ask;
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json").header("prefer", prefer);
+        if *method != Method::GET {
+            request = request.header("prefer", *prefer);
         }
-        let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let body = body.as_ref().map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let request = request.body(Full::new(body)).expect("tests build valid requests");
         let start = Instant::now();
         let exchange = async {

@@ -10,7 +10,9 @@ use std::{
 use shop_domain::kind::Kind;
 use shop_local::NatsServer;
 
-use crate::{client::Client, folder::Folder, process::Process, programs::Program, wait::until};
+use crate::{
+    client::Client, disk::Disks, folder::Folder, process::Process, programs::Program, proxy::Proxy, wait::until,
+};
 
 /// All kinds in one host.
 pub const ALL_KINDS: &str = "wallet,product,order,delivery,mypage";
@@ -24,6 +26,15 @@ pub const A_PROCESS_PER_KIND: [(&str, &str); 5] = [
     ("mypages", "mypage"),
 ];
 
+/// The lines between the shop's processes and their nats-server.
+#[derive(Debug)]
+pub struct Lines {
+    /// That of all hosts.
+    pub hosts: Proxy,
+    /// That of the bridge.
+    pub bridge: Proxy,
+}
+
 /// The processes of one shop, and the folder that they share.
 #[derive(Debug)]
 pub struct Cluster {
@@ -31,6 +42,9 @@ pub struct Cluster {
     hosts: BTreeMap<&'static str, Host>,
     bridge: Option<Process>,
     nats: NatsServer,
+    /// Where the logs and the checkpoints of all hosts lie, unless that is the folder itself.
+    disks: Option<Disks>,
+    lines: Option<Lines>,
     partitions: u16,
     /// Where the bridge was at its first start; it stays there.
     http: SocketAddr,
@@ -47,14 +61,7 @@ impl Cluster {
     /// Starts a nats-server, these hosts, each a name and its kinds, and the bridge; waits until
     /// they are ready.
     pub async fn start(partitions: u16, hosts: &[(&'static str, &'static str)]) -> Self {
-        let mut cluster = Self::without_processes(partitions).await;
-        for (name, kinds) in hosts {
-            cluster.hosts.insert(name, Host { kinds, process: None });
-            cluster.start_host(name);
-        }
-        cluster.start_bridge().await;
-        cluster.wait_until_ready().await;
-        cluster
+        Self::without_processes(partitions).await.with(hosts).await
     }
 
     /// Starts nothing but a nats-server.
@@ -63,7 +70,44 @@ impl Cluster {
         let nats = NatsServer::start(&folder.path().join("nats"), 0).await;
         let nats = nats.unwrap_or_else(|error| panic!("{error}"));
         let http = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { hosts: BTreeMap::new(), bridge: None, nats, partitions, http, folder }
+        Self { hosts: BTreeMap::new(), bridge: None, nats, disks: None, lines: None, partitions, http, folder }
+    }
+
+    /// Like [`Self::start`], with disks that can be filled and lines that can be cut. Without
+    /// disks where the machine does not let us mount them; then the second one says why.
+    pub async fn start_on_disks_and_lines(
+        partitions: u16,
+        hosts: &[(&'static str, &'static str)],
+    ) -> (Self, Option<String>) {
+        let folder = Folder::new();
+        let nats = folder.path().join("nats");
+        let mut mounted = vec![nats.join("jetstream")];
+        mounted.extend(hosts.iter().map(|(name, _)| folder.path().join(name)));
+        for folder in &mounted {
+            fs::create_dir_all(folder).unwrap_or_else(|error| panic!("cannot make {}: {error}", folder.display()));
+        }
+        let (disks, why_not) = match Disks::mount(&mounted).await {
+            Ok(disks) => (Some(disks), None),
+            Err(why_not) => (None, Some(why_not)),
+        };
+        let launcher = disks.as_ref().map(|disks| disks.launcher().to_vec()).unwrap_or_default();
+        let nats = NatsServer::start_by(launcher, &nats, 0).await.unwrap_or_else(|error| panic!("{error}"));
+        let server = SocketAddr::from(([127, 0, 0, 1], nats.port()));
+        let lines = Some(Lines { hosts: Proxy::to(server).await, bridge: Proxy::to(server).await });
+        let http = SocketAddr::from(([127, 0, 0, 1], 0));
+        let cluster = Self { hosts: BTreeMap::new(), bridge: None, nats, disks, lines, partitions, http, folder };
+        (cluster.with(hosts).await, why_not)
+    }
+
+    /// Starts these hosts and the bridge, and waits until they are ready.
+    async fn with(mut self, hosts: &[(&'static str, &'static str)]) -> Self {
+        for (name, kinds) in hosts {
+            self.hosts.insert(name, Host { kinds, process: None });
+            self.start_host(name);
+        }
+        self.start_bridge().await;
+        self.wait_until_ready().await;
+        self
     }
 
     /// A client of the bridge.
@@ -76,6 +120,21 @@ impl Cluster {
         &mut self.nats
     }
 
+    /// In how many partitions every kind is cut.
+    pub fn partitions(&self) -> u16 {
+        self.partitions
+    }
+
+    /// The lines to it, where there are such.
+    pub fn lines(&self) -> &Lines {
+        self.lines.as_ref().expect("the cluster was started with lines")
+    }
+
+    /// The disks, where there are such.
+    pub fn disks(&self) -> Option<&Disks> {
+        self.disks.as_ref()
+    }
+
     /// Where everything is.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -86,12 +145,20 @@ impl Cluster {
         self.folder().join(host)
     }
 
+    /// Where a host's checkpoints are for us, also when they are on a disk that only it sees.
+    pub fn checkpoints(&self, host: &str) -> PathBuf {
+        let folder = self.data_dir(host);
+        self.disks.as_ref().map_or_else(|| folder.clone(), |disks| disks.path(&folder))
+    }
+
     /// Runs `shop-actors serve` beside the cluster's own hosts.
     pub fn spawn_host(&self, name: &str, kinds: &str, data_dir: &Path, partitions: u16) -> Process {
-        let (nats_url, partitions) = (self.nats.url(), partitions.to_string());
+        let nats_url = self.nats_url(|lines| &lines.hosts);
+        let partitions = partitions.to_string();
         let data_dir = data_dir.to_str().expect("a folder for tests has a plain name");
         let options = ["--kinds", kinds, "--nats-url", &nats_url, "--data-dir", data_dir, "--partitions", &partitions];
-        Process::spawn(Program::Actors, self.folder(), name, ["serve"].into_iter().chain(options))
+        let launcher = self.disks.as_ref().map(Disks::launcher).unwrap_or_default();
+        Process::spawn_by(launcher, Program::Actors, self.folder(), name, ["serve"].into_iter().chain(options))
     }
 
     /// Starts a host that was stopped.
@@ -120,7 +187,7 @@ impl Cluster {
 
     /// Starts the bridge, where it was before.
     pub async fn start_bridge(&mut self) {
-        let (nats_url, http) = (self.nats.url(), self.http.to_string());
+        let (nats_url, http) = (self.nats_url(|lines| &lines.bridge), self.http.to_string());
         let options = ["--nats-url", &nats_url, "--http-addr", &http];
         let mut bridge = Process::spawn(Program::Bridge, self.folder(), "bridge", options);
         self.http = bridge.says("where it listens", address_in).await;
@@ -139,6 +206,23 @@ impl Cluster {
             process.terminate().await;
         }
         self.nats.stop().await;
+    }
+
+    /// Starts every host again that has ended by itself, and returns their names. It must have
+    /// ended in an orderly way, and have said why.
+    pub fn start_ended_hosts(&mut self) -> Vec<&'static str> {
+        let mut ended = Vec::new();
+        for (name, host) in &mut self.hosts {
+            let Some(process) = &mut host.process else { continue };
+            let Some(status) = process.has_ended() else { continue };
+            let words = process.stderr();
+            assert!(status.code() == Some(1) && words.contains("ERROR"), "{name} ended with {status}: {words}");
+            ended.push(*name);
+        }
+        for name in &ended {
+            self.start_host(name);
+        }
+        ended
     }
 
     /// Starts all processes again after [`Self::stop`].
@@ -172,9 +256,28 @@ impl Cluster {
         .await;
     }
 
+    fn nats_url(&self, line: impl Fn(&Lines) -> &Proxy) -> String {
+        self.lines.as_ref().map_or_else(|| self.nats.url(), |lines| format!("nats://{}", line(lines).address()))
+    }
+
     fn host_mut(&mut self, name: &'static str) -> &mut Host {
         self.hosts.get_mut(name).unwrap_or_else(|| panic!("there is no host {name}"))
     }
+}
+
+/// Every line in which a process in this folder says that it has panicked: whatever happened to
+/// it, no process may end like that.
+pub fn panics(folder: &Path) -> Vec<String> {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
+    let outputs = files.filter(|file| file.extension().is_some_and(|end| end == "stderr"));
+    let panics = |file: PathBuf| {
+        let text = fs::read(&file).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let lines: Vec<_> = text.lines().collect();
+        let panicked = lines.windows(2).filter(|lines| lines[0].contains("panicked at"));
+        panicked.map(|lines| format!("{}: {}", file.display(), lines.join(" "))).collect::<Vec<_>>()
+    };
+    outputs.flat_map(panics).collect()
 }
 
 /// Deletes a folder, and makes sure that it was there.

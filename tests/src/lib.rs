@@ -6,10 +6,12 @@
 
 pub mod client;
 pub mod cluster;
+pub mod disk;
 pub mod folder;
 pub mod market;
 pub mod process;
 pub mod programs;
+pub mod proxy;
 pub mod rush;
 pub mod seed;
 pub mod wait;

@@ -1,7 +1,7 @@
 //! A program of the shop as a child process: started, watched, signalled and reaped by its own pid.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fs::{File, OpenOptions},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -47,9 +47,23 @@ impl Process {
         name: &str,
         arguments: impl IntoIterator<Item = A>,
     ) -> Self {
+        Self::spawn_by(&[], program, folder, name, arguments)
+    }
+
+    /// Starts a program by way of a `launcher`: a command that becomes the program.
+    pub fn spawn_by<A: AsRef<OsStr>>(
+        launcher: &[OsString],
+        program: Program,
+        folder: &Path,
+        name: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
         let (stdout, to_stdout) = Output::open(folder.join(format!("{name}.stdout")));
         let (stderr, to_stderr) = Output::open(folder.join(format!("{name}.stderr")));
-        let mut command = Command::new(program.path());
+        let path = program.path();
+        let mut words = launcher.iter().map(OsString::as_os_str).chain([path.as_os_str()]);
+        let mut command = Command::new(words.next().expect("there is the program at least"));
+        command.args(words);
         // Only the command line counts, not what this machine happens to have set.
         for (variable, _) in std::env::vars_os() {
             let is_setting = variable.to_string_lossy().starts_with("SHOP_") && variable != "SHOP_NATS_SERVER";
@@ -66,7 +80,7 @@ impl Process {
             .stderr(to_stderr)
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {}: {error}", program.path().display()));
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", path.display()));
         Self { name: name.to_owned(), child, stdout, stderr }
     }
 
@@ -94,8 +108,13 @@ impl Process {
 
     /// Fails the test when the process has ended.
     pub fn assert_running(&mut self) {
-        let ended = self.child.try_wait().expect("a child can be asked whether it has ended");
+        let ended = self.has_ended();
         assert!(ended.is_none(), "{} has ended ({}): {}", self.name, ended.unwrap_or_default(), self.stderr());
+    }
+
+    /// How it ended, if it did.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be asked whether it has ended")
     }
 
     /// Sends it a signal.
@@ -139,10 +158,15 @@ impl Process {
         self.stderr()
     }
 
-    async fn ended(&mut self) -> ExitStatus {
-        let ended = timeout(END_LIMIT, self.child.wait()).await;
-        let ended = ended.unwrap_or_else(|_| panic!("{} still runs after {END_LIMIT:?}", self.name));
+    /// For a program with a long work: waits until it has done it, and returns how it ended.
+    pub async fn ends_within(&mut self, limit: Duration) -> ExitStatus {
+        let ended = timeout(limit, self.child.wait()).await;
+        let ended = ended.unwrap_or_else(|_| panic!("{} still runs after {limit:?}", self.name));
         ended.unwrap_or_else(|error| panic!("cannot wait for {}: {error}", self.name))
+    }
+
+    async fn ended(&mut self) -> ExitStatus {
+        self.ends_within(END_LIMIT).await
     }
 }
 

@@ -4,6 +4,7 @@
 //! when the shop is killed, and two of them never share a folder.
 
 use std::{
+    ffi::OsString,
     io,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -58,6 +59,7 @@ kill -KILL "$1" 2>/dev/null
 #[derive(Debug)]
 pub struct NatsServer {
     binary: PathBuf,
+    launcher: Vec<OsString>,
     folder: PathBuf,
     port: u16,
     version: String,
@@ -122,10 +124,16 @@ impl NatsServer {
     /// Starts a nats-server that keeps its data in `folder`, and waits until JetStream answers.
     /// Port 0 takes any free one, which it keeps over [`NatsServer::start_again`].
     pub async fn start(folder: &Path, port: u16) -> Result<Self, NatsServerError> {
+        Self::start_by(vec![], folder, port).await
+    }
+
+    /// Starts it by way of a `launcher`: a command, with its arguments, that becomes the program
+    /// whose command line follows, for example `nsenter --target 17 --mount --`.
+    pub async fn start_by(launcher: Vec<OsString>, folder: &Path, port: u16) -> Result<Self, NatsServerError> {
         let lock = FolderLock::take_within(folder, FOLDER_LIMIT).await?;
         let folder = folder.canonicalize().map_err(|source| system(folder, source))?;
         let binary = find_binary().await?;
-        let mut server = Self { binary, folder, port, version: String::new(), running: None, lock };
+        let mut server = Self { binary, launcher, folder, port, version: String::new(), running: None, lock };
         server.start_again().await?;
         Ok(server)
     }
@@ -231,7 +239,10 @@ impl NatsServer {
 
         // A process group of its own: Ctrl-C in the terminal reaches the shop, which first lets
         // the hosts finish and then stops this one.
-        let server = Command::new(&self.binary)
+        let mut command = self.launcher.iter().cloned().chain([self.binary.clone().into_os_string()]);
+        let program = command.next().expect("there is the binary at least");
+        let server = Command::new(&program)
+            .args(command)
             .arg("--config")
             .arg(&configuration)
             .args(["--port", &port])
@@ -246,7 +257,7 @@ impl NatsServer {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
-            .map_err(|source| system(&self.binary, source))?;
+            .map_err(|source| system(Path::new(&program), source))?;
         let pid = server.id().expect("a child that nobody has waited for has a pid");
         let shell = Path::new("sh");
         let lock = self.lock.share().map_err(|source| system(shell, source))?;

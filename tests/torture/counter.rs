@@ -1,0 +1,165 @@
+//! Where customers ask: every request is repeated until its answer is definite, and counted.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use shop_tests::client::{Answer, Ask, Client};
+use tokio::{sync::watch, time::sleep};
+
+use crate::goods::Goods;
+
+/// How long a request may take to be answered definitely: the longest fault and the way back from it.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// The pause before a request is repeated.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What all customers share.
+#[derive(Debug)]
+pub(crate) struct Counter {
+    client: Client,
+    pub(crate) goods: Goods,
+    figures: Mutex<Figures>,
+    /// The request that took longest.
+    slowest: Mutex<(Duration, String)>,
+    confirmed: watch::Sender<u64>,
+}
+
+/// What was counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Figures {
+    /// Requests sent.
+    pub(crate) requests: u64,
+    /// Definite answers.
+    pub(crate) answered: u64,
+    /// Answers to reads that were held against the ledgers.
+    pub(crate) reads_checked: u64,
+    /// Writes that were repeated later, and answered with the same bytes.
+    pub(crate) repeats_checked: u64,
+    /// The longest time without a confirmed order since [`Counter::watch_pauses`].
+    pub(crate) longest_pause: Duration,
+    last_confirmed: Instant,
+}
+
+/// Something that a customer was told, and that is not true, or not any more.
+#[derive(Debug)]
+pub(crate) struct Untrue(pub(crate) String);
+
+pub(crate) type Found<T> = Result<T, Untrue>;
+
+impl Counter {
+    pub(crate) fn new(client: Client, goods: Goods) -> Self {
+        let figures = Figures {
+            requests: 0,
+            answered: 0,
+            reads_checked: 0,
+            repeats_checked: 0,
+            longest_pause: Duration::ZERO,
+            last_confirmed: Instant::now(),
+        };
+        let slowest = Mutex::default();
+        Self { client, goods, figures: Mutex::new(figures), slowest, confirmed: watch::Sender::new(0) }
+    }
+
+    /// Asks until the outcome is known.
+    pub(crate) async fn settled(&self, ask: &Ask) -> Found<Answer> {
+        self.asked_until(ask, |status| status != 202).await
+    }
+
+    /// Asks until the shop says at least that it has taken the request.
+    pub(crate) async fn taken(&self, ask: &Ask) -> Found<Answer> {
+        self.asked_until(ask, |_| true).await
+    }
+
+    async fn asked_until(&self, ask: &Ask, is_enough: impl Fn(u16) -> bool) -> Found<Answer> {
+        let start = Instant::now();
+        loop {
+            self.count(|figures| figures.requests += 1);
+            let answer = self.client.exchange(ask).await;
+            let last = match answer {
+                // Nobody knows whether it was taken, or nobody is there.
+                Ok(answer) if answer.status == 503 => {
+                    if answer.header("retry-after").is_none() {
+                        return untrue(format!("{ask}: {} without Retry-After", said(&answer)));
+                    }
+                    said(&answer)
+                }
+                Ok(answer) if answer.status >= 500 => return untrue(format!("{ask}: {}", said(&answer))),
+                Ok(answer) if is_enough(answer.status) => {
+                    self.count(|figures| figures.answered += 1);
+                    self.clock(ask, start.elapsed());
+                    return Ok(answer);
+                }
+                Ok(answer) => said(&answer),
+                Err(error) => error,
+            };
+            if start.elapsed() > PATIENCE {
+                return untrue(format!("{ask} has no definite answer after {:?}; at last: {last}", start.elapsed()));
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// A customer has learned that an order is confirmed.
+    pub(crate) fn order_is_confirmed(&self) {
+        self.count(|figures| {
+            let now = Instant::now();
+            figures.longest_pause = figures.longest_pause.max(now - figures.last_confirmed);
+            figures.last_confirmed = now;
+        });
+        self.confirmed.send_modify(|confirmed| *confirmed += 1);
+    }
+
+    /// Measures pauses from now on.
+    pub(crate) fn watch_pauses(&self) {
+        self.count(|figures| (figures.longest_pause, figures.last_confirmed) = (Duration::ZERO, Instant::now()));
+    }
+
+    /// How many orders were confirmed.
+    pub(crate) fn confirmed(&self) -> watch::Receiver<u64> {
+        self.confirmed.subscribe()
+    }
+
+    /// A read was as it had been told.
+    pub(crate) fn read_was_true(&self) -> Found<()> {
+        self.count(|figures| figures.reads_checked += 1);
+        Ok(())
+    }
+
+    /// A repeated write was answered as it had been.
+    pub(crate) fn repeat_was_true(&self) -> Found<()> {
+        self.count(|figures| figures.repeats_checked += 1);
+        Ok(())
+    }
+
+    pub(crate) fn figures(&self) -> Figures {
+        *self.figures.lock().expect("nobody panics while counting")
+    }
+
+    /// The request that took longest until its outcome was known, and how long that was.
+    pub(crate) fn slowest(&self) -> (Duration, String) {
+        self.slowest.lock().expect("nobody panics while counting").clone()
+    }
+
+    fn clock(&self, ask: &Ask, took: Duration) {
+        let mut slowest = self.slowest.lock().expect("nobody panics while counting");
+        if took > slowest.0 {
+            *slowest = (took, ask.to_string());
+        }
+    }
+
+    fn count(&self, count: impl FnOnce(&mut Figures)) {
+        count(&mut self.figures.lock().expect("nobody panics while counting"));
+    }
+}
+
+pub(crate) fn untrue<T>(what: impl Into<String>) -> Found<T> {
+    Err(Untrue(what.into()))
+}
+
+/// An answer, to be read by whoever looks for what is wrong.
+pub(crate) fn said(answer: &Answer) -> String {
+    let replayed = answer.header("idempotency-replayed").map_or("", |_| " (replayed)");
+    format!("{}{replayed} after {:?}: {}", answer.status, answer.took, String::from_utf8_lossy(&answer.bytes))
+}

@@ -1,0 +1,173 @@
+//! The faults: each strikes once, lasts as long as it is told to, and leaves a shop in which
+//! everything runs again.
+
+mod garbage;
+mod strikes;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use fastrand::Rng;
+use shop_tests::{cluster::Cluster, proxy::Line};
+use tokio::sync::watch;
+
+/// How slow a slow line is.
+const SLOW: Duration = Duration::from_millis(40);
+
+/// What can happen to a shop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    KillWallets,
+    KillProducts,
+    KillOrders,
+    KillDeliveries,
+    KillMypages,
+    KillSomeHosts,
+    KillEverything,
+    KillBridge,
+    KillNatsServer,
+    FreezeHost,
+    DeleteCheckpoints,
+    RestoreOldCheckpoints,
+    FillCheckpointDisk,
+    FillLogDisk,
+    CutConnections,
+    RefuseConnections,
+    SilenceConnections,
+    SlowConnections,
+    PublishGarbage,
+}
+
+/// How it went.
+#[derive(Debug, Default)]
+pub(crate) struct Survived {
+    /// Processes that were killed.
+    pub(crate) kills: u64,
+    /// What had to be started again by somebody.
+    pub(crate) restarted: BTreeSet<String>,
+    /// What was published that is no frame for where it was published.
+    pub(crate) dead_letters: u64,
+}
+
+/// Why a fault cannot strike on this machine.
+pub(crate) struct Skipped(pub(crate) String);
+
+/// Where faults strike.
+pub(crate) struct Stage<'s> {
+    pub(crate) cluster: &'s mut Cluster,
+    /// Why there are no disks that can be filled.
+    pub(crate) no_disks: Option<&'s str>,
+    pub(crate) rng: &'s mut Rng,
+    /// How long a fault lasts that lasts.
+    pub(crate) hold: Duration,
+    /// Confirmed orders after which the shop counts as being back.
+    pub(crate) orders: u64,
+    /// How many orders are confirmed.
+    pub(crate) confirmed: watch::Receiver<u64>,
+}
+
+impl Fault {
+    /// All of them.
+    pub(crate) const ALL: [Self; 19] = [
+        Self::KillWallets,
+        Self::KillProducts,
+        Self::KillOrders,
+        Self::KillDeliveries,
+        Self::KillMypages,
+        Self::KillSomeHosts,
+        Self::KillEverything,
+        Self::KillBridge,
+        Self::KillNatsServer,
+        Self::FreezeHost,
+        Self::DeleteCheckpoints,
+        Self::RestoreOldCheckpoints,
+        Self::FillCheckpointDisk,
+        Self::FillLogDisk,
+        Self::CutConnections,
+        Self::RefuseConnections,
+        Self::SilenceConnections,
+        Self::SlowConnections,
+        Self::PublishGarbage,
+    ];
+
+    /// In words.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::KillWallets => "kill -9 the host of wallets",
+            Self::KillProducts => "kill -9 the host of products",
+            Self::KillOrders => "kill -9 the host of orders",
+            Self::KillDeliveries => "kill -9 the host of deliveries",
+            Self::KillMypages => "kill -9 the host of my pages",
+            Self::KillSomeHosts => "kill -9 some hosts, one after the other",
+            Self::KillEverything => "kill -9 everything at once",
+            Self::KillBridge => "kill -9 the bridge",
+            Self::KillNatsServer => "kill -9 the nats-server",
+            Self::FreezeHost => "freeze a host, let a double replace it, wake it",
+            Self::DeleteCheckpoints => "delete the checkpoints of a host",
+            Self::RestoreOldCheckpoints => "restore old checkpoints of a host",
+            Self::FillCheckpointDisk => "fill the disk of a host",
+            Self::FillLogDisk => "fill the disk of the nats-server",
+            Self::CutConnections => "cut all connections to NATS, many times",
+            Self::RefuseConnections => "cut them, and let nobody connect",
+            Self::SilenceConnections => "carry nothing, and say nothing",
+            Self::SlowConnections => "carry everything slowly",
+            Self::PublishGarbage => "publish garbage into the logs",
+        }
+    }
+
+    /// Whether it is processes that it strikes.
+    pub(crate) const fn is_about_processes(self) -> bool {
+        match self {
+            Self::KillWallets
+            | Self::KillProducts
+            | Self::KillOrders
+            | Self::KillDeliveries
+            | Self::KillMypages
+            | Self::KillSomeHosts
+            | Self::KillEverything
+            | Self::KillBridge
+            | Self::KillNatsServer
+            | Self::FreezeHost
+            | Self::DeleteCheckpoints
+            | Self::RestoreOldCheckpoints => true,
+            Self::FillCheckpointDisk
+            | Self::FillLogDisk
+            | Self::CutConnections
+            | Self::RefuseConnections
+            | Self::SilenceConnections
+            | Self::SlowConnections
+            | Self::PublishGarbage => false,
+        }
+    }
+
+    /// Strikes, and puts right what a supervisor would put right.
+    pub(crate) async fn strike(self, stage: &mut Stage<'_>) -> Result<Survived, Skipped> {
+        match self {
+            Self::KillWallets => Ok(stage.kill_host("wallets").await),
+            Self::KillProducts => Ok(stage.kill_host("products").await),
+            Self::KillOrders => Ok(stage.kill_host("orders").await),
+            Self::KillDeliveries => Ok(stage.kill_host("deliveries").await),
+            Self::KillMypages => Ok(stage.kill_host("mypages").await),
+            Self::KillSomeHosts => Ok(stage.kill_some_hosts().await),
+            Self::KillEverything => Ok(stage.kill_everything().await),
+            Self::KillBridge => Ok(stage.kill_bridge().await),
+            Self::KillNatsServer => Ok(stage.kill_nats_server().await),
+            Self::FreezeHost => Ok(stage.freeze_host().await),
+            Self::DeleteCheckpoints => Ok(stage.delete_checkpoints().await),
+            Self::RestoreOldCheckpoints => Ok(stage.restore_old_checkpoints().await),
+            Self::FillCheckpointDisk => {
+                let host = stage.some_host();
+                let folder = stage.cluster.data_dir(host);
+                stage.fill_disk(&folder, Some(host)).await
+            }
+            Self::FillLogDisk => {
+                let folder = stage.cluster.folder().join("nats/jetstream");
+                stage.fill_disk(&folder, None).await
+            }
+            Self::CutConnections => Ok(stage.cut_connections().await),
+            Self::RefuseConnections => Ok(stage.bad_line(Line::Closed).await),
+            Self::SilenceConnections => Ok(stage.bad_line(Line::Silent).await),
+            Self::SlowConnections => Ok(stage.bad_line(Line::Slow(SLOW)).await),
+            Self::PublishGarbage => Ok(stage.publish_garbage().await),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Torture: a shop of real processes under a steady load, of which one part after the other is
+//! killed, frozen, robbed, starved of disk, cut off or fed with garbage. Its customers write down
+//! all that they are told, and hold every later answer against it; in the end the books and
+//! `shop-actors audit` have to agree with them.
+
+mod books;
+mod counter;
+mod customer;
+mod faults;
+mod goods;
+mod ledger;
+mod run;
+mod table;
+
+use std::{sync::Arc, time::Duration};
+
+use fastrand::Rng;
+use futures::FutureExt;
+use serde_json::json;
+use shop_tests::{
+    cluster::{ALL_KINDS, Cluster},
+    wait::{LIMIT, until},
+};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    counter::{Counter, Untrue},
+    customer::Customer,
+    faults::Fault,
+    goods::Goods,
+    run::{Run, Until},
+};
+
+/// For how long the long form runs, in seconds.
+const SECONDS: &str = "SHOP_TORTURE_SECONDS";
+/// The seed of a run that is to be repeated: the same faults in the same order.
+const SEED: &str = "SHOP_TORTURE_SEED";
+/// Only the faults whose names contain this, in search of what one of them does.
+const ONLY: &str = "SHOP_TORTURE_ONLY";
+
+/// How long a fault lasts that lasts, in a test that everybody runs.
+const BRIEF: Duration = Duration::from_millis(1_500);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_customer_was_told_stays_true_whichever_process_is_killed_frozen_or_robbed() {
+    brief(1, |fault| fault.is_about_processes()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_customer_was_told_stays_true_with_full_disks_bad_lines_and_garbage_in_the_logs() {
+    brief(2, |fault| !fault.is_about_processes()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: just torture"]
+async fn fresh_seeds() {
+    let number = |variable: &str| {
+        let value = std::env::var(variable).ok()?;
+        Some(value.parse().unwrap_or_else(|_| panic!("{variable} should be a whole number, not {value:?}")))
+    };
+    let seed = number(SEED).unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let seconds = Duration::from_secs(number(SECONDS).unwrap_or(300));
+    let only = std::env::var(ONLY).unwrap_or_default();
+    let faults: Vec<Fault> = Fault::ALL.into_iter().filter(|fault| fault.name().contains(&only)).collect();
+    assert!(!faults.is_empty(), "{ONLY}={only:?} is part of no fault's name");
+    let run =
+        Run { seed, faults, until: Until::Over(seconds), hold: Duration::from_secs(20), orders: 100, customers: 12 };
+    run.survive().await;
+}
+
+/// Nothing can be found by customers who do not look.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn customers_notice_what_happens_behind_their_backs() {
+    let cluster = Cluster::start(1, &[("host", ALL_KINDS)]).await;
+    let client = cluster.client();
+    let counter = Arc::new(Counter::new(client.clone(), Goods::offer(&client).await));
+    let stranger = |path: String, body| {
+        let client = client.clone();
+        async move { until("it is done", async || (client.post(&path, &body).await.status == 200).then_some(())).await }
+    };
+    stranger("/products/product-0/restock".into(), json!({ "quantity": 1 })).await;
+    let Untrue(what) = counter.goods.all_are_true(&counter).await.expect_err("there is one more");
+    assert!(what.contains("product-0"), "{what}");
+    counter.goods.restock_begins(0, 1);
+    counter.goods.restocked(0, 1);
+    assert!(counter.goods.all_are_true(&counter).await.is_ok());
+
+    let top_up = stranger("/wallets/robbed-0/top-up".into(), json!({ "amount": 1 }));
+    let cancel = async {
+        let page = until("there is an order", async || {
+            let page = client.items("/mypages/robbed-1", "before").await;
+            page.into_iter().find(|order| order["delivery_status"] == "SCHEDULED")
+        });
+        let id = page.await["id"].as_str().expect("orders have ids").to_owned();
+        stranger(format!("/orders/{id}/cancel"), json!({})).await;
+    };
+    for (user, harm) in [("robbed-0", top_up.boxed_local()), ("robbed-1", cancel.boxed_local())] {
+        let customer = Customer::open(Arc::clone(&counter), user.into(), Rng::with_seed(3)).await;
+        let life = customer.unwrap_or_else(|Untrue(what)| panic!("{what}")).live(CancellationToken::new());
+        let (found, ()) = tokio::join!(timeout(LIMIT, life), harm);
+        let Untrue(what) = found.expect("he looks often enough").expect_err("he lives until he finds something");
+        assert!(what.contains(user), "{what}");
+    }
+}
+
+/// Every fault of a sort once.
+async fn brief(seed: u64, is_of_that_sort: impl Fn(Fault) -> bool) {
+    let faults = Fault::ALL.into_iter().filter(|fault| is_of_that_sort(*fault)).collect();
+    Run { seed, faults, until: Until::EachOnce, hold: BRIEF, orders: 5, customers: 6 }.survive().await;
+}

@@ -1,0 +1,224 @@
+//! One run: opens a shop, lets customers in, strikes, and in the end compares everything.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use fastrand::Rng;
+use serde_json::Value;
+use shop_tests::{
+    cluster::{A_PROCESS_PER_KIND, Cluster, panics},
+    process::Process,
+    programs::Program,
+};
+use tokio::{task::JoinSet, time::interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    books,
+    counter::{Counter, Figures, Found, Untrue},
+    customer::Customer,
+    faults::{Fault, Stage},
+    goods::Goods,
+    ledger::Ledger,
+    table::Table,
+};
+
+/// Partitions of each kind: more than one, so that an order crosses them.
+const PARTITIONS: u16 = 2;
+/// How often a long run says how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the audit may take: it replays all logs.
+const AUDIT_LIMIT: Duration = Duration::from_secs(300);
+
+/// What is to be survived.
+pub(crate) struct Run {
+    pub(crate) seed: u64,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) until: Until,
+    /// How long a fault lasts that lasts.
+    pub(crate) hold: Duration,
+    /// Confirmed orders before and after each fault.
+    pub(crate) orders: u64,
+    pub(crate) customers: usize,
+}
+
+/// When it is enough.
+#[derive(Clone, Copy)]
+pub(crate) enum Until {
+    /// Every fault has struck once.
+    EachOnce,
+    /// The time is over, and every fault has struck at least once.
+    Over(Duration),
+}
+
+type Customers = JoinSet<Found<Ledger>>;
+
+impl Run {
+    /// Fails when anything that a customer was told is not true any more.
+    pub(crate) async fn survive(self) {
+        let seed = self.seed;
+        eprintln!("seed {seed}: SHOP_TORTURE_SEED={seed} strikes in the same order");
+        let (mut cluster, no_disks) = Cluster::start_on_disks_and_lines(PARTITIONS, &A_PROCESS_PER_KIND).await;
+        let (client, start) = (cluster.client(), Instant::now());
+        let counter = Arc::new(Counter::new(client.clone(), Goods::offer(&client).await));
+        let stop = CancellationToken::new();
+        let mut customers = Customers::new();
+        for number in 0..self.customers {
+            let (counter, stop) = (Arc::clone(&counter), stop.clone());
+            let rng = Rng::with_seed(seed.wrapping_mul(1_000).wrapping_add(number as u64));
+            customers.spawn(async move {
+                let customer = Customer::open(counter, format!("user-{number:02}"), rng).await?;
+                customer.live(stop).await
+            });
+        }
+        let table = tokio::select! {
+            found = customers.join_next() => panic!("{}", at(start, seed, found)),
+            table = self.strike(&mut cluster, &counter, no_disks.as_deref(), start) => table,
+        };
+        stop.cancel();
+        let mut ledgers = Vec::new();
+        while let Some(ended) = customers.join_next().await {
+            match ended {
+                Ok(Ok(ledger)) => ledgers.push(ledger),
+                found @ (Ok(Err(_)) | Err(_)) => panic!("{}", at(start, seed, Some(found))),
+            }
+        }
+        let ledgers = compare(ledgers, &counter, start, seed).await;
+        let audit = audit(&mut cluster).await;
+        report(&table, &ledgers, &counter, &audit, start);
+        assert_eq!(dead_letters(&audit), table.dead_letters, "what was published and is no frame, and what is dead");
+        assert_eq!(panics(cluster.folder()), Vec::<String>::new(), "processes that panicked");
+        has_tested_much(&ledgers, &counter.figures());
+        cluster.stop().await;
+    }
+
+    /// Strikes again and again, each time in another order.
+    async fn strike(&self, cluster: &mut Cluster, counter: &Counter, no_disks: Option<&str>, start: Instant) -> Table {
+        let mut rng = Rng::with_seed(self.seed);
+        let mut table = Table::default();
+        let (hold, orders, confirmed) = (self.hold, self.orders, counter.confirmed());
+        let mut stage = Stage { cluster, no_disks, rng: &mut rng.fork(), hold, orders, confirmed };
+        let mut faults = self.faults.clone();
+        for round in 0.. {
+            rng.shuffle(&mut faults);
+            for fault in &faults {
+                let is_over = match self.until {
+                    Until::EachOnce => round > 0,
+                    Until::Over(time) => round > 0 && start.elapsed() >= time,
+                };
+                if is_over {
+                    return table;
+                }
+                stage.some_orders().await;
+                let before = counter.figures();
+                counter.watch_pauses();
+                let progress = progress(*fault, counter, start);
+                let outcome = tokio::select! {
+                    outcome = fault.strike(&mut stage) => outcome,
+                    never = progress => never,
+                };
+                stage.cluster.wait_until_ready().await;
+                stage.some_orders().await;
+                table.enter(*fault, outcome, before, counter.figures());
+            }
+        }
+        table
+    }
+}
+
+/// Says how far it is, for as long as a fault lasts.
+async fn progress<T>(fault: Fault, counter: &Counter, start: Instant) -> T {
+    let mut ticks = interval(PROGRESS_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let Figures { requests, reads_checked, .. } = counter.figures();
+        let (seconds, confirmed) = (start.elapsed().as_secs(), *counter.confirmed().borrow());
+        let what = fault.name();
+        eprintln!("{seconds:>5} s  {requests} requests, {confirmed} confirmed, {reads_checked} reads true  {what}");
+    }
+}
+
+/// All that the customers were told, against all that they are shown.
+async fn compare(ledgers: Vec<Ledger>, counter: &Arc<Counter>, start: Instant, seed: u64) -> Vec<Ledger> {
+    let mut closing = Customers::new();
+    for ledger in ledgers {
+        let counter = Arc::clone(counter);
+        closing.spawn(async move {
+            ledger.close(&counter).await?;
+            Ok(ledger)
+        });
+    }
+    let mut closed = Vec::new();
+    while let Some(ended) = closing.join_next().await {
+        match ended {
+            Ok(Ok(ledger)) => closed.push(ledger),
+            found @ (Ok(Err(_)) | Err(_)) => panic!("{}", at(start, seed, Some(found))),
+        }
+    }
+    if let Err(Untrue(what)) = counter.goods.all_are_true(counter).await {
+        panic!("after {:?} with seed {seed}: {what}", start.elapsed());
+    }
+    closed
+}
+
+/// `shop-actors audit`, as an operator runs it.
+async fn audit(cluster: &mut Cluster) -> Value {
+    let nats_url = cluster.nats().url();
+    let arguments = ["audit", "--json", "--nats-url", &nats_url];
+    let mut audit = Process::spawn(Program::Actors, cluster.folder(), "audit", arguments);
+    let status = audit.ends_within(AUDIT_LIMIT).await;
+    let said = audit.stdout();
+    assert_eq!(status.code(), Some(0), "the audit found differences: {said}\n{}", audit.stderr());
+    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+}
+
+fn sum(audit: &Value, column: &str) -> u64 {
+    let kinds = audit["kinds"].as_object().into_iter().flat_map(|kinds| kinds.values());
+    kinds.filter_map(|kind| kind[column].as_u64()).sum()
+}
+
+fn dead_letters(audit: &Value) -> u64 {
+    sum(audit, "dead_letters")
+}
+
+fn report(table: &Table, ledgers: &[Ledger], counter: &Counter, audit: &Value, start: Instant) {
+    let (figures, slowest) = (&counter.figures(), counter.slowest());
+    let Figures { requests, answered, reads_checked, repeats_checked, .. } = figures;
+    let (longest, slowest) = slowest;
+    let seconds = start.elapsed().as_secs();
+    println!("\n{table}");
+    println!("{seconds} s, {} processes killed, {} customers", table.kills, ledgers.len());
+    println!("{requests} requests, {answered} answered");
+    println!("the slowest after {:.1} s: {slowest}", longest.as_secs_f64());
+    println!("{reads_checked} reads and {repeats_checked} repeated writes were as they had been told");
+    let outcomes = books::outcomes(ledgers.iter());
+    let outcomes: Vec<_> = outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+    println!("orders: {}", outcomes.join(", "));
+    let [messages, duplicates, beyond_holes, dead] =
+        ["messages", "duplicates", "beyond_holes", "dead_letters"].map(|column| sum(audit, column));
+    println!("logs: {messages} messages, {duplicates} duplicates, {beyond_holes} beyond a hole, {dead} dead letters");
+    println!("shop-actors audit: no differences");
+}
+
+/// Customers who were told nothing would not have shown much.
+fn has_tested_much(ledgers: &[Ledger], figures: &Figures) {
+    let outcomes = books::outcomes(ledgers.iter());
+    for wanted in ["CONFIRMED", "CANCELLED", "REJECTED price_changed"] {
+        assert!(outcomes.contains_key(wanted), "there is no order that is {wanted}: {outcomes:?}");
+    }
+    assert!(figures.reads_checked > 100 && figures.repeats_checked > 10, "{figures:?}");
+}
+
+fn at<T: std::fmt::Debug>(
+    start: Instant,
+    seed: u64,
+    found: Option<Result<Found<T>, tokio::task::JoinError>>,
+) -> String {
+    let what = match found {
+        Some(Ok(Err(Untrue(what)))) => what,
+        other @ (Some(Ok(Ok(_)) | Err(_)) | None) => format!("a customer has gone: {other:?}"),
+    };
+    format!("after {:?} with seed {seed}, this is not true: {what}", start.elapsed())
+}

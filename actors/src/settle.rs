@@ -91,6 +91,8 @@ impl Settler {
         move || {
             shelf.write(&checkpoint)?;
             memory.saved(checkpoint.meta.cursor);
+            // Before it counts as saved, because the next one waits for that.
+            shelf.tidy()?;
             saved.send_replace(checkpoint.meta.cursor);
             Ok(())
         }

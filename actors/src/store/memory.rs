@@ -98,6 +98,10 @@ impl Shelf for MemoryShelf {
         Ok(())
     }
 
+    fn tidy(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn blocks(&self) -> bool {
         false
     }

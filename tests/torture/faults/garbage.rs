@@ -4,7 +4,7 @@
 use async_nats::jetstream;
 use fastrand::Rng;
 use shop_domain::kind::Kind;
-use shop_nats::{frame::Frame, subject};
+use shop_nats::{frame::Payload, subject};
 
 use super::{Stage, Survived};
 
@@ -70,7 +70,7 @@ async fn some_frame(context: &jetstream::Context, rng: &mut Rng, kind: Kind) -> 
     loop {
         let message = stream.get_raw_message(rng.u64(1..=last)).await.expect("nothing is ever deleted");
         // Garbage of an earlier time may be no frame.
-        if Frame::decode(kind, &message.payload).is_ok() {
+        if Payload::decode(kind, &message.payload).is_ok() {
             let (subject, payload) = (message.subject.to_string(), message.payload.to_vec());
             return Garbage { subject, payload, is_dead: false };
         }

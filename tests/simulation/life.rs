@@ -9,7 +9,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use shop_actors::store::{Checkpoint, Meta, SharedShelf, Shelf, Store, StoreError, memory::MemoryStore};
+use shop_actors::{
+    kind_host::KindError,
+    store::{Checkpoint, Meta, SharedShelf, Shelf, Store, StoreError, memory::MemoryStore},
+};
 use shop_domain::{entity::Reply, id::Id, kind::Kind, rows::RowKey};
 use shop_nats::{
     log::Record,
@@ -44,7 +47,7 @@ pub(crate) struct Answers {
 #[derive(Debug)]
 pub(crate) struct Life {
     pub(crate) number: u64,
-    kind: Kind,
+    pub(crate) kind: Kind,
     /// The moment at which it hands frames to the log.
     appends: Moment,
     world: Arc<World>,
@@ -75,6 +78,18 @@ impl Life {
         if before.is_none() {
             let _the_run_is_over = self.world.events.send(Event::Died(self.number));
         }
+    }
+
+    /// Its host has come to an end by itself. Whatever may happen to a host is mended by starting
+    /// it again; what may not is a violation.
+    pub(crate) fn ended(&self, outcome: Result<(), KindError>) {
+        match outcome {
+            Ok(()) | Err(KindError::Log(_) | KindError::Stuck(_)) => {}
+            Err(
+                error @ (KindError::Attach(_) | KindError::Store(_) | KindError::Partition(_) | KindError::Bug(..)),
+            ) => self.world.observer.report(format!("the host of {} ended: {error}", self.kind)),
+        }
+        let _the_run_is_over = self.world.events.send(Event::Ended(self.number));
     }
 
     fn at(&self, moment: Moment) -> Option<Harm> {

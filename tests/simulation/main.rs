@@ -5,6 +5,7 @@ mod chaos;
 mod check;
 mod door;
 mod exhaustive;
+mod host;
 mod life;
 mod observer;
 mod other_log;
@@ -99,10 +100,15 @@ fn any_two_troubles_leave_an_order_done_once_or_not_at_all() {
                 let moments = tally.run_case(&first);
                 for both in first.with_one_more(&moments, first.next_moment()) {
                     tally.run_case(&both);
-                    tally.show_progress();
+                    tally.show_progress(scenario.name);
                 }
             }
-            println!("{:>5} s: {}: {}", tally.start.elapsed().as_secs(), scenario.name, tally.total.summary());
+            println!(
+                "{:>5} s: {}, all pairs: {}",
+                tally.start.elapsed().as_secs(),
+                scenario.name,
+                tally.total.summary()
+            );
             total.lock().expect("adding does not panic").add(&tally.total);
         }
     };
@@ -121,7 +127,7 @@ fn fresh_seeds_find_nothing() {
     while tally.start.elapsed() < limit {
         tally.run_seed(seed);
         seed += 1;
-        tally.show_progress();
+        tally.show_progress("fresh seeds");
     }
     println!("{}nothing found", tally.total);
 }
@@ -162,11 +168,11 @@ impl Tally {
         })
     }
 
-    fn show_progress(&mut self) {
+    fn show_progress(&mut self, of: &str) {
         let elapsed = self.start.elapsed();
         if elapsed - self.shown > Duration::from_secs(5) {
             self.shown = elapsed;
-            println!("{:>5} s: {}", elapsed.as_secs(), self.total.summary());
+            println!("{:>5} s: {of}: {}", elapsed.as_secs(), self.total.summary());
         }
     }
 }

@@ -4,7 +4,7 @@ use shop_actors::{kind_host::KindError, partition::AttachError, store::memory::M
 use shop_domain::{kind::Kind, logic::Logic, wallet};
 use tokio::time::Duration;
 
-use crate::{plan::money, sim::Sim};
+use crate::{host, plan::money, sim::Sim};
 
 /// Checkpoints of a wallet host that has seen so many top-ups of an amount, and the shop that it was in.
 async fn shop(top_ups: usize, amount: u64) -> (Sim, MemoryStore) {
@@ -21,7 +21,7 @@ async fn shop(top_ups: usize, amount: u64) -> (Sim, MemoryStore) {
 
 /// Why a host does not start from those checkpoints in that shop.
 async fn reason(sim: &Sim, checkpoints: MemoryStore) -> String {
-    match sim.try_host(Kind::Wallet, checkpoints).await {
+    match host::attempt(Kind::Wallet, &sim.log, checkpoints).await {
         Some(KindError::Attach(AttachError::OtherLog { reason, .. })) => reason,
         other => panic!("the host should not start, but: {other:?}"),
     }
@@ -30,7 +30,7 @@ async fn reason(sim: &Sim, checkpoints: MemoryStore) -> String {
 /// From the same log a host goes on; from one that was rolled back, or holds something else, not.
 pub(crate) async fn is_told_from_the_own_one() {
     let (own, checkpoints) = shop(3, 1).await;
-    assert!(own.try_host(Kind::Wallet, checkpoints.snapshot()).await.is_none());
+    assert!(host::attempt(Kind::Wallet, &own.log, checkpoints.snapshot()).await.is_none());
     let (rolled_back, _) = shop(2, 1).await;
     assert!(reason(&rolled_back, checkpoints.snapshot()).await.contains("the log ends at 3"));
     let (another, _) = shop(3, 2).await;

@@ -7,11 +7,7 @@ use std::{
     time::Duration,
 };
 
-use shop_actors::{
-    kind_host::{KindError, KindHost, View},
-    outbox::Logs,
-    store::memory::MemoryStore,
-};
+use shop_actors::{kind_host::View, store::memory::MemoryStore};
 use shop_domain::{
     delivery,
     entity::Reply,
@@ -23,21 +19,19 @@ use shop_domain::{
 };
 use shop_nats::{
     frame::Upgrade,
-    log::Log,
     memory::{Calm, MemoryLog},
     subject::partition_of,
 };
 use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-    time::{Instant, sleep_until, timeout},
+    sync::mpsc,
+    time::{Instant, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     chaos::{Act, Keep, Mischief, Moment, Script},
     door::Door,
-    life::{Answers, Cellar, Life, World},
+    host::Host,
+    life::{Answers, Life, World},
     observer::Observer,
     trace::{Fault, Trace},
 };
@@ -82,15 +76,6 @@ pub(crate) struct Asked {
     pub(crate) inbox: Box<str>,
     /// The caller gave up on the answer, and asked the same again.
     pub(crate) asked_again: bool,
-}
-
-struct Host {
-    kind: Kind,
-    life: Arc<Life>,
-    cellar: Cellar,
-    view: watch::Receiver<Arc<View>>,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
 }
 
 impl Sim {
@@ -251,25 +236,13 @@ impl Sim {
 
     fn replace(&mut self, kind: Kind, store: impl FnOnce(&Host) -> MemoryStore) {
         let before = self.hosts.remove(&kind).expect("every kind has a host");
-        before.life.end(Keep::Latest);
-        before.task.abort();
+        before.kill();
         let host = self.start(kind, store(&before));
         self.hosts.insert(kind, host);
     }
 
     fn count_what_it_leaves(&self, host: &Host) {
-        let mut windows = BTreeSet::new();
-        for partition in host.view.borrow().partitions.values() {
-            let handle = &partition.handle;
-            let cursor = handle.memory.look(|look| Ok(look.cursor())).expect("memory can be read");
-            let (settled, saved) = (*handle.settled.borrow(), *handle.saved.borrow());
-            let last = self.last(host.kind, handle.number);
-            windows.extend((last > cursor).then_some(Fault::CrashUnread));
-            windows.extend((cursor > settled).then_some(Fault::CrashUnsettled));
-            windows.extend((settled > saved).then_some(Fault::CrashUnsaved));
-            windows.extend((saved == last && last > 0).then_some(Fault::CrashSaved));
-        }
-        windows.into_iter().for_each(|window| self.count(window));
+        host.leaves(&self.log).into_iter().for_each(|window| self.count(window));
     }
 
     fn close_door(&mut self, at: (Kind, u16)) {
@@ -314,9 +287,7 @@ impl Sim {
     /// Kills the oldest second host.
     pub(crate) fn stop_zombie(&mut self) {
         if !self.zombies.is_empty() {
-            let zombie = self.zombies.remove(0);
-            zombie.life.end(Keep::Nothing);
-            zombie.task.abort();
+            self.zombies.remove(0).kill();
         }
     }
 
@@ -326,38 +297,7 @@ impl Sim {
 
     fn start(&mut self, kind: Kind, store: MemoryStore) -> Host {
         self.lives += 1;
-        let life = Life::of_host(self.lives, kind, &self.world);
-        let cellar = Cellar::new(Arc::clone(&life), store);
-        let (view, seen) = watch::channel(Arc::new(View::default()));
-        let (replies, given) = mpsc::channel::<Reply>(64);
-        tokio::spawn(Arc::clone(&life).answer(given));
-        let (log, stop) = (self.log.under(life.clone()), CancellationToken::new());
-        let (world, store, stopped, number) = (Arc::clone(&self.world), cellar.clone(), stop.clone(), life.number);
-        let task = tokio::spawn(async move {
-            let logs = identities(&log).await;
-            let (identity, store) = (logs[&kind], Arc::new(store));
-            let host = KindHost { kind, log: Arc::new(log), identity, logs, store, replies, view };
-            match host.run(stopped).await {
-                // What ends so is started again.
-                Ok(()) | Err(KindError::Log(_) | KindError::Stuck(_)) => {}
-                Err(
-                    error @ (KindError::Attach(_) | KindError::Store(_) | KindError::Partition(_) | KindError::Bug(..)),
-                ) => {
-                    world.observer.report(format!("the host of {kind} ended: {error}"));
-                }
-            }
-            let _the_run_is_over = world.events.send(Event::Ended(number));
-        });
-        Host { kind, life, cellar, view: seen, stop, task }
-    }
-
-    /// Runs a host from these checkpoints for a while; returns why it did not go on, if it did not.
-    pub(crate) async fn try_host(&self, kind: Kind, store: MemoryStore) -> Option<KindError> {
-        let ((view, _), (replies, _)) = (watch::channel(Arc::new(View::default())), mpsc::channel(64));
-        let (log, logs) = (self.log.clone(), identities(&self.log).await);
-        let (identity, store) = (logs[&kind], Arc::new(store));
-        let host = KindHost { kind, log: Arc::new(log), identity, logs, store, replies, view };
-        timeout(REST, host.run(CancellationToken::new())).await.ok().and_then(Result::err)
+        Host::start(Life::of_host(self.lives, kind, &self.world), &self.log, store)
     }
 
     /// Nothing goes wrong any more; waits until all that was begun has come to its end. Callers
@@ -384,26 +324,12 @@ impl Sim {
         for _ in 0..1_000 {
             self.pass(REST).await;
             let records = self.length();
-            if records == before && self.all_hosts().all(|host| self.is_settled(host)) {
+            if records == before && self.all_hosts().all(|host| host.is_settled(&self.log, self.partitions)) {
                 return;
             }
             before = records;
         }
         panic!("the shop does not come to rest");
-    }
-
-    fn is_settled(&self, host: &Host) -> bool {
-        let view = host.view.borrow();
-        view.parked.is_empty()
-            && view.partitions.len() == usize::from(self.partitions)
-            && view
-                .partitions
-                .values()
-                .all(|one| *one.handle.settled.borrow() >= self.last(host.kind, one.handle.number))
-    }
-
-    fn last(&self, kind: Kind, partition: u16) -> u64 {
-        self.log.records(kind).iter().rfind(|record| record.partition == partition).map_or(0, |record| record.sequence)
     }
 
     fn all_hosts(&self) -> impl Iterator<Item = &Host> {
@@ -420,7 +346,7 @@ impl Sim {
         let host = self.start(kind, MemoryStore::default());
         for _ in 0..1_000 {
             self.pass(Duration::from_millis(100)).await;
-            if self.is_settled(&host) {
+            if host.is_settled(&self.log, self.partitions) {
                 return Arc::clone(&host.view.borrow());
             }
         }
@@ -452,12 +378,4 @@ impl Sim {
         let (requests, records) = (self.asked.len() as u64, self.length());
         Trace { digest: hasher.finish(), runs: 1, requests, records, checks, faults }
     }
-}
-
-async fn identities(log: &MemoryLog) -> Logs {
-    let mut logs = Logs::new();
-    for kind in Kind::ALL {
-        logs.insert(kind, log.identity(kind).await.expect("the log in memory answers"));
-    }
-    logs
 }

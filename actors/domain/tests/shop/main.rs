@@ -1,5 +1,6 @@
 //! The shop's rules, tried in memory: the saga from end to end, and every case that others got wrong.
 
+mod always;
 mod contract;
 mod golden;
 mod idempotency;

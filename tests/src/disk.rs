@@ -26,9 +26,11 @@ for folder; do mount -t tmpfs -o size="$SIZE" shop-test "$folder" || exit 1; don
 echo mounted
 read -r _
 "#;
-/// Leaves next to nothing on a disk. It may have grown in between: then once more.
+/// Leaves next to nothing on a disk. It may have grown in between: then once more. (All is named
+/// again: what `mount` would add by itself from what is mounted, only the real root may say.)
 const FILL: &str = r#"
-used=$(df -k -P "$1" | awk 'NR == 2 { print $3 }') && mount -o remount,size=$((used + LEFT_KIB))k "$1"
+used=$(df -k -P "$1" | awk 'NR == 2 { print $3 }') &&
+mount -t tmpfs -o remount,size=$((used + LEFT_KIB))k shop-test "$1"
 "#;
 
 /// Disks, each mounted on a folder.
@@ -90,8 +92,8 @@ impl Disks {
 
     /// Makes room again.
     pub async fn make_room(&self, folder: &Path) {
-        let remount = format!("remount,size={SIZE}");
-        let done = self.run("mount", &["-o".as_ref(), remount.as_ref(), folder]).await;
+        let remount = format!("mount -t tmpfs -o remount,size={SIZE} shop-test \"$1\"");
+        let done = self.run("sh", &["-c".as_ref(), remount.as_ref(), "make_room".as_ref(), folder]).await;
         assert!(done.status.success(), "{}", words(&done));
     }
 

@@ -9,6 +9,8 @@
 //!
 //! Owns accepting and applying. Must not send, answer or store anything.
 
+mod acceptor;
+
 use std::{
     any::Any,
     collections::BTreeMap,
@@ -20,22 +22,15 @@ use shop_domain::{
     entity::{self, Effect, Reply, State},
     id::Id,
     kind::Kind,
-    logic::{Logic, UnknownLogic},
+    logic::Logic,
     message::Envelope,
     rows::{RowKey, Rows, decode_row},
     timestamp::Timestamp,
 };
-use shop_nats::{
-    frame::{Frame, Payload, Source},
-    log::Record,
-    subject::partition_of,
-};
+use shop_nats::{log::Record, subject::partition_of};
 
-use crate::{
-    link::{Links, Target},
-    outbox::Logs,
-    partition::OTHER_PARTITION,
-};
+pub use self::acceptor::{Acceptor, Arrival, Content, Fate, Place, ReplayError, Step};
+use crate::{link::Target, outbox::Logs};
 
 /// The entities of some kinds, and the links between their partitions.
 #[derive(Debug)]
@@ -66,73 +61,6 @@ pub struct Entity {
     rows: BTreeMap<RowKey, Vec<u8>>,
 }
 
-/// What a record was.
-#[derive(Debug)]
-pub struct Step<M> {
-    /// Whose log it is in.
-    pub kind: Kind,
-    /// Where.
-    pub sequence: u64,
-    /// For which partition.
-    pub partition: u16,
-    /// When the log took it.
-    pub time: Timestamp,
-    /// What it holds.
-    pub content: Content<M>,
-}
-
-/// What a record holds.
-#[derive(Debug)]
-pub enum Content<M> {
-    /// Messages.
-    Frame {
-        /// Who sent them.
-        source: Source,
-        /// Them, in their order.
-        messages: Vec<M>,
-    },
-    /// Bytes that are no frame.
-    Dead {
-        /// Why not.
-        reason: String,
-        /// How many.
-        bytes: usize,
-    },
-    /// From here on the partition's entities behave by this version, or still by a newer one.
-    Upgrade(Logic),
-}
-
-/// A record that only a newer program can replay.
-#[derive(Debug, thiserror::Error)]
-#[error("the log of {kind} cannot be replayed from sequence {sequence} on: {unknown}")]
-pub struct ReplayError {
-    kind: Kind,
-    sequence: u64,
-    unknown: UnknownLogic,
-}
-
-/// A message that came, and what became of it.
-#[derive(Debug)]
-pub struct Arrival {
-    /// Its number on the link from its source.
-    pub number: u64,
-    /// Whether the link lets it in.
-    pub fate: Fate,
-    /// To whom, and what.
-    pub envelope: Envelope,
-}
-
-/// Whether a link lets a message in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It follows on.
-    Accepted,
-    /// It came before.
-    Duplicate,
-    /// One before it is missing; it will come again.
-    BeyondHole,
-}
-
 /// A message that came and was handled, if it was accepted.
 #[derive(Debug)]
 pub struct Handled {
@@ -157,18 +85,6 @@ pub struct Sent {
     pub envelope: Envelope,
 }
 
-/// The receiving ends of all links: tells what a partition lets in, without handling it.
-#[derive(Clone, Debug)]
-pub struct Acceptor {
-    logs: Logs,
-    links: BTreeMap<Place, Links>,
-    /// Of the partitions that were upgraded.
-    logic: BTreeMap<Place, Logic>,
-}
-
-/// A partition of a kind.
-pub type Place = (Kind, u16);
-
 impl Replay {
     /// Nothing has happened yet.
     pub fn new(logs: Logs) -> Self {
@@ -189,12 +105,11 @@ impl Replay {
         mut look: impl FnMut(Handled, Option<&Entity>) -> T,
     ) -> Result<Step<T>, ReplayError> {
         let Step { sequence, partition, time, content, .. } = self.links.read(kind, record)?;
-        let unknown = |unknown| ReplayError { kind, sequence, unknown };
         let content = match content {
             Content::Upgrade(logic) => Content::Upgrade(logic),
             Content::Dead { reason, bytes } => Content::Dead { reason, bytes },
             Content::Frame { source, messages } => {
-                let logic = self.links.logic((kind, partition)).map_err(unknown)?;
+                let logic = self.links.logic((kind, partition), sequence)?;
                 let mut handle = |arrival| {
                     let handled = self.handle((kind, partition), sequence, time, logic, arrival);
                     let entities = self.entities.get(&(kind, partition));
@@ -323,69 +238,6 @@ fn words_of(panic: &(dyn Any + Send)) -> String {
     words.unwrap_or("no words").to_owned()
 }
 
-impl Acceptor {
-    /// Nothing has come yet.
-    pub fn new(logs: Logs) -> Self {
-        Self { logs, links: BTreeMap::new(), logic: BTreeMap::new() }
-    }
-
-    /// Reads the next record of a kind's log.
-    pub fn read(&mut self, kind: Kind, record: &Record) -> Result<Step<Arrival>, ReplayError> {
-        let Record { sequence, partition, time, payload } = record;
-        let unknown = |unknown| ReplayError { kind, sequence: *sequence, unknown };
-        let content = match Payload::decode(kind, payload) {
-            Err(error) => Content::Dead { reason: error.to_string(), bytes: payload.len() },
-            Ok(Payload::Upgrade(upgrade)) => {
-                let place = (kind, *partition);
-                let logic = Logic::try_from(upgrade.logic).map_err(unknown)?.max(self.logic(place).map_err(unknown)?);
-                self.logic.insert(place, logic);
-                Content::Upgrade(logic)
-            }
-            Ok(Payload::Frame(frame)) if !self.is_for(&frame, (kind, *partition)) => {
-                Content::Dead { reason: OTHER_PARTITION.into(), bytes: payload.len() }
-            }
-            Ok(Payload::Frame(Frame { source, first, messages })) => {
-                let links = self.of((kind, *partition));
-                let before = links.accepted(source);
-                let accepted = links.accept(source, first, messages.len(), *sequence);
-                let arrival = |(index, envelope)| {
-                    let number = first.saturating_add(index as u64);
-                    let fate = if accepted.contains(&index) {
-                        Fate::Accepted
-                    } else if number <= before {
-                        Fate::Duplicate
-                    } else {
-                        Fate::BeyondHole
-                    };
-                    Arrival { number, fate, envelope }
-                };
-                Content::Frame { source, messages: messages.into_iter().enumerate().map(arrival).collect() }
-            }
-        };
-        Ok(Step { kind, sequence: *sequence, partition: *partition, time: *time, content })
-    }
-
-    /// How the entities of a partition behave now.
-    fn logic(&self, place: Place) -> Result<Logic, UnknownLogic> {
-        let began_with = || Logic::try_from(self.logs.get(&place.0).map_or(Logic::NEWEST.number(), |log| log.logic));
-        self.logic.get(&place).copied().map_or_else(began_with, Ok)
-    }
-
-    /// The number of the last message that a partition has accepted from a source.
-    pub fn accepted(&self, partition: Place, source: Source) -> u64 {
-        self.links.get(&partition).map_or(0, |links| links.accepted(source))
-    }
-
-    fn is_for(&self, frame: &Frame, (kind, partition): Place) -> bool {
-        let partitions = self.logs.get(&kind).map_or(1, |log| log.partitions);
-        frame.messages.iter().all(|envelope| partition_of(&envelope.to, partitions) == partition)
-    }
-
-    fn of(&mut self, partition: Place) -> &mut Links {
-        self.links.entry(partition).or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -398,7 +250,7 @@ mod tests {
         wallet::{self, Wallet},
     };
     use shop_nats::{
-        frame::{self, EncodedMessage, Origin},
+        frame::{self, EncodedMessage, Origin, Source},
         log::Identity,
         memory::{Calm, MemoryLog},
     };

@@ -49,9 +49,6 @@ pub trait Shelf: Debug + Send + Sync {
     /// Writes a checkpoint, all of it or nothing.
     fn write(&self, checkpoint: &Checkpoint) -> Result<(), StoreError>;
 
-    /// Puts in order what checkpoints have written; changes nothing of what is read.
-    fn tidy(&self) -> Result<(), StoreError>;
-
     /// Whether writing takes long enough to be done on a thread for blocking work.
     fn blocks(&self) -> bool;
 }
@@ -134,10 +131,4 @@ pub enum StoreError {
     /// A checkpoint that this program did not write.
     #[error("the checkpoint of {0} cannot be read: {1}; delete the data folder, and it is built again from the log")]
     Meta(String, rmp_serde::decode::Error),
-    /// The same of a part of one.
-    #[error("run {0} of a checkpoint cannot be read: {1}; delete the data folder, and it is built again from the log")]
-    Index(u64, rmp_serde::decode::Error),
-    /// A part of a checkpoint is not there.
-    #[error("run {0} of a checkpoint is not complete; delete the data folder, and it is built again from the log")]
-    Missing(u64),
 }

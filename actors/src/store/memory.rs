@@ -98,10 +98,6 @@ impl Shelf for MemoryShelf {
         Ok(())
     }
 
-    fn tidy(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
     fn blocks(&self) -> bool {
         false
     }

@@ -19,10 +19,12 @@ use crate::{
 /// How long the order may take until it is left to come to its end.
 const STORY: Duration = Duration::from_secs(12);
 
-/// The second troubles of the pairs that are tried each time: a change of mind, a host that comes
-/// back with nothing, and a message that comes again.
-pub(crate) const SECOND: [Trouble; 3] =
-    [Trouble::Act(Act::Cancel), Trouble::Harm(Harm::CrashBefore(Keep::Nothing)), Trouble::Harm(Harm::Unacknowledged)];
+/// The second trouble of the pairs that are tried each time, at any later moment.
+pub(crate) const CANCEL: Trouble = Trouble::Act(Act::Cancel);
+/// Those that are tried each time at the very next moment: a host that comes back with nothing, and
+/// a message that comes again. All others are tried by `just sim-all`.
+pub(crate) const RIGHT_BEHIND: [Trouble; 2] =
+    [Trouble::Harm(Harm::CrashBefore(Keep::Nothing)), Trouble::Harm(Harm::Unacknowledged)];
 
 /// What the order finds, and how it then ends.
 #[derive(Clone, Copy, Debug)]

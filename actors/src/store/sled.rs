@@ -179,6 +179,9 @@ fn open_or_set_aside(folder: &Path) -> Result<sled::Db, StoreError> {
         || sled::Config::new().path(&path).cache_capacity(CACHE_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS)).open();
     let reason = match catch_unwind(AssertUnwindSafe(open)) {
         Ok(Ok(database)) => return Ok(database),
+        Ok(Err(sled::Error::Io(error))) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Err(StoreError::InUse(folder.to_owned()));
+        }
         Ok(Err(error)) => error.to_string(),
         Err(_panic) => "sled panicked".to_owned(),
     };

@@ -1,0 +1,60 @@
+//! What a checkpoint costs: the states of so many wallets, each with a charge and an entry of its
+//! statement, written to sled as one batch. Run by `cargo bench -p shop-actors --bench checkpoint`.
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, Throughput};
+use shop_actors::store::{Checkpoint, Meta, Store, sled::SledStore};
+use shop_domain::{entity::State, kind::Kind, money::Money, timestamp::Timestamp, wallet};
+use shop_nats::log::Identity;
+
+/// Few, as in the quiet, and as many as a rush touches between two checkpoints.
+const STATES: [usize; 2] = [10, 1_000];
+/// About what an entry of a statement takes.
+const ROW_BYTES: usize = 100;
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    checkpoints(&mut criterion);
+    criterion.final_summary();
+}
+
+fn checkpoints(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("checkpoint");
+    for count in STATES {
+        let folder = tempfile::tempdir().expect("there should be room for a folder");
+        let store = SledStore::open(folder.path(), Kind::Wallet).expect("a new folder can be opened");
+        let shelf = store.shelf(0).expect("a new folder has room for a shelf");
+        let mut round = 0;
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(BenchmarkId::new("write", count), |bencher| {
+            let next = || {
+                round += 1;
+                checkpoint(round, count)
+            };
+            let write = |checkpoint: Checkpoint| shelf.write(&checkpoint).expect("sled can write");
+            bencher.iter_batched(next, write, criterion::BatchSize::PerIteration);
+        });
+    }
+    group.finish();
+}
+
+/// The same wallets in every round, with rows that are new.
+fn checkpoint(round: u64, count: usize) -> Checkpoint {
+    let log = Identity { created_unix_ns: 1, epoch: 2, partitions: 1, logic: 1, first_sequence: 1, last_sequence: 1 };
+    let balance = Money::new(1_000_000).expect("within the range");
+    let updated_at = Timestamp::from_unix_ms(round);
+    let open = wallet::Open { balance, charged: Money::ZERO, entries: round, updated_at };
+    let state = Bytes::from(State::Wallet(wallet::Wallet::Open(open)).encode());
+    let row = Bytes::from(vec![0x5a; ROW_BYTES]);
+    let ids = (0..count).map(|number| format!("u{number}").parse().expect("an id"));
+    let ids: Vec<shop_domain::id::Id> = ids.collect();
+    let rows = ids.iter().flat_map(|id| {
+        let rows = [format!("charge/o-{round}"), format!("entry/{round:016}")];
+        rows.map(|key| ((id.clone(), key.into()), row.clone()))
+    });
+    Checkpoint {
+        meta: Meta { cursor: round, ..Meta::new(&log) },
+        rows: rows.collect(),
+        states: ids.iter().map(|id| (id.clone(), state.clone())).collect(),
+    }
+}

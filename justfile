@@ -44,6 +44,14 @@ mutants-domain:
 torture seconds="300":
     SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture fresh_seeds
 
+# Measure the shop beside PostgreSQL and the limits of this machine, in a quarter of an hour (`just bench --quick`: a minute)
+bench *options:
+    cargo bench -p shop-tests --bench shop -- --json tests/bench/results/shop.json --table tests/bench/results/shop.txt --svg tests/bench/results/shop.svg {{ options }}
+
+# Measure what is hot, piece by piece: frames, entities, checkpoints
+bench-pieces *options:
+    cargo bench -p shop-nats -p shop-actors --bench frame --bench entities --bench checkpoint -- {{ options }}
+
 # What the compiler and clippy have to say, tests included
 lint:
     cargo clippy --workspace --all-targets -- -D warnings

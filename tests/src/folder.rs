@@ -17,6 +17,12 @@ impl Folder {
         Self(tempfile::tempdir().expect("there should be room for a folder"))
     }
 
+    /// A new, empty folder in this one.
+    pub fn within(parent: &Path) -> Self {
+        let folder = tempfile::Builder::new().prefix("shop-").tempdir_in(parent);
+        Self(folder.unwrap_or_else(|error| panic!("cannot make a folder in {}: {error}", parent.display())))
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         self.0.path()

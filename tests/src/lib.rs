@@ -4,6 +4,7 @@
 //! Must not know how the shop works inside: everything here is seen through HTTP, NATS,
 //! signals, exit codes and files.
 
+pub mod bench;
 pub mod client;
 pub mod cluster;
 pub mod disk;

@@ -117,6 +117,11 @@ impl Process {
         self.child.try_wait().expect("a child can be asked whether it has ended")
     }
 
+    /// Its pid, while it runs.
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap_or_else(|| panic!("{} has ended", self.name))
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);

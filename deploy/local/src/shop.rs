@@ -1,7 +1,7 @@
 //! The shop as one value: starts its parts in order, watches them, stops them in reverse.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -114,7 +114,8 @@ impl Shop {
             Settings { nats_url: nats.url(), hosts_folder: folder.join("hosts"), partitions: options.partitions };
         // One failure ends the shop, so one place is enough.
         let failures = mpsc::channel(1);
-        let hosts = Kind::ALL.into_iter().map(|kind| (kind, spawn_host(kind, &settings, &failures.0))).collect();
+        let host = |kind| Ok((kind, spawn_host(kind, &settings, &failures.0)?));
+        let hosts = Kind::ALL.into_iter().map(host).collect::<Result<_, ServiceError>>()?;
         let bridge = Service::spawn("the HTTP bridge".to_owned(), failures.0.clone(), |shutdown| {
             parts::bridge(settings.clone(), listener, shutdown)
         });
@@ -176,7 +177,9 @@ impl Shop {
 
     /// Starts it again. When that makes the shop complete, waits until it is ready.
     pub async fn start_kind(&mut self, kind: Kind) -> Result<(), ShopError> {
-        self.hosts.entry(kind).or_insert_with(|| spawn_host(kind, &self.settings, &self.failures.0));
+        if let Entry::Vacant(stopped) = self.hosts.entry(kind) {
+            stopped.insert(spawn_host(kind, &self.settings, &self.failures.0)?);
+        }
         if self.hosts.len() == Kind::ALL.len() { self.wait_until_ready().await } else { Ok(()) }
     }
 
@@ -257,8 +260,8 @@ impl Nats {
     }
 }
 
-fn spawn_host(kind: Kind, settings: &Settings, failures: &mpsc::Sender<ServiceError>) -> Service {
-    Service::spawn(format!("the host of {kind}"), failures.clone(), |shutdown| {
+fn spawn_host(kind: Kind, settings: &Settings, failures: &mpsc::Sender<ServiceError>) -> Result<Service, ServiceError> {
+    Service::spawn_on_thread(format!("the host of {kind}"), failures.clone(), |shutdown| {
         parts::host(kind, settings.clone(), shutdown)
     })
 }

@@ -1,9 +1,12 @@
 //! What a checkpoint costs: the states of so many wallets, each with a charge and an entry of its
-//! statement, written to sled as one batch. Run by `cargo bench -p shop-actors --bench checkpoint`.
+//! statement, written to sled as one run. Run by `cargo bench -p shop-actors --bench checkpoint`.
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
-use shop_actors::store::{Checkpoint, Meta, Store, sled::SledStore};
+use shop_actors::{
+    changes::{Changed, Changes},
+    store::{Checkpoint, Meta, Store, sled::SledStore},
+};
 use shop_domain::{entity::State, kind::Kind, money::Money, timestamp::Timestamp, wallet};
 use shop_nats::log::Identity;
 
@@ -48,13 +51,10 @@ fn checkpoint(round: u64, count: usize) -> Checkpoint {
     let row = Bytes::from(vec![0x5a; ROW_BYTES]);
     let ids = (0..count).map(|number| format!("u{number}").parse().expect("an id"));
     let ids: Vec<shop_domain::id::Id> = ids.collect();
-    let rows = ids.iter().flat_map(|id| {
+    let changed = ids.into_iter().map(|id| {
         let rows = [format!("charge/o-{round}"), format!("entry/{round:016}")];
-        rows.map(|key| ((id.clone(), key.into()), row.clone()))
+        Changed { id, state: Some(state.clone()), rows: rows.map(|key| (key.into(), row.clone())).into() }
     });
-    Checkpoint {
-        meta: Meta { cursor: round, ..Meta::new(&log) },
-        rows: rows.collect(),
-        states: ids.iter().map(|id| (id.clone(), state.clone())).collect(),
-    }
+    let changes: Changes = changed.collect();
+    Checkpoint { meta: Meta { cursor: round, ..Meta::new(&log) }, changes: changes.into() }
 }

@@ -2,11 +2,11 @@
 //! used more, and all at work at once.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    num::NonZeroUsize,
+    collections::{HashMap, hash_map::Entry},
     sync::Arc,
 };
 
+use bytes::Bytes;
 use lru::LruCache;
 use ractor::{ActorRef, ActorRuntime};
 use shop_domain::{
@@ -15,24 +15,35 @@ use shop_domain::{
     kind::Kind,
     rows::Rows,
 };
-use tokio::sync::mpsc;
 
 use crate::{
-    entity_actor::{EntityActor, Input, Outcome, Position, Start, Work},
-    memory::{Changed, Look, Memory},
+    changes::Changed,
+    entity_actor::{EntityActor, Input, Outcome, Outcomes, Position, Start, Work},
+    memory::{Look, Memory},
+    passive::Passive,
     store::StoreError,
 };
 
-/// Most entities of one partition that are active at a time, about 3 KB each. The least recently
-/// used is passivated: its state is in memory or in the checkpoint, so stopping it loses nothing.
-const ACTIVE_MAX: NonZeroUsize = NonZeroUsize::new(2_048).expect("not zero");
+/// Most entities of one partition that are active at a time, about 10 KB each. The least recently
+/// used is passivated: its state is in memory or in the checkpoint, so nothing is lost when its
+/// actor goes to another entity. More would not stay in a processor's cache.
+const ACTIVE_MAX: usize = 512;
 
 /// The actors of one partition.
 #[derive(Debug)]
 pub struct Entities {
     kind: Kind,
     memory: Arc<Memory>,
-    active: LruCache<Id, ActorRef<Work>>,
+    active: LruCache<Id, Active>,
+    passive: Passive,
+}
+
+/// An entity at work.
+#[derive(Debug)]
+struct Active {
+    actor: ActorRef<Work>,
+    /// Its state behind the last round, if there is one.
+    state: Option<Bytes>,
 }
 
 /// What a round made.
@@ -67,85 +78,121 @@ pub enum ApplyError {
 impl Entities {
     /// No actor is active yet.
     pub fn new(kind: Kind, memory: Arc<Memory>) -> Self {
-        Self { kind, memory, active: LruCache::unbounded() }
+        Self { kind, memory, active: LruCache::unbounded(), passive: Passive::default() }
     }
 
     /// Applies a round: one mailbox message per touched entity, all entities at once.
     pub async fn apply(&mut self, inputs: Vec<Input>) -> Result<Applied, ApplyError> {
         let last = inputs.last().map_or(0, |input| input.position.0);
-        let mut by_entity: BTreeMap<Id, Vec<Input>> = BTreeMap::new();
-        for input in inputs {
-            by_entity.entry(input.envelope.to.clone()).or_default().push(input);
-        }
-        let mut waiting: BTreeMap<Id, u64> = BTreeMap::new();
-        let (done, mut outcomes) = mpsc::channel(by_entity.len().max(1));
+        let by_entity = by_entity(inputs);
+        let mut touched: Vec<(Id, u64)> = Vec::with_capacity(by_entity.len());
+        let (done, outcomes) = Outcomes::new(by_entity.len());
         let memory = Arc::clone(&self.memory);
         memory.look(|look| {
             for (id, inputs) in by_entity {
                 let rows = load_rows(look, &id, &inputs)?;
-                waiting.insert(id.clone(), inputs.first().map_or(0, |input| input.position.0));
-                let actor = self.activate(look, id)?;
+                touched.push((id.clone(), inputs.first().map_or(0, |input| input.position.0)));
+                let (actor, start) = self.activate(look, id)?;
                 // An actor that ended takes no message: its outcome is missed below.
-                let _ = actor.send_message(Work { inputs, rows, done: done.clone() });
+                let _ = actor.send_message(Work { start, inputs, rows, done: Arc::clone(&done) });
             }
             Ok(())
         })?;
         drop(done);
-        let mut changed = Vec::with_capacity(waiting.len());
+        let mut changed = Vec::with_capacity(touched.len());
         let mut effects: Vec<(Position, Vec<Effect>)> = Vec::new();
-        while let Some(Outcome { changed: change, effects: more }) = outcomes.recv().await {
-            waiting.remove(&change.id);
+        for Outcome { changed: change, effects: more } in outcomes.await.unwrap_or_default() {
+            self.know(&change);
             changed.push(change);
             effects.extend(more);
         }
-        if let Some((id, sequence)) = waiting.pop_first() {
-            return Err(ApplyError::Panicked { kind: self.kind, id, sequence, last });
-        }
-        self.passivate();
         // Which entity was done first is chance; the order of the log is not.
         effects.sort_unstable_by_key(|(position, _)| *position);
         changed.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        let is_done = |id: &Id| changed.binary_search_by(|change| change.id.cmp(id)).is_ok();
+        if changed.len() < touched.len()
+            && let Some((id, sequence)) = touched.into_iter().filter(|(id, _)| !is_done(id)).min()
+        {
+            return Err(ApplyError::Panicked { kind: self.kind, id, sequence, last });
+        }
         Ok(Applied { changed, effects: effects.into_iter().flat_map(|(_, effects)| effects).collect() })
     }
 
-    fn activate(&mut self, look: &Look<'_>, id: Id) -> Result<&ActorRef<Work>, StoreError> {
+    /// The entity's actor, and what it is to start from if it was not active.
+    fn activate(&mut self, look: &Look<'_>, id: Id) -> Result<(&ActorRef<Work>, Option<Start>), StoreError> {
+        let mut start = None;
         if !self.active.contains(&id) {
-            let start = Start { kind: self.kind, id: id.clone(), state: look.state(&id)? };
-            // Without a name nothing can be taken already, and without a name it cannot fail.
-            let (actor, _) = ActorRuntime::spawn_instant(None, EntityActor, start).expect("an unnamed actor spawns");
-            self.active.put(id.clone(), actor);
+            let known = self.passive.take(&id);
+            let state = if known.is_some() { known } else { look.state(&id)? };
+            // What another entity of this round has in its mailbox comes before the start.
+            let left = if self.active.len() < ACTIVE_MAX { None } else { self.active.pop_lru() };
+            let actor = match left {
+                Some((other, Active { actor, state })) => {
+                    state.into_iter().for_each(|state| self.passive.put(other.clone(), state));
+                    actor
+                }
+                None => spawn(),
+            };
+            start = Some(Start { kind: self.kind, id: id.clone(), state: state.clone() });
+            self.active.put(id.clone(), Active { actor, state });
         }
-        Ok(self.active.get(&id).expect("it was just put there"))
+        let active = self.active.get(&id).expect("it was just put there");
+        Ok((&active.actor, start))
+    }
+
+    /// Remembers an entity's new state for when it is activated again.
+    fn know(&mut self, Changed { id, state, .. }: &Changed) {
+        let Some(state) = state else { return };
+        match self.active.peek_mut(id) {
+            Some(active) => active.state = Some(state.clone()),
+            // It was passivated by another entity of the same round.
+            None => self.passive.put(id.clone(), state.clone()),
+        }
     }
 
     /// How many are active.
     pub fn active(&self) -> usize {
         self.active.len()
     }
-
-    fn passivate(&mut self) {
-        while self.active.len() > ACTIVE_MAX.get() {
-            if let Some((_, actor)) = self.active.pop_lru() {
-                actor.stop(None);
-            }
-        }
-    }
 }
 
 impl Drop for Entities {
     fn drop(&mut self) {
-        for (_, actor) in &self.active {
-            actor.stop(None);
+        for (_, active) in &self.active {
+            active.actor.stop(None);
         }
     }
 }
 
+fn spawn() -> ActorRef<Work> {
+    // Without a name nothing can be taken already, and without a name it cannot fail.
+    let (actor, _) = ActorRuntime::spawn_instant(None, EntityActor, ()).expect("an unnamed actor spawns");
+    actor
+}
+
+/// The messages of each entity, in the order of the log.
+fn by_entity(inputs: Vec<Input>) -> Vec<(Id, Vec<Input>)> {
+    let mut places: HashMap<Id, usize> = HashMap::with_capacity(inputs.len());
+    let mut grouped: Vec<(Id, Vec<Input>)> = Vec::with_capacity(inputs.len());
+    for input in inputs {
+        match places.entry(input.envelope.to.clone()) {
+            Entry::Occupied(place) => grouped[*place.get()].1.push(input),
+            Entry::Vacant(place) => {
+                grouped.push((place.key().clone(), vec![input]));
+                place.insert(grouped.len() - 1);
+            }
+        }
+    }
+    grouped
+}
+
 fn load_rows(look: &Look<'_>, id: &Id, inputs: &[Input]) -> Result<Rows, StoreError> {
     let mut rows = Rows::default();
-    let named: BTreeSet<_> = inputs.iter().flat_map(|input| entity::rows(&input.envelope)).collect();
-    for row in named {
-        let bytes = look.row(id, &row)?.map(Vec::from);
-        rows.load(row, bytes);
+    for row in inputs.iter().flat_map(|input| entity::rows(&input.envelope)) {
+        if !rows.is_loaded(&row) {
+            let bytes = look.row(id, &row)?.map(Vec::from);
+            rows.load(row, bytes);
+        }
     }
     Ok(rows)
 }

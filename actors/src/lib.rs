@@ -7,6 +7,7 @@
 //!
 //! Beside it stand the [`operator`]'s tools, which [`replay`] the logs without a host.
 
+pub mod changes;
 pub mod cli;
 pub mod config;
 pub mod counts;
@@ -22,6 +23,7 @@ pub mod observe;
 pub mod operator;
 pub mod outbox;
 pub mod partition;
+pub mod passive;
 pub mod query;
 pub mod replay;
 pub mod reply;

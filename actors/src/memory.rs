@@ -1,15 +1,17 @@
 //! What a partition knows: its checkpoint, and on top of it what changed since. Reads see both.
 
 use std::{
-    collections::BTreeMap,
-    ops::Bound,
-    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use bytes::Bytes;
 use shop_domain::{id::Id, rows::RowKey};
 
-use crate::store::{SharedShelf, StoreError};
+use crate::{
+    changes::{Changed, Changes},
+    store::{SharedShelf, StoreError},
+};
 
 /// The states and rows of one partition.
 #[derive(Debug)]
@@ -22,30 +24,11 @@ pub struct Memory {
 #[derive(Debug, Default)]
 struct Fresh {
     cursor: u64,
-    states: BTreeMap<Id, Change>,
-    rows: BTreeMap<(Id, RowKey), Change>,
+    /// On the way into a checkpoint up to that cursor, oldest first.
+    leaving: VecDeque<(u64, Arc<Changes>)>,
+    /// Since then.
+    newest: Changes,
 }
-
-#[derive(Debug)]
-struct Change {
-    bytes: Bytes,
-    /// The cursor of the round that made it.
-    at: u64,
-}
-
-/// What one entity changed in one round.
-#[derive(Debug)]
-pub struct Changed {
-    /// The entity.
-    pub id: Id,
-    /// Its new state, unless that is as it was.
-    pub state: Option<Bytes>,
-    /// The rows that it wrote.
-    pub rows: Vec<(RowKey, Bytes)>,
-}
-
-/// States and rows that no checkpoint holds yet.
-pub type Unsaved = (Vec<(Id, Bytes)>, Vec<((Id, RowKey), Bytes)>);
 
 impl Memory {
     /// What a checkpoint up to `cursor` holds.
@@ -57,29 +40,27 @@ impl Memory {
     pub fn apply(&self, cursor: u64, changed: Vec<Changed>) {
         let mut fresh = self.write();
         fresh.cursor = cursor;
-        for Changed { id, state, rows } in changed {
-            for (row, bytes) in rows {
-                fresh.rows.insert((id.clone(), row), Change { bytes, at: cursor });
-            }
-            if let Some(bytes) = state {
-                fresh.states.insert(id, Change { bytes, at: cursor });
-            }
-        }
+        changed.into_iter().for_each(|changed| fresh.newest.insert(changed));
     }
 
-    /// What no checkpoint holds yet.
-    pub fn unsaved(&self) -> Unsaved {
-        let fresh = self.read();
-        let states = fresh.states.iter().map(|(id, change)| (id.clone(), change.bytes.clone())).collect();
-        let rows = fresh.rows.iter().map(|(key, change)| (key.clone(), change.bytes.clone())).collect();
-        (states, rows)
+    /// What changed since this was asked last, for a checkpoint. Reads see it here until the
+    /// checkpoint is [`saved`](Self::saved).
+    pub fn leave(&self) -> Arc<Changes> {
+        let mut fresh = self.write();
+        let changes = Arc::new(std::mem::take(&mut fresh.newest));
+        let cursor = fresh.cursor;
+        fresh.leaving.push_back((cursor, Arc::clone(&changes)));
+        changes
     }
 
-    /// A checkpoint up to `cursor` was written.
+    /// A checkpoint up to `cursor` was written, and all before it.
     pub fn saved(&self, cursor: u64) {
         let mut fresh = self.write();
-        fresh.states.retain(|_, change| change.at > cursor);
-        fresh.rows.retain(|_, change| change.at > cursor);
+        let saved = fresh.leaving.partition_point(|(at, _)| *at <= cursor);
+        let saved: Vec<_> = fresh.leaving.drain(..saved).collect();
+        // What they held is freed without keeping anybody waiting.
+        drop(fresh);
+        drop(saved);
     }
 
     /// The sequence up to which it is.
@@ -117,16 +98,16 @@ impl Look<'_> {
 
     /// An entity's state.
     pub fn state(&self, id: &Id) -> Result<Option<Bytes>, StoreError> {
-        match self.fresh.states.get(id) {
-            Some(change) => Ok(Some(change.bytes.clone())),
+        match self.changes().find_map(|changes| changes.state(id)) {
+            Some(state) => Ok(Some(state.clone())),
             None => self.shelf.state(id),
         }
     }
 
     /// One row of an entity.
     pub fn row(&self, id: &Id, row: &str) -> Result<Option<Bytes>, StoreError> {
-        match self.fresh.rows.get(&(id.clone(), row.into())) {
-            Some(change) => Ok(Some(change.bytes.clone())),
+        match self.changes().find_map(|changes| changes.row(id, row)) {
+            Some(row) => Ok(Some(row.clone())),
             None => self.shelf.row(id, row),
         }
     }
@@ -134,9 +115,10 @@ impl Look<'_> {
     /// At most `limit` states with ids after `after`, in order.
     pub fn states_after(&self, after: Option<&Id>, limit: usize) -> Result<Vec<(Id, Bytes)>, StoreError> {
         let mut states: BTreeMap<Id, Bytes> = self.shelf.states_after(after, limit)?.into_iter().collect();
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let fresh = self.fresh.states.range((start, Bound::Unbounded)).take(limit);
-        states.extend(fresh.map(|(id, change)| (id.clone(), change.bytes.clone())));
+        for changes in self.changes().rev() {
+            let later = changes.states().filter(|(id, _)| after.is_none_or(|after| *id > after));
+            states.extend(later.map(|(id, state)| (id.clone(), state.clone())));
+        }
         Ok(states.into_iter().take(limit).collect())
     }
 
@@ -150,10 +132,16 @@ impl Look<'_> {
     ) -> Result<Vec<(RowKey, Bytes)>, StoreError> {
         let mut rows: BTreeMap<RowKey, Bytes> =
             self.shelf.rows_before(id, prefix, before, limit)?.into_iter().collect();
-        let start = (id.clone(), RowKey::from(prefix));
-        let fresh = self.fresh.rows.range(start..).take_while(|((of, row), _)| of == id && row.starts_with(prefix));
-        let fresh = fresh.filter(|((_, row), _)| before.is_none_or(|before| &**row < before));
-        rows.extend(fresh.map(|((_, row), change)| (row.clone(), change.bytes.clone())));
+        for changes in self.changes().rev() {
+            let earlier = changes.rows_of(id, prefix).filter(|(row, _)| before.is_none_or(|before| &***row < before));
+            rows.extend(earlier.map(|(row, bytes)| (row.clone(), bytes.clone())));
+        }
         Ok(rows.into_iter().rev().take(limit).collect())
+    }
+
+    /// What changed, newest first.
+    fn changes(&self) -> impl DoubleEndedIterator<Item = &Changes> {
+        let leaving = self.fresh.leaving.iter().rev().map(|(_, changes)| &**changes);
+        std::iter::once(&self.fresh.newest).chain(leaving)
     }
 }

@@ -355,9 +355,8 @@ impl Partition {
     async fn settle(&mut self, sent: Vec<Acknowledged>, replies: Vec<Reply>, checkpoint: bool) {
         let cursor = self.meta.cursor;
         let checkpoint = checkpoint.then(|| {
-            let (states, rows) = self.memory.unsaved();
             (self.checkpointed, self.last_checkpoint) = (cursor, Instant::now());
-            Checkpoint { meta: self.meta.clone(), states, rows }
+            Checkpoint { meta: self.meta.clone(), changes: self.memory.leave() }
         });
         // A settler that ended says why itself.
         let _ = self.rounds.send(Round { cursor, sent, replies, checkpoint }).await;

@@ -97,6 +97,8 @@ impl Settler {
             shelf.write(&checkpoint)?;
             counts.checkpoint(begin.elapsed());
             memory.saved(checkpoint.meta.cursor);
+            // Before it counts as saved, because the next one waits for that.
+            shelf.tidy()?;
             saved.send_replace(checkpoint.meta.cursor);
             Ok(())
         }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use shop_domain::{id::Id, rows::RowKey};
 use shop_nats::log::Identity;
 
-use crate::link::Links;
+use crate::{changes::Changes, link::Links};
 
 /// The checkpoints of one kind.
 pub trait Store: Debug + Send + Sync {
@@ -48,6 +48,9 @@ pub trait Shelf: Debug + Send + Sync {
 
     /// Writes a checkpoint, all of it or nothing.
     fn write(&self, checkpoint: &Checkpoint) -> Result<(), StoreError>;
+
+    /// Puts some of what checkpoints have written in order; changes nothing of what is read.
+    fn tidy(&self) -> Result<(), StoreError>;
 
     /// Whether writing takes long enough to be done on a thread for blocking work.
     fn blocks(&self) -> bool;
@@ -92,10 +95,8 @@ impl Meta {
 pub struct Checkpoint {
     /// Up to where it goes.
     pub meta: Meta,
-    /// States of the entities that changed.
-    pub states: Vec<(Id, Bytes)>,
-    /// Rows that changed.
-    pub rows: Vec<((Id, RowKey), Bytes)>,
+    /// What changed since the one before.
+    pub changes: Arc<Changes>,
 }
 
 /// Why checkpoints cannot be kept.
@@ -131,4 +132,7 @@ pub enum StoreError {
     /// A checkpoint that this program did not write.
     #[error("the checkpoint of {0} cannot be read: {1}; delete the data folder, and it is built again from the log")]
     Meta(String, rmp_serde::decode::Error),
+    /// A part of one is not there, or not as it was written.
+    #[error("run {0} of a checkpoint cannot be read; delete the data folder, and it is built again from the log")]
+    Damaged(u64),
 }

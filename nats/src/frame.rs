@@ -7,7 +7,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shop_domain::{kind::Kind, message::Envelope};
+use shop_domain::{encode::encode, kind::Kind, message::Envelope};
 
 /// The version byte that leads every frame and every upgrade.
 const VERSION: u8 = 1;
@@ -138,7 +138,7 @@ pub struct EncodedMessage(Vec<u8>);
 impl EncodedMessage {
     /// Encodes a message once, whichever frame it ends up in.
     pub fn new(envelope: &Envelope) -> Self {
-        Self(rmp_serde::to_vec_named(envelope).expect("an envelope always encodes"))
+        Self(encode(envelope))
     }
 
     /// Its length in bytes.
@@ -164,11 +164,11 @@ pub fn frames(source: Source, first: u64, messages: &[EncodedMessage]) -> Vec<(B
     }
     frames
         .into_iter()
-        .map(|(start, end)| (encode(source, first + start as u64, &messages[start..end]), first + end as u64))
+        .map(|(start, end)| (join(source, first + start as u64, &messages[start..end]), first + end as u64))
         .collect()
 }
 
-fn encode(source: Source, first: u64, messages: &[EncodedMessage]) -> Bytes {
+fn join(source: Source, first: u64, messages: &[EncodedMessage]) -> Bytes {
     let content: usize = messages.iter().map(EncodedMessage::bytes).sum();
     let mut bytes = Vec::with_capacity(content + 96);
     bytes.push(VERSION);

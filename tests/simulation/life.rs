@@ -253,6 +253,10 @@ impl Shelf for CellarShelf {
         Ok(())
     }
 
+    fn tidy(&self) -> Result<(), StoreError> {
+        self.shelf.tidy()
+    }
+
     fn blocks(&self) -> bool {
         self.shelf.blocks()
     }

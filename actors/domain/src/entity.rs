@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     delivery::Delivery,
+    encode::encode,
     id::Id,
     kind::Kind,
     logic::Logic,
@@ -225,13 +226,12 @@ impl State {
     /// The state as it is stored: MessagePack with field names.
     pub fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Wallet(state) => rmp_serde::to_vec_named(state),
-            Self::Product(state) => rmp_serde::to_vec_named(state),
-            Self::Order(state) => rmp_serde::to_vec_named(state),
-            Self::Delivery(state) => rmp_serde::to_vec_named(state),
-            Self::Mypage(state) => rmp_serde::to_vec_named(state),
+            Self::Wallet(state) => encode(state),
+            Self::Product(state) => encode(state),
+            Self::Order(state) => encode(state),
+            Self::Delivery(state) => encode(state),
+            Self::Mypage(state) => encode(state),
         }
-        .expect("a state always encodes")
     }
 
     /// Reads a stored state.

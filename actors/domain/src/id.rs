@@ -1,8 +1,8 @@
 //! Ids and keys: parsed once at the edge, correct everywhere inside.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Longest id, in characters.
 pub const ID_LENGTH_MAX: usize = 64;
@@ -32,8 +32,10 @@ fn check(text: &str, max: usize) -> Result<(), InvalidId> {
     if text.is_empty() {
         return Err(InvalidId::Empty);
     }
-    if let Some(bad) = text.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))) {
-        return Err(InvalidId::Character(bad));
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if !text.bytes().all(is_allowed) {
+        let bad = text.chars().find(|c| !u8::try_from(*c).is_ok_and(is_allowed));
+        return Err(InvalidId::Character(bad.unwrap_or_default()));
     }
     if text.len() > max {
         return Err(InvalidId::TooLong { max, length: text.len() });
@@ -41,12 +43,27 @@ fn check(text: &str, max: usize) -> Result<(), InvalidId> {
     Ok(())
 }
 
+/// Reads a text of at most so many characters.
+struct Text(usize);
+
+impl de::Visitor<'_> for Text {
+    type Value = Arc<str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Arc<str>, E> {
+        check(text, self.0).map_err(E::custom)?;
+        Ok(text.into())
+    }
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $max:expr) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-        #[serde(transparent)]
-        pub struct $name(Box<str>);
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The text of the id.
@@ -76,11 +93,15 @@ macro_rules! id {
             }
         }
 
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = Box::<str>::deserialize(deserializer)?;
-                check(&text, $max).map_err(D::Error::custom)?;
-                Ok(Self(text))
+                deserializer.deserialize_str(Text($max)).map(Self)
             }
         }
     };

@@ -4,6 +4,7 @@
 //! and the same message with the same context make the same new state and the same effects.
 
 pub mod delivery;
+pub mod encode;
 pub mod entity;
 pub mod id;
 pub mod invariant;

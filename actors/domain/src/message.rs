@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     delivery,
+    encode::encode,
     id::{Id, Key},
     kind::Kind,
     mypage, order, product, wallet,
@@ -43,7 +44,7 @@ impl Message {
     /// What tells this command from another one under the same idempotency key: FNV-1a (64 bit)
     /// of its bytes in the log. Taken before a quote is added, which the caller did not send.
     pub fn fingerprint(&self) -> u64 {
-        let bytes = rmp_serde::to_vec_named(self).expect("a message always encodes");
+        let bytes = encode(self);
         let mut hasher = FnvHasher::default();
         hasher.write(&bytes);
         hasher.finish()

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::encode::encode;
+
 /// The name of a row within its entity, for example `charge/o-1`.
 pub type RowKey = Box<str>;
 
@@ -28,6 +30,11 @@ impl Rows {
         self.slots.entry(key).or_insert(Slot { bytes, changed: false });
     }
 
+    /// Whether the row is within reach, or known not to be there.
+    pub fn is_loaded(&self, key: &str) -> bool {
+        self.slots.contains_key(key)
+    }
+
     /// The row, if there is one.
     ///
     /// # Panics
@@ -40,7 +47,7 @@ impl Rows {
 
     /// Writes a row, which need not have been loaded.
     pub fn put<T: Serialize>(&mut self, key: RowKey, value: &T) {
-        let bytes = rmp_serde::to_vec_named(value).expect("a row always encodes");
+        let bytes = encode(value);
         self.slots.insert(key, Slot { bytes: Some(bytes), changed: true });
     }
 

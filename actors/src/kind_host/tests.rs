@@ -82,6 +82,10 @@ impl Shelf for SpoilingShelf {
         self.shelf.write(checkpoint)
     }
 
+    fn tidy(&self) -> Result<(), StoreError> {
+        self.shelf.tidy()
+    }
+
     fn blocks(&self) -> bool {
         self.shelf.blocks()
     }

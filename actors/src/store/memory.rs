@@ -93,8 +93,13 @@ impl Shelf for MemoryShelf {
     fn write(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
         let mut saved = self.saved();
         saved.meta = Some(checkpoint.meta.clone());
-        saved.states.extend(checkpoint.states.iter().cloned());
-        saved.rows.extend(checkpoint.rows.iter().cloned());
+        let changes = &checkpoint.changes;
+        saved.states.extend(changes.states().map(|(id, state)| (id.clone(), state.clone())));
+        saved.rows.extend(changes.rows().map(|(id, row, bytes)| ((id.clone(), row.clone()), bytes.clone())));
+        Ok(())
+    }
+
+    fn tidy(&self) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -1,7 +1,14 @@
 //! Checkpoints in sled: one database per kind, one tree per partition, one atomic batch per checkpoint.
+//! What a checkpoint writes is a [`run`].
 //!
 //! The folder may be deleted at any time, and what cannot be read is set aside and built again
 //! from the log. No checkpoint needs an fsync for the same reason.
+
+mod block;
+mod filter;
+mod merge;
+mod run;
+mod shelf;
 
 use std::{
     fs::{self, File, TryLockError},
@@ -11,21 +18,17 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
-use shop_domain::{id::Id, kind::Kind, rows::RowKey};
+use shop_domain::kind::Kind;
 
-use super::{Checkpoint, Meta, SharedShelf, Shelf, Store, StoreError};
+use self::shelf::RunShelf;
+use super::{SharedShelf, Store, StoreError};
 
 /// The version of what is in the folder.
-const FORMAT: &str = "shop-actors store 1\n";
+const FORMAT: &str = "shop-actors store 2\n";
 /// sled's page cache for one kind, in bytes.
-const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// How often sled writes out on its own, in milliseconds: bounds what is replayed after a crash.
 const FLUSH_EVERY_MS: u64 = 1_000;
-
-const META: &[u8] = b"m";
-const STATE: u8 = b's';
-const ROW: u8 = b'r';
 
 /// The checkpoints of one kind.
 #[derive(Debug)]
@@ -34,12 +37,6 @@ pub struct SledStore {
     database: sled::Db,
     /// Held for as long as the folder is in use.
     _lock: File,
-}
-
-/// The checkpoint of one partition: a tree of its own.
-#[derive(Clone, Debug)]
-struct SledShelf {
-    tree: sled::Tree,
 }
 
 impl SledStore {
@@ -57,94 +54,23 @@ impl SledStore {
 
 impl Store for SledStore {
     fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError> {
-        Ok(Arc::new(SledShelf { tree: self.database.open_tree(format!("{}/{partition}", self.kind))? }))
+        let name = format!("{}/{partition}", self.kind);
+        let tree = self.database.open_tree(&name)?;
+        let shelf = match RunShelf::open(tree.clone()) {
+            Err(error @ (StoreError::Meta(..) | StoreError::Damaged(_))) => {
+                tracing::error!("deleting the checkpoint of {name}, to build it again from the log: {error}");
+                tree.clear()?;
+                RunShelf::open(tree)?
+            }
+            opened => opened?,
+        };
+        Ok(Arc::new(shelf))
     }
 
     fn flush(&self) -> Result<(), StoreError> {
         self.database.flush()?;
         Ok(())
     }
-}
-
-impl Shelf for SledShelf {
-    fn meta(&self) -> Result<Option<Meta>, StoreError> {
-        let Some(bytes) = self.tree.get(META)? else { return Ok(None) };
-        let name = || String::from_utf8_lossy(&self.tree.name()).into_owned();
-        rmp_serde::from_slice(&bytes).map(Some).map_err(|error| StoreError::Meta(name(), error))
-    }
-
-    fn state(&self, id: &Id) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.tree.get(state_key(id))?.map(bytes))
-    }
-
-    fn row(&self, id: &Id, row: &str) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.tree.get(row_key(id, row))?.map(bytes))
-    }
-
-    fn states_after(&self, after: Option<&Id>, limit: usize) -> Result<Vec<(Id, Bytes)>, StoreError> {
-        let start = after.map_or_else(|| vec![STATE], |after| [&state_key(after)[..], &[0]].concat());
-        let mut states = Vec::new();
-        for entry in self.tree.range(start..vec![STATE + 1]).take(limit) {
-            let (key, state) = entry?;
-            states.extend(id_in(&key[1..]).map(|id| (id, bytes(state))));
-        }
-        Ok(states)
-    }
-
-    fn rows_before(
-        &self,
-        id: &Id,
-        prefix: &str,
-        before: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(RowKey, Bytes)>, StoreError> {
-        let start = row_key(id, prefix);
-        let end = before.map_or_else(|| [&start[..], &[0xff]].concat(), |before| row_key(id, before));
-        if end <= start {
-            return Ok(vec![]);
-        }
-        let head = row_key(id, "").len();
-        let mut rows = Vec::new();
-        for entry in self.tree.range(start..end).rev().take(limit) {
-            let (key, row) = entry?;
-            rows.push((String::from_utf8_lossy(&key[head..]).into(), bytes(row)));
-        }
-        Ok(rows)
-    }
-
-    fn write(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        let mut batch = sled::Batch::default();
-        for (id, state) in &checkpoint.states {
-            batch.insert(state_key(id), &state[..]);
-        }
-        for ((id, row), bytes) in &checkpoint.rows {
-            batch.insert(row_key(id, row), &bytes[..]);
-        }
-        let meta = rmp_serde::to_vec_named(&checkpoint.meta).expect("meta always encodes");
-        batch.insert(META, meta);
-        self.tree.apply_batch(batch)?;
-        Ok(())
-    }
-
-    fn blocks(&self) -> bool {
-        true
-    }
-}
-
-fn bytes(found: sled::IVec) -> Bytes {
-    Bytes::copy_from_slice(&found)
-}
-
-fn state_key(id: &Id) -> Vec<u8> {
-    [&[STATE], id.as_str().as_bytes()].concat()
-}
-
-fn row_key(id: &Id, row: &str) -> Vec<u8> {
-    [&[ROW], id.as_str().as_bytes(), &[0], row.as_bytes()].concat()
-}
-
-fn id_in(key: &[u8]) -> Option<Id> {
-    std::str::from_utf8(key).ok()?.parse().ok()
 }
 
 fn lock(folder: &Path) -> Result<File, StoreError> {
@@ -197,9 +123,16 @@ fn open_or_set_aside(folder: &Path) -> Result<sled::Db, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use shop_domain::id::Id;
     use shop_nats::log::Identity;
 
     use super::*;
+    use crate::{
+        changes::{Changed, Changes},
+        store::{Checkpoint, Meta},
+    };
 
     fn id(id: &str) -> Id {
         id.parse().unwrap()
@@ -208,11 +141,13 @@ mod tests {
     fn checkpoint(cursor: u64, states: &[&str], rows: &[(&str, &str)]) -> Checkpoint {
         let log =
             Identity { created_unix_ns: 1, epoch: 2, partitions: 1, logic: 1, first_sequence: 1, last_sequence: 3 };
-        Checkpoint {
-            meta: Meta { cursor, ..Meta::new(&log) },
-            states: states.iter().map(|state| (id(state), (*state).to_owned().into())).collect(),
-            rows: rows.iter().map(|(of, row)| ((id(of), (*row).into()), (*row).to_owned().into())).collect(),
-        }
+        let state = |of: &&str| Changed { id: id(of), state: Some((*of).to_owned().into()), rows: vec![] };
+        let row = |(of, row): &(&str, &str)| {
+            let rows = vec![((*row).into(), (*row).to_owned().into())];
+            Changed { id: id(of), state: None, rows }
+        };
+        let changes: Changes = states.iter().map(state).chain(rows.iter().map(row)).collect();
+        Checkpoint { meta: Meta { cursor, ..Meta::new(&log) }, changes: changes.into() }
     }
 
     #[test]
@@ -252,6 +187,47 @@ mod tests {
         assert_eq!(keys(None, 10), ["entry/3", "entry/2", "entry/1"]);
         assert_eq!(keys(Some("entry/3"), 1), ["entry/2"]);
         assert_eq!(keys(Some("a"), 1), Vec::<String>::new());
+    }
+
+    /// Many checkpoints of few entities, so that runs are merged again and again, against a map.
+    #[test]
+    fn what_was_written_last_is_read_whatever_was_merged_and_reopened_in_between() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut rng = fastrand::Rng::with_seed(7);
+        let store = SledStore::open(folder.path(), Kind::Wallet).unwrap();
+        let mut shelf = store.shelf(0).unwrap();
+        let (mut states, mut rows) = (BTreeMap::new(), BTreeMap::new());
+        for cursor in 1..=1_500_u64 {
+            let mut changes = Changes::default();
+            for _ in 0..rng.usize(0..12) {
+                let (of, row) = (id(&format!("user-{}", rng.u8(0..40))), format!("entry/{:03}", rng.u16(0..300)));
+                let length = if rng.u8(0..100) == 0 { 40_000 } else { rng.usize(0..400) };
+                let noise = std::iter::repeat_with(|| rng.alphanumeric()).take(length).collect::<String>();
+                let value = bytes::Bytes::from(format!("{cursor} {noise}"));
+                states.insert(of.clone(), value.clone());
+                rows.insert((of.clone(), row.clone()), value.clone());
+                changes.insert(Changed { id: of, state: Some(value.clone()), rows: vec![(row.into(), value)] });
+            }
+            let written = Checkpoint { changes: changes.into(), ..checkpoint(cursor, &[], &[]) };
+            shelf.write(&written).unwrap();
+            shelf.tidy().unwrap();
+            if rng.u8(0..40) == 0 {
+                shelf = store.shelf(0).unwrap();
+                assert_eq!(shelf.meta().unwrap(), Some(written.meta));
+            }
+            let of = id(&format!("user-{}", rng.u8(0..40)));
+            assert_eq!(shelf.state(&of).unwrap(), states.get(&of).cloned());
+            let row = format!("entry/{:03}", rng.u16(0..300));
+            assert_eq!(shelf.row(&of, &row).unwrap(), rows.get(&(of.clone(), row.clone())).cloned());
+            let limit = rng.usize(1..20);
+            let after: Vec<_> = states.iter().filter(|(id, _)| **id > of).take(limit).collect();
+            let found = shelf.states_after(Some(&of), limit).unwrap();
+            assert_eq!(found.iter().map(|(id, state)| (id, state)).collect::<Vec<_>>(), after);
+            let before = rows.iter().rev().filter(|((id, at), _)| *id == of && *at < row).take(limit);
+            let before: Vec<_> = before.map(|((_, at), value)| (at.as_str(), value)).collect();
+            let found = shelf.rows_before(&of, "entry/", Some(&row), limit).unwrap();
+            assert_eq!(found.iter().map(|(at, value)| (&**at, value)).collect::<Vec<_>>(), before);
+        }
     }
 
     #[test]

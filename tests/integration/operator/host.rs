@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::Path};
 
 use serde_json::{Value, json};
-use shop_actors::store::{Checkpoint, Store, sled::SledStore};
+use shop_actors::{
+    changes::{Changed, Changes},
+    store::{Checkpoint, Store, sled::SledStore},
+};
 use shop_domain::{kind::Kind, wallet};
 use shop_tests::{client::Client, cluster::Cluster, process::Process, programs::Program, wait::until};
 
@@ -165,8 +168,9 @@ fn spoil_the_charge_of(order: &str, data_dir: &Path) {
     let store = SledStore::open(data_dir, Kind::Wallet).unwrap();
     let shelf = store.shelf(0).unwrap();
     let meta = shelf.meta().unwrap().expect("the host has written a last checkpoint");
-    let row = (("alice".parse().unwrap(), wallet::charge_row(&order.parse().unwrap())), b"\xc1"[..].into());
-    shelf.write(&Checkpoint { meta, states: vec![], rows: vec![row] }).unwrap();
+    let rows = vec![(wallet::charge_row(&order.parse().unwrap()), b"\xc1"[..].into())];
+    let changes = Changes::from_iter([Changed { id: "alice".parse().unwrap(), state: None, rows }]);
+    shelf.write(&Checkpoint { meta, changes: changes.into() }).unwrap();
     store.flush().unwrap();
 }
 

@@ -26,7 +26,7 @@ async fn a_data_folder_of_another_format_is_refused() {
     let folder = cluster.data_dir(HOST).join("order");
     fs::write(folder.join("FORMAT"), "shop-actors store 99\n").unwrap();
     let words = cluster.spawn_host("refused", ALL_KINDS, &cluster.data_dir(HOST), 1).refuses().await;
-    for part in [folder.to_str().unwrap(), "shop-actors store 99", "shop-actors store 1", "delete the folder"] {
+    for part in [folder.to_str().unwrap(), "shop-actors store 99", "shop-actors store 2", "delete the folder"] {
         assert!(words.contains(part), "{part:?} is missing: {words}");
     }
 }

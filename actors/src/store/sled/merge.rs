@@ -1,0 +1,110 @@
+//! Several runs on their way to become one, a little at a time.
+
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{
+    block::Block,
+    run::{Run, RunWriter},
+};
+use crate::store::StoreError;
+
+/// Runs that are being merged.
+#[derive(Debug)]
+pub(super) struct Merge {
+    tree: sled::Tree,
+    /// The runs, oldest first.
+    runs: Vec<Arc<Run>>,
+    cursors: Vec<Cursor>,
+    /// The next entry of each run that has one: the smallest key first, and of a key that several
+    /// runs have, the newest run's.
+    heads: BinaryHeap<Reverse<(Bytes, Reverse<usize>)>>,
+    /// The key that was written last.
+    last: Option<Bytes>,
+    writer: RunWriter,
+}
+
+/// A place in a run.
+#[derive(Debug)]
+struct Cursor {
+    run: Arc<Run>,
+    next_block: usize,
+    block: Option<Block>,
+    place: usize,
+}
+
+/// How far a merge came.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// There is more to do.
+    Begun(Merge),
+    /// The runs, oldest first, and what takes their place.
+    Done(Vec<Arc<Run>>, Run),
+}
+
+impl Merge {
+    /// Begins to merge runs, oldest first, into the one with that number.
+    pub(super) fn new(tree: &sled::Tree, runs: Vec<Arc<Run>>, number: u64) -> Result<Self, StoreError> {
+        let entries = runs.iter().map(|run| run.info.entries).sum();
+        let level = runs.iter().map(|run| run.info.level).max().unwrap_or(0) + 1;
+        let cursors = runs.iter().map(|run| Cursor { run: Arc::clone(run), next_block: 0, block: None, place: 0 });
+        let mut merge = Self {
+            tree: tree.clone(),
+            cursors: cursors.collect(),
+            runs,
+            heads: BinaryHeap::new(),
+            last: None,
+            writer: RunWriter::new(tree, number, level, entries),
+        };
+        for age in 0..merge.cursors.len() {
+            merge.load(age)?;
+        }
+        Ok(merge)
+    }
+
+    /// Merges until about so many bytes are written.
+    pub(super) fn go_on(mut self, bytes_max: usize) -> Result<Progress, StoreError> {
+        let mut bytes = 0;
+        while let Some(Reverse((key, Reverse(age)))) = self.heads.pop() {
+            if self.last.as_ref() != Some(&key) {
+                let value = self.cursors[age].value();
+                self.writer.push(&key, &value)?;
+                bytes += key.len() + value.len();
+                self.last = Some(key);
+            }
+            self.cursors[age].place += 1;
+            self.load(age)?;
+            if bytes >= bytes_max {
+                return Ok(Progress::Begun(self));
+            }
+        }
+        Ok(Progress::Done(self.runs, self.writer.finish()?))
+    }
+
+    fn load(&mut self, age: usize) -> Result<(), StoreError> {
+        let key = self.cursors[age].key(&self.tree)?;
+        self.heads.extend(key.map(|key| Reverse((key, Reverse(age)))));
+        Ok(())
+    }
+}
+
+impl Cursor {
+    /// The key of the entry here, if the run does not end here.
+    fn key(&mut self, tree: &sled::Tree) -> Result<Option<Bytes>, StoreError> {
+        loop {
+            match &self.block {
+                Some(block) if self.place < block.len() => return Ok(Some(block.entry(self.place).0)),
+                Some(_) | None if self.next_block == self.run.blocks() => return Ok(None),
+                Some(_) | None => {
+                    self.block = Some(self.run.block(tree, self.next_block)?);
+                    (self.next_block, self.place) = (self.next_block + 1, 0);
+                }
+            }
+        }
+    }
+
+    fn value(&self) -> Bytes {
+        self.block.as_ref().map(|block| block.entry(self.place).1).unwrap_or_default()
+    }
+}

@@ -1,0 +1,248 @@
+//! The checkpoint of one partition in sled: a list of runs, newest last, and up to where they go.
+//!
+//! Every checkpoint adds a run; runs of about the same size are merged into one, so that there are
+//! few of them and each entry is written again only a few times (a log-structured merge tree with
+//! tiers: O'Neil et al., 1996). A run is listed once it is complete, and sled's log keeps the order
+//! in which it was written: so what a crash leaves half written is not listed.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use shop_domain::{id::Id, rows::RowKey};
+
+use super::{
+    block::Entry,
+    filter::Fingerprint,
+    merge::{Merge, Progress},
+    run::{self, Run, RunInfo, RunWriter},
+};
+use crate::store::{Checkpoint, Meta, Shelf, StoreError};
+
+/// So many runs of a level are merged into one of the next. More would be written less often, and
+/// each look would go through more filters.
+const RUNS_OF_A_LEVEL: usize = 32;
+/// How much is merged after a checkpoint, as a multiple of what it wrote, so that merging keeps up
+/// with it; and at least, in bytes.
+const MERGED_PER_WRITTEN: usize = 4;
+const MERGED_BYTES_MIN: usize = 1024 * 1024;
+
+const LIST: &[u8] = b"m";
+const STATE: u8 = b's';
+const ROW: u8 = b'r';
+
+/// The checkpoint of one partition.
+#[derive(Debug)]
+pub(super) struct RunShelf {
+    tree: sled::Tree,
+    /// Oldest first. Whoever reads holds the lock, so that what is removed is read by nobody.
+    runs: RwLock<Vec<Arc<Run>>>,
+    /// The number of the next run.
+    next_number: AtomicU64,
+    /// How many bytes may be merged before the next checkpoint.
+    allowance: AtomicU64,
+    merge: Mutex<Option<Merge>>,
+}
+
+/// What a checkpoint consists of, as it is stored.
+#[derive(Debug, Serialize, Deserialize)]
+struct List {
+    meta: Meta,
+    /// Oldest first.
+    runs: Vec<RunInfo>,
+}
+
+impl RunShelf {
+    /// Opens the checkpoint in `tree`, and removes what a crash left half written.
+    pub(super) fn open(tree: sled::Tree) -> Result<Self, StoreError> {
+        let listed = list(&tree)?.map(|list| list.runs).unwrap_or_default();
+        for number in run::numbers(&tree)? {
+            if listed.iter().all(|run| run.number != number) {
+                run::remove(&tree, number)?;
+            }
+        }
+        let next_number = listed.iter().map(|run| run.number + 1).max().unwrap_or(0).into();
+        let runs = listed.into_iter().map(|info| Run::open(&tree, info).map(Arc::new)).collect::<Result<_, _>>()?;
+        Ok(Self { tree, runs: RwLock::new(runs), next_number, allowance: AtomicU64::new(0), merge: Mutex::new(None) })
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let print = Fingerprint::of(key);
+        for run in self.read().iter().rev() {
+            if let Some(value) = run.get(&self.tree, key, print)? {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    /// At most `limit` entries of a range, from its start or from its end.
+    fn range(&self, start: &[u8], end: &[u8], limit: usize, from: From) -> Result<BTreeMap<Bytes, Bytes>, StoreError> {
+        let mut found = BTreeMap::new();
+        // The newest run is last, and what it says of a key replaces what others said.
+        for run in self.read().iter() {
+            let entries = run.range(&self.tree, start, end);
+            match from {
+                From::Start => extend(&mut found, entries.take(limit))?,
+                From::End => extend(&mut found, entries.rev().take(limit))?,
+            }
+        }
+        Ok(found)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Vec<Arc<Run>>> {
+        self.runs.read().expect("nobody panics while changing the list")
+    }
+
+    /// Lists these runs: first in sled, then here.
+    fn list(&self, runs: Vec<Arc<Run>>, meta: Meta) -> Result<(), StoreError> {
+        let list = List { meta, runs: runs.iter().map(|run| run.info).collect() };
+        self.tree.insert(LIST, rmp_serde::to_vec_named(&list).expect("a list always encodes"))?;
+        *self.runs.write().expect("nobody panics while changing the list") = runs;
+        Ok(())
+    }
+
+    fn next_number(&self) -> u64 {
+        self.next_number.fetch_add(1, Relaxed)
+    }
+
+    /// The runs that are due to be merged: the newest ones up to some level, once they are many.
+    fn due(&self) -> Option<Vec<Arc<Run>>> {
+        let runs = self.read();
+        let highest = runs.iter().map(|run| run.info.level).max()?;
+        let up_to = |level| runs.iter().rev().take_while(|run| run.info.level <= level).count();
+        let count = (0..=highest).map(up_to).find(|count| *count >= RUNS_OF_A_LEVEL)?;
+        Some(runs[runs.len() - count..].to_vec())
+    }
+
+    /// Puts what came of a merge in the place of what was merged.
+    fn merged(&self, old: &[Arc<Run>], new: Run) -> Result<(), StoreError> {
+        let Some(List { meta, .. }) = list(&self.tree)? else { return Ok(()) };
+        let mut runs = self.read().clone();
+        let is_old = |run: &Arc<Run>| old.iter().any(|old| old.info.number == run.info.number);
+        let place = runs.iter().position(is_old).unwrap_or(0);
+        runs.retain(|run| !is_old(run));
+        runs.insert(place, Arc::new(new));
+        self.list(runs, meta)?;
+        old.iter().try_for_each(|old| run::remove(&self.tree, old.info.number))
+    }
+}
+
+impl Shelf for RunShelf {
+    fn meta(&self) -> Result<Option<Meta>, StoreError> {
+        Ok(list(&self.tree)?.map(|list| list.meta))
+    }
+
+    fn state(&self, id: &Id) -> Result<Option<Bytes>, StoreError> {
+        self.get(&state_key(id))
+    }
+
+    fn row(&self, id: &Id, row: &str) -> Result<Option<Bytes>, StoreError> {
+        self.get(&row_key(id, row))
+    }
+
+    fn states_after(&self, after: Option<&Id>, limit: usize) -> Result<Vec<(Id, Bytes)>, StoreError> {
+        let start = after.map_or_else(|| vec![STATE], |after| [&state_key(after)[..], &[0]].concat());
+        let found = self.range(&start, &[STATE + 1], limit, From::Start)?;
+        let states = found.into_iter().filter_map(|(key, state)| Some((id_in(&key[1..])?, state)));
+        Ok(states.take(limit).collect())
+    }
+
+    fn rows_before(
+        &self,
+        id: &Id,
+        prefix: &str,
+        before: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(RowKey, Bytes)>, StoreError> {
+        let start = row_key(id, prefix);
+        let end = before.map_or_else(|| [&start[..], &[0xff]].concat(), |before| row_key(id, before));
+        if end <= start {
+            return Ok(vec![]);
+        }
+        let head = row_key(id, "").len();
+        let rows = self.range(&start, &end, limit, From::End)?.into_iter().rev();
+        Ok(rows.take(limit).map(|(key, row)| (String::from_utf8_lossy(&key[head..]).into(), row)).collect())
+    }
+
+    fn write(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        let rows = checkpoint.changes.rows().map(|(id, row, bytes)| (row_key(id, row), bytes));
+        let states = checkpoint.changes.states().map(|(id, bytes)| (state_key(id), bytes));
+        let mut entries: Vec<(Vec<u8>, &Bytes)> = rows.chain(states).collect();
+        entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let mut runs = self.read().clone();
+        if !entries.is_empty() {
+            let mut writer = RunWriter::new(&self.tree, self.next_number(), 0, entries.len() as u64);
+            for (key, value) in &entries {
+                writer.push(key, value)?;
+            }
+            runs.push(Arc::new(writer.finish()?));
+        }
+        let bytes: usize = entries.iter().map(|(key, value)| key.len() + value.len()).sum();
+        self.allowance.store((bytes * MERGED_PER_WRITTEN).max(MERGED_BYTES_MIN) as u64, Relaxed);
+        self.list(runs, checkpoint.meta.clone())
+    }
+
+    fn tidy(&self) -> Result<(), StoreError> {
+        // A merge that failed is gone, and begun anew.
+        let mut merge = self.merge.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = match merge.take() {
+            Some(begun) => begun,
+            None => match self.due() {
+                Some(runs) => Merge::new(&self.tree, runs, self.next_number())?,
+                None => return Ok(()),
+            },
+        };
+        match begun.go_on(self.allowance.swap(0, Relaxed) as usize)? {
+            Progress::Begun(begun) => *merge = Some(begun),
+            Progress::Done(old, new) => self.merged(&old, new)?,
+        }
+        Ok(())
+    }
+
+    fn blocks(&self) -> bool {
+        true
+    }
+}
+
+/// Where a range begins to be read.
+#[derive(Clone, Copy)]
+enum From {
+    Start,
+    End,
+}
+
+fn extend(
+    found: &mut BTreeMap<Bytes, Bytes>,
+    entries: impl Iterator<Item = Result<Entry, StoreError>>,
+) -> Result<(), StoreError> {
+    for entry in entries {
+        let (key, value) = entry?;
+        found.insert(key, value);
+    }
+    Ok(())
+}
+
+fn list(tree: &sled::Tree) -> Result<Option<List>, StoreError> {
+    let Some(bytes) = tree.get(LIST)? else { return Ok(None) };
+    let name = || String::from_utf8_lossy(&tree.name()).into_owned();
+    rmp_serde::from_slice(&bytes).map(Some).map_err(|error| StoreError::Meta(name(), error))
+}
+
+fn state_key(id: &Id) -> Vec<u8> {
+    [&[STATE], id.as_str().as_bytes()].concat()
+}
+
+fn row_key(id: &Id, row: &str) -> Vec<u8> {
+    [&[ROW], id.as_str().as_bytes(), &[0], row.as_bytes()].concat()
+}
+
+fn id_in(key: &[u8]) -> Option<Id> {
+    std::str::from_utf8(key).ok()?.parse().ok()
+}

@@ -1,8 +1,9 @@
 //! What changed between two checkpoints, by entity.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use shop_domain::{id::Id, rows::RowKey};
 
 /// The newest states and rows of the entities that changed.

@@ -1,12 +1,10 @@
 //! The entities of one partition: activated by their first message, passivated when others are
 //! used more, and all at work at once.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::Arc,
-};
+use std::{collections::hash_map::Entry, sync::Arc};
 
 use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt};
 use lru::LruCache;
 use ractor::{ActorRef, ActorRuntime};
 use shop_domain::{

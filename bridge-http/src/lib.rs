@@ -35,9 +35,10 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 8192 requests: some seconds of work for one host, and at most 512 MiB of largest bodies.
+    /// 4096 requests: a third of a second of work for one machine at its fastest, some seconds for
+    /// the slowest disk, and at most 256 MiB of largest bodies.
     fn default() -> Self {
-        Self { in_flight_max: 8_192 }
+        Self { in_flight_max: 4_096 }
     }
 }
 

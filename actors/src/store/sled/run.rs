@@ -27,12 +27,12 @@ enum Part {
     Block = b'b' as isize,
     /// The filter.
     Filter = b'f' as isize,
-    /// The first key of each block.
-    FirstKeys = b'i' as isize,
+    /// The index.
+    Index = b'i' as isize,
 }
 
 /// In which order a run is removed: what finds it goes first, blocks last.
-const PARTS: [Part; 3] = [Part::FirstKeys, Part::Filter, Part::Block];
+const PARTS: [Part; 3] = [Part::Index, Part::Filter, Part::Block];
 
 /// One run, as it is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,24 +49,33 @@ pub(super) struct RunInfo {
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) info: RunInfo,
+    index: Index,
+    filter: Filter,
+}
+
+/// Where a run has what.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Index {
     /// The first key of each block.
     first_keys: Vec<ByteBuf>,
-    filter: Filter,
+    /// The first and the last key of each sort, which is the first byte of a key. Ids often grow with
+    /// time, so that nearly all runs end before a key that is new.
+    bounds: Vec<(ByteBuf, ByteBuf)>,
 }
 
 impl Run {
     /// Reads what is kept at hand of a run.
     pub(super) fn open(tree: &sled::Tree, info: RunInfo) -> Result<Self, StoreError> {
         let damaged = || StoreError::Damaged(info.number);
-        let first_keys = read(tree, info.number, Part::FirstKeys, 0)?.ok_or_else(damaged)?;
-        let first_keys = rmp_serde::from_slice(&first_keys).map_err(|_| damaged())?;
+        let index = read(tree, info.number, Part::Index, 0)?.ok_or_else(damaged)?;
+        let index = rmp_serde::from_slice(&index).map_err(|_| damaged())?;
         let filter = read(tree, info.number, Part::Filter, 0)?.ok_or_else(damaged)?;
-        Ok(Self { info, first_keys, filter: Filter::from_bytes(&filter).ok_or_else(damaged)? })
+        Ok(Self { info, index, filter: Filter::from_bytes(&filter).ok_or_else(damaged)? })
     }
 
     /// The value of a key.
     pub(super) fn get(&self, tree: &sled::Tree, key: &[u8], print: Fingerprint) -> Result<Option<Bytes>, StoreError> {
-        if !self.filter.may_hold(print) {
+        if !self.index.may_hold(key) || !self.filter.may_hold(print) {
             return Ok(None);
         }
         let Some(number) = self.blocks_until(|first| first <= key).checked_sub(1) else { return Ok(None) };
@@ -90,7 +99,7 @@ impl Run {
 
     /// How many blocks it has.
     pub(super) fn blocks(&self) -> usize {
-        self.first_keys.len()
+        self.index.first_keys.len()
     }
 
     /// One of its blocks.
@@ -101,7 +110,26 @@ impl Run {
 
     /// How many blocks begin with a key that is `before`, which all are up to some block.
     fn blocks_until(&self, before: impl Fn(&[u8]) -> bool) -> usize {
-        self.first_keys.partition_point(|first| before(first))
+        self.index.first_keys.partition_point(|first| before(first))
+    }
+}
+
+impl Index {
+    /// Whether the key may be in the run, as far as can be told from the first and last ones.
+    fn may_hold(&self, key: &[u8]) -> bool {
+        let of_the_sort = self.bounds.iter().find(|(first, _)| first.first() == key.first());
+        of_the_sort.is_some_and(|(first, last)| first.as_slice() <= key && key <= last.as_slice())
+    }
+
+    /// Takes in the next key.
+    fn extend(&mut self, key: &[u8]) {
+        match self.bounds.last_mut() {
+            Some((first, last)) if first.first() == key.first() => {
+                last.clear();
+                last.extend_from_slice(key);
+            }
+            Some(_) | None => self.bounds.push((ByteBuf::from(key), ByteBuf::from(key))),
+        }
     }
 }
 
@@ -134,7 +162,7 @@ pub(super) struct RunWriter {
     tree: sled::Tree,
     info: RunInfo,
     block: BlockWriter,
-    first_keys: Vec<ByteBuf>,
+    index: Index,
     filter: Filter,
 }
 
@@ -142,14 +170,16 @@ impl RunWriter {
     /// A run with this number, of a level, and of at most so many entries.
     pub(super) fn new(tree: &sled::Tree, number: u64, level: u32, entries_max: u64) -> Self {
         let (block, filter) = (BlockWriter::default(), Filter::for_keys(entries_max));
-        Self { tree: tree.clone(), info: RunInfo { number, level, entries: 0 }, block, first_keys: vec![], filter }
+        let info = RunInfo { number, level, entries: 0 };
+        Self { tree: tree.clone(), info, block, index: Index::default(), filter }
     }
 
     /// The next entry, whose key is larger than the one before.
     pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         if self.block.is_empty() {
-            self.first_keys.push(ByteBuf::from(key));
+            self.index.first_keys.push(ByteBuf::from(key));
         }
+        self.index.extend(key);
         self.filter.insert(Fingerprint::of(key));
         self.info.entries += 1;
         self.block.push(key, value);
@@ -161,15 +191,15 @@ impl RunWriter {
         if !self.block.is_empty() {
             self.close_block()?;
         }
-        let first_keys = rmp_serde::to_vec(&self.first_keys).expect("keys always encode");
-        write(&self.tree, self.info.number, Part::FirstKeys, 0, first_keys)?;
+        let index = rmp_serde::to_vec(&self.index).expect("an index always encodes");
+        write(&self.tree, self.info.number, Part::Index, 0, index)?;
         write(&self.tree, self.info.number, Part::Filter, 0, self.filter.to_bytes())?;
-        let Self { info, first_keys, filter, .. } = self;
-        Ok(Run { info, first_keys, filter })
+        let Self { info, index, filter, .. } = self;
+        Ok(Run { info, index, filter })
     }
 
     fn close_block(&mut self) -> Result<(), StoreError> {
-        let number = self.first_keys.len() as u32 - 1;
+        let number = self.index.first_keys.len() as u32 - 1;
         write(&self.tree, self.info.number, Part::Block, number, self.block.finish())
     }
 }

@@ -1,5 +1,5 @@
-//! Checkpoints in sled: one database per kind, one tree per partition, one atomic batch per checkpoint.
-//! What a checkpoint writes is a [`run`].
+//! Checkpoints in sled: one database per kind, one tree per partition, in which every checkpoint is a
+//! [`run`] of its own until some are merged.
 //!
 //! The folder may be deleted at any time, and what cannot be read is set aside and built again
 //! from the log. No checkpoint needs an fsync for the same reason.

@@ -58,9 +58,24 @@ pub(super) struct Run {
 struct Index {
     /// The first key of each block.
     first_keys: Vec<ByteBuf>,
-    /// The first and the last key of each sort, which is the first byte of a key. Ids often grow with
-    /// time, so that nearly all runs end before a key that is new.
-    bounds: Vec<(ByteBuf, ByteBuf)>,
+    /// How the first and the last key of each sort begin. Ids often grow with time, so that nearly
+    /// all runs end before a key that is new.
+    bounds: Vec<(Beginning, Beginning)>,
+}
+
+/// The first 16 bytes of a key as a number, the first byte the most significant: of two keys the
+/// smaller one has no larger number. The first byte, the key's sort, is that of the number.
+type Beginning = u128;
+
+fn beginning(key: &[u8]) -> Beginning {
+    let mut bytes = [0; 16];
+    let length = key.len().min(16);
+    bytes[..length].copy_from_slice(&key[..length]);
+    u128::from_be_bytes(bytes)
+}
+
+const fn sort(beginning: Beginning) -> u8 {
+    beginning.to_be_bytes()[0]
 }
 
 impl Run {
@@ -117,18 +132,16 @@ impl Run {
 impl Index {
     /// Whether the key may be in the run, as far as can be told from the first and last ones.
     fn may_hold(&self, key: &[u8]) -> bool {
-        let of_the_sort = self.bounds.iter().find(|(first, _)| first.first() == key.first());
-        of_the_sort.is_some_and(|(first, last)| first.as_slice() <= key && key <= last.as_slice())
+        let key = beginning(key);
+        self.bounds.iter().any(|(first, last)| *first <= key && key <= *last)
     }
 
     /// Takes in the next key.
     fn extend(&mut self, key: &[u8]) {
+        let key = beginning(key);
         match self.bounds.last_mut() {
-            Some((first, last)) if first.first() == key.first() => {
-                last.clear();
-                last.extend_from_slice(key);
-            }
-            Some(_) | None => self.bounds.push((ByteBuf::from(key), ByteBuf::from(key))),
+            Some((first, last)) if sort(*first) == sort(key) => *last = key,
+            Some(_) | None => self.bounds.push((key, key)),
         }
     }
 }

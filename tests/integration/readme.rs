@@ -37,6 +37,14 @@ async fn every_nats_command_of_the_readme_works_as_it_is_written() {
     shop.stop().await.unwrap();
 }
 
+#[test]
+fn the_figures_of_the_readme_are_those_of_the_run_that_is_kept() {
+    let read = |path: &str| std::fs::read_to_string(Path::new(ROOT).join(path)).expect("it should be there");
+    let (readme, table) = (read("README.md"), read("tests/bench/results/shop.txt"));
+    let shown = format!("```text\n{}\n```", table.trim_end());
+    assert!(readme.contains(&shown), "the README does not show tests/bench/results/shop.txt as it is");
+}
+
 /// A line to type, and whether the README says that the shop refuses it.
 #[derive(Debug, PartialEq, Eq)]
 struct Step<'r> {

@@ -13,6 +13,8 @@ const HEIGHT: f64 = 400.0;
 const LEFT: [f64; 2] = [64.0, 524.0];
 const SPAN: (f64, f64) = (370.0, 260.0);
 const TOP: f64 = 64.0;
+/// About how wide a letter is in the legend.
+const LETTER: f64 = 6.4;
 
 /// A line in both panels.
 struct Series {
@@ -142,17 +144,14 @@ fn frame(left: f64, title: &str, connections: &Axis, axis: &Axis) -> String {
 }
 
 fn legend(series: &[Series]) -> String {
-    let entry = |(index, series): (usize, &Series)| {
-        let (x, y) = (LEFT[0] + index as f64 * 172.0, HEIGHT - 14.0);
-        let (class, name) = (series.class, series.name);
-        format!(
-            "<polyline class=\"{class}\" points=\"{x},{y} {},{y}\"/><text x=\"{}\" y=\"{}\">{name}</text>\n",
-            x + 20.0,
-            x + 26.0,
-            y + 4.0
-        )
-    };
-    series.iter().enumerate().map(entry).collect()
+    let (mut svg, mut x, y) = (String::new(), LEFT[0], HEIGHT - 14.0);
+    for Series { name, class, .. } in series {
+        let (line, text) = (x + 20.0, x + 26.0);
+        svg += &format!("<polyline class=\"{class}\" points=\"{x:.0},{y} {line:.0},{y}\"/>");
+        svg += &format!("<text x=\"{text:.0}\" y=\"{}\">{name}</text>\n", y + 4.0);
+        x = text + name.len() as f64 * LETTER + 18.0;
+    }
+    svg
 }
 
 fn y_of(axis: &Axis, value: f64) -> f64 {

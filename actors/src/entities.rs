@@ -47,7 +47,7 @@ struct Active {
 /// What a round made.
 #[derive(Debug)]
 pub struct Applied {
-    /// What changed, by entity.
+    /// What changed, one for each entity, in no order.
     pub changed: Vec<Changed>,
     /// What the messages asked for, in the order of the log.
     pub effects: Vec<Effect>,
@@ -104,15 +104,14 @@ impl Entities {
             changed.push(change);
             effects.extend(more);
         }
+        if changed.len() < touched.len() {
+            let is_done = |id: &Id| changed.iter().any(|change| change.id == *id);
+            if let Some((id, sequence)) = touched.into_iter().filter(|(id, _)| !is_done(id)).min() {
+                return Err(ApplyError::Panicked { kind: self.kind, id, sequence, last });
+            }
+        }
         // Which entity was done first is chance; the order of the log is not.
         effects.sort_unstable_by_key(|(position, _)| *position);
-        changed.sort_unstable_by(|one, other| one.id.cmp(&other.id));
-        let is_done = |id: &Id| changed.binary_search_by(|change| change.id.cmp(id)).is_ok();
-        if changed.len() < touched.len()
-            && let Some((id, sequence)) = touched.into_iter().filter(|(id, _)| !is_done(id)).min()
-        {
-            return Err(ApplyError::Panicked { kind: self.kind, id, sequence, last });
-        }
         Ok(Applied { changed, effects: effects.into_iter().flat_map(|(_, effects)| effects).collect() })
     }
 

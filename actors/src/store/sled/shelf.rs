@@ -1,6 +1,6 @@
 //! The checkpoint of one partition in sled: a list of runs, newest last, and up to where they go.
 //!
-//! Every checkpoint adds a run; runs of about the same size are merged into one, so that there are
+//! Every checkpoint adds a run; runs that were merged equally often are merged into one, so that there are
 //! few of them and each entry is written again only a few times (a log-structured merge tree with
 //! tiers: O'Neil et al., 1996). A run is listed once it is complete, and sled's log keeps the order
 //! in which it was written: so what a crash leaves half written is not listed.

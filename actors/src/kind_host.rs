@@ -147,14 +147,19 @@ struct Panicked {
 
 impl KindHost {
     /// Serves the kind until `stop`. A partition whose entity panics starts again from its
-    /// checkpoint; one that panics at the same place again and again is parked.
+    /// checkpoint; one that panics at the same place again and again is parked. One whose checkpoint
+    /// turns out to be damaged starts again from the log.
     pub async fn run(self, stop: CancellationToken) -> Result<(), KindError> {
         let mut panics = Panics::new();
         let mut parked = BTreeMap::new();
         loop {
-            match self.attempt(&panics, &parked, &stop).await? {
-                Ended::Stopped => return Ok(self.store.flush()?),
-                Ended::Panicked { partition, id, sequence, last } => {
+            match self.attempt(&panics, &parked, &stop).await {
+                Err(KindError::Store(error @ StoreError::Damaged(_))) if !stop.is_cancelled() => {
+                    tracing::error!("{}: {error}", self.kind);
+                }
+                Err(error) => return Err(error),
+                Ok(Ended::Stopped) => return Ok(self.store.flush()?),
+                Ok(Ended::Panicked { partition, id, sequence, last }) => {
                     let before = panics.get(&partition).filter(|before| before.sequence == sequence);
                     let times = before.map_or(0, |before| before.times) + 1;
                     panics.insert(partition, Panicked { sequence, times, until: last });

@@ -132,7 +132,7 @@ pub enum StoreError {
     /// A checkpoint that this program did not write.
     #[error("the checkpoint of {0} cannot be read: {1}; delete the data folder, and it is built again from the log")]
     Meta(String, rmp_serde::decode::Error),
-    /// A part of one is not there, or not as it was written.
-    #[error("run {0} of a checkpoint cannot be read; delete the data folder, and it is built again from the log")]
+    /// A part of one is not there, or not as it was written. The next start finds no checkpoint.
+    #[error("run {0} of a checkpoint is damaged; it is built again from the log")]
     Damaged(u64),
 }

@@ -1,11 +1,14 @@
-//! Checkpoints in sled: one database per kind, one tree per partition, in which every checkpoint is a
-//! [`run`] of its own until some are merged.
+//! Checkpoints: every one is a [`run`] in a file of its own until some are merged, and exists once sled
+//! lists it: one database per kind, one tree per partition. A list is one small value, so sled puts a
+//! checkpoint into force at once or not at all.
 //!
 //! The folder may be deleted at any time, and what cannot be read is set aside and built again
-//! from the log. No checkpoint needs an fsync for the same reason.
+//! from the log.
 
 mod block;
+mod files;
 mod filter;
+mod index;
 mod merge;
 mod run;
 mod shelf;
@@ -14,19 +17,19 @@ use std::{
     fs::{self, File, TryLockError},
     io::{self, Write},
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use shop_domain::kind::Kind;
 
-use self::shelf::RunShelf;
+use self::{files::RunFolder, shelf::RunShelf};
 use super::{SharedShelf, Store, StoreError};
 
 /// The version of what is in the folder.
-const FORMAT: &str = "shop-actors store 2\n";
-/// sled's page cache for one kind, in bytes.
-const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+const FORMAT: &str = "shop-actors store 3\n";
+/// sled's page cache for one kind, in bytes: lists of runs are small.
+const CACHE_BYTES: u64 = 1024 * 1024;
 /// How often sled writes out on its own, in milliseconds: bounds what is replayed after a crash.
 const FLUSH_EVERY_MS: u64 = 1_000;
 
@@ -35,6 +38,8 @@ const FLUSH_EVERY_MS: u64 = 1_000;
 pub struct SledStore {
     kind: Kind,
     database: sled::Db,
+    /// Where the runs of the partitions are.
+    runs: PathBuf,
     /// Held for as long as the folder is in use.
     _lock: File,
 }
@@ -48,7 +53,7 @@ impl SledStore {
         let lock = lock(&folder)?;
         check_format(&folder)?;
         let database = open_or_set_aside(&folder)?;
-        Ok(Self { kind, database, _lock: lock })
+        Ok(Self { kind, database, runs: folder.join("runs"), _lock: lock })
     }
 }
 
@@ -56,11 +61,12 @@ impl Store for SledStore {
     fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError> {
         let name = format!("{}/{partition}", self.kind);
         let tree = self.database.open_tree(&name)?;
-        let shelf = match RunShelf::open(tree.clone()) {
+        let folder = RunFolder::open(self.runs.join(partition.to_string()))?;
+        let shelf = match RunShelf::open(tree.clone(), folder.clone()) {
             Err(error @ (StoreError::Meta(..) | StoreError::Damaged(_))) => {
                 tracing::error!("deleting the checkpoint of {name}, to build it again from the log: {error}");
                 tree.clear()?;
-                RunShelf::open(tree)?
+                RunShelf::open(tree, folder)?
             }
             opened => opened?,
         };
@@ -228,6 +234,69 @@ mod tests {
             let found = shelf.rows_before(&of, "entry/", Some(&row), limit).unwrap();
             assert_eq!(found.iter().map(|(at, value)| (&**at, value)).collect::<Vec<_>>(), before);
         }
+    }
+
+    fn run_files(folder: &Path) -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder.join("order/runs/0")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// Changes one byte of the only run, at a place counted from its end or, if negative, from its start.
+    fn damage(folder: &Path, from_end: i64) {
+        let [path] = &run_files(folder)[..] else { panic!("there is one run") };
+        let mut bytes = fs::read(path).unwrap();
+        let place = if from_end < 0 { -from_end } else { bytes.len() as i64 - from_end };
+        bytes[place as usize] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+
+    #[test]
+    fn a_run_that_is_damaged_or_missing_at_the_start_is_built_again() {
+        let damages: [fn(&Path); 5] = [
+            |folder| damage(folder, 1),
+            |folder| damage(folder, 30),
+            |folder| fs::write(&run_files(folder)[0], "short").unwrap(),
+            |folder| fs::write(&run_files(folder)[0], "").unwrap(),
+            |folder| fs::remove_file(&run_files(folder)[0]).unwrap(),
+        ];
+        for damage in damages {
+            let folder = tempfile::tempdir().unwrap();
+            let store = SledStore::open(folder.path(), Kind::Order).unwrap();
+            store.shelf(0).unwrap().write(&checkpoint(17, &["a", "b"], &[])).unwrap();
+            damage(folder.path());
+            let shelf = store.shelf(0).unwrap();
+            assert_eq!(shelf.meta().unwrap(), None);
+            assert_eq!(shelf.state(&id("a")).unwrap(), None);
+            assert_eq!(run_files(folder.path()), Vec::<PathBuf>::new());
+            shelf.write(&checkpoint(3, &["a"], &[])).unwrap();
+            assert!(shelf.state(&id("a")).unwrap().is_some());
+        }
+    }
+
+    #[test]
+    fn a_run_that_turns_out_to_be_damaged_is_never_believed_nor_listed_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SledStore::open(folder.path(), Kind::Order).unwrap();
+        let shelf = store.shelf(0).unwrap();
+        shelf.write(&checkpoint(17, &["a", "b"], &[])).unwrap();
+        damage(folder.path(), -8);
+        assert!(matches!(shelf.state(&id("a")), Err(StoreError::Damaged(0))));
+        assert!(matches!(shelf.write(&checkpoint(18, &["c"], &[])), Err(StoreError::Damaged(0))));
+        assert_eq!(store.shelf(0).unwrap().meta().unwrap(), None);
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_of_a_run_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SledStore::open(folder.path(), Kind::Order).unwrap();
+        store.shelf(0).unwrap().write(&checkpoint(17, &["a"], &[])).unwrap();
+        fs::write(folder.path().join("order/runs/0/1.run"), "half a run").unwrap();
+        let shelf = store.shelf(0).unwrap();
+        assert_eq!(run_files(folder.path()), [folder.path().join("order/runs/0/0.run")]);
+        shelf.write(&checkpoint(18, &["b"], &[])).unwrap();
+        let shelf = store.shelf(0).unwrap();
+        assert_eq!(shelf.meta().unwrap().map(|meta| meta.cursor), Some(18));
+        assert!(shelf.state(&id("a")).unwrap().is_some() && shelf.state(&id("b")).unwrap().is_some());
     }
 
     #[test]

@@ -73,6 +73,13 @@ async fn checkpoints_that_cannot_be_read_are_set_aside_and_built_again() {
         assert!(names.iter().any(|name| name.starts_with("sled-unreadable-")), "{kind}/sled/{file}: {names:?}");
         cluster.host(HOST).says("what was set aside", |log| log.contains("set aside as").then_some(())).await;
     }
+    // Of a run in a file of its own, only that partition is built again.
+    cluster.take_host(HOST).terminate().await;
+    let runs = cluster.data_dir(HOST).join("delivery/runs/0");
+    names_in(&runs).iter().for_each(|run| overwrite(&runs, run));
+    cluster.start_host(HOST);
+    assert_eq!(market.picture(&client, &told).await, before, "with garbage in {}", runs.display());
+    cluster.host(HOST).says("what is deleted", |log| log.contains("the checkpoint of delivery/0").then_some(())).await;
     market.audit(&client, &told).await;
 }
 

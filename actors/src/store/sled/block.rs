@@ -27,6 +27,12 @@ impl BlockWriter {
         self.starts.is_empty()
     }
 
+    /// The key of its first entry; nothing when there is none.
+    pub(super) fn first_key(&self) -> &[u8] {
+        let length = self.bytes.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize);
+        self.bytes.get(8..8 + length).unwrap_or_default()
+    }
+
     /// How many bytes its entries have.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.len()

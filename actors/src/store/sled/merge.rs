@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     block::Block,
+    files::RunFolder,
     run::{Run, RunWriter},
 };
 use crate::store::StoreError;
@@ -13,7 +14,6 @@ use crate::store::StoreError;
 /// Runs that are being merged.
 #[derive(Debug)]
 pub(super) struct Merge {
-    tree: sled::Tree,
     /// The runs, oldest first.
     runs: Vec<Arc<Run>>,
     cursors: Vec<Cursor>,
@@ -45,17 +45,16 @@ pub(super) enum Progress {
 
 impl Merge {
     /// Begins to merge runs, oldest first, into the one with that number.
-    pub(super) fn new(tree: &sled::Tree, runs: Vec<Arc<Run>>, number: u64) -> Result<Self, StoreError> {
+    pub(super) fn new(folder: &RunFolder, runs: Vec<Arc<Run>>, number: u64) -> Result<Self, StoreError> {
         let entries = runs.iter().map(|run| run.info.entries).sum();
         let level = runs.iter().map(|run| run.info.level).max().unwrap_or(0) + 1;
         let cursors = runs.iter().map(|run| Cursor { run: Arc::clone(run), next_block: 0, block: None, place: 0 });
         let mut merge = Self {
-            tree: tree.clone(),
             cursors: cursors.collect(),
             runs,
             heads: BinaryHeap::new(),
             last: None,
-            writer: RunWriter::new(tree, number, level, entries),
+            writer: RunWriter::new(folder, number, level, entries)?,
         };
         for age in 0..merge.cursors.len() {
             merge.load(age)?;
@@ -76,6 +75,7 @@ impl Merge {
             self.cursors[age].place += 1;
             self.load(age)?;
             if bytes >= bytes_max {
+                self.writer.sync()?;
                 return Ok(Progress::Begun(self));
             }
         }
@@ -83,7 +83,7 @@ impl Merge {
     }
 
     fn load(&mut self, age: usize) -> Result<(), StoreError> {
-        let key = self.cursors[age].key(&self.tree)?;
+        let key = self.cursors[age].key()?;
         self.heads.extend(key.map(|key| Reverse((key, Reverse(age)))));
         Ok(())
     }
@@ -91,13 +91,13 @@ impl Merge {
 
 impl Cursor {
     /// The key of the entry here, if the run does not end here.
-    fn key(&mut self, tree: &sled::Tree) -> Result<Option<Bytes>, StoreError> {
+    fn key(&mut self) -> Result<Option<Bytes>, StoreError> {
         loop {
             match &self.block {
                 Some(block) if self.place < block.len() => return Ok(Some(block.entry(self.place).0)),
                 Some(_) | None if self.next_block == self.run.blocks() => return Ok(None),
                 Some(_) | None => {
-                    self.block = Some(self.run.block(tree, self.next_block)?);
+                    self.block = Some(self.run.block(self.next_block)?);
                     (self.next_block, self.place) = (self.next_block + 1, 0);
                 }
             }

@@ -1,14 +1,14 @@
-//! The checkpoint of one partition in sled: a list of runs, newest last, and up to where they go.
+//! The checkpoint of one partition: in sled a list of runs, newest last, and up to where they go.
 //!
 //! Every checkpoint adds a run; runs that were merged equally often are merged into one, so that there are
 //! few of them and each entry is written again only a few times (a log-structured merge tree with
-//! tiers: O'Neil et al., 1996). A run is listed once it is complete, and sled's log keeps the order
-//! in which it was written: so what a crash leaves half written is not listed.
+//! tiers: O'Neil et al., 1996). A run is listed once it is complete and on the disk, and removed once
+//! a list without it is: so whatever a crash leaves behind, all that is listed is there.
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
+        Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
@@ -19,9 +19,10 @@ use shop_domain::{id::Id, rows::RowKey};
 
 use super::{
     block::Entry,
+    files::RunFolder,
     filter::Fingerprint,
     merge::{Merge, Progress},
-    run::{self, Run, RunInfo, RunWriter},
+    run::{Run, RunInfo, RunWriter},
 };
 use crate::store::{Checkpoint, Meta, Shelf, StoreError};
 
@@ -40,7 +41,9 @@ const ROW: u8 = b'r';
 /// The checkpoint of one partition.
 #[derive(Debug)]
 pub(super) struct RunShelf {
+    /// Holds the list.
     tree: sled::Tree,
+    folder: RunFolder,
     /// Oldest first. Whoever reads holds the lock, so that what is removed is read by nobody.
     runs: RwLock<Vec<Arc<Run>>>,
     /// The number of the next run.
@@ -48,6 +51,8 @@ pub(super) struct RunShelf {
     /// How many bytes may be merged before the next checkpoint.
     allowance: AtomicU64,
     merge: Mutex<Option<Merge>>,
+    /// A run that could not be read: then nothing is listed any more.
+    damaged: OnceLock<u64>,
 }
 
 /// What a checkpoint consists of, as it is stored.
@@ -59,23 +64,21 @@ struct List {
 }
 
 impl RunShelf {
-    /// Opens the checkpoint in `tree`, and removes what a crash left half written.
-    pub(super) fn open(tree: sled::Tree) -> Result<Self, StoreError> {
+    /// Opens the checkpoint that is listed in `tree`, and removes what a crash left half written in `folder`.
+    pub(super) fn open(tree: sled::Tree, folder: RunFolder) -> Result<Self, StoreError> {
         let listed = list(&tree)?.map(|list| list.runs).unwrap_or_default();
-        for number in run::numbers(&tree)? {
-            if listed.iter().all(|run| run.number != number) {
-                run::remove(&tree, number)?;
-            }
-        }
-        let next_number = listed.iter().map(|run| run.number + 1).max().unwrap_or(0).into();
-        let runs = listed.into_iter().map(|info| Run::open(&tree, info).map(Arc::new)).collect::<Result<_, _>>()?;
-        Ok(Self { tree, runs: RwLock::new(runs), next_number, allowance: AtomicU64::new(0), merge: Mutex::new(None) })
+        let numbers: Vec<u64> = listed.iter().map(|run| run.number).collect();
+        folder.keep(&numbers)?;
+        let next_number = numbers.iter().map(|number| number + 1).max().unwrap_or(0).into();
+        let runs = listed.into_iter().map(|info| Run::open(&folder, info).map(Arc::new)).collect::<Result<_, _>>()?;
+        let (runs, allowance, merge) = (RwLock::new(runs), AtomicU64::new(0), Mutex::new(None));
+        Ok(Self { tree, folder, runs, next_number, allowance, merge, damaged: OnceLock::new() })
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let print = Fingerprint::of(key);
         for run in self.read().iter().rev() {
-            if let Some(value) = run.get(&self.tree, key, print)? {
+            if let Some(value) = self.noticed(run.get(key, print))? {
                 return Ok(Some(value));
             }
         }
@@ -87,10 +90,10 @@ impl RunShelf {
         let mut found = BTreeMap::new();
         // The newest run is last, and what it says of a key replaces what others said.
         for run in self.read().iter() {
-            let entries = run.range(&self.tree, start, end);
+            let entries = run.range(start, end);
             match from {
-                From::Start => extend(&mut found, entries.take(limit))?,
-                From::End => extend(&mut found, entries.rev().take(limit))?,
+                From::Start => self.noticed(extend(&mut found, entries.take(limit)))?,
+                From::End => self.noticed(extend(&mut found, entries.rev().take(limit)))?,
             }
         }
         Ok(found)
@@ -100,10 +103,24 @@ impl RunShelf {
         self.runs.read().expect("nobody panics while changing the list")
     }
 
+    /// Notices a run that cannot be read: the next start finds no list, and builds all of it again.
+    fn noticed<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Damaged(run)) = outcome {
+            self.damaged.get_or_init(|| run);
+            self.tree.remove(LIST)?;
+            self.tree.flush()?;
+        }
+        outcome
+    }
+
     /// Lists these runs: first in sled, then here.
     fn list(&self, runs: Vec<Arc<Run>>, meta: Meta) -> Result<(), StoreError> {
+        self.folder.sync()?;
         let list = List { meta, runs: runs.iter().map(|run| run.info).collect() };
         self.tree.insert(LIST, rmp_serde::to_vec_named(&list).expect("a list always encodes"))?;
+        if let Some(run) = self.damaged.get() {
+            return self.noticed(Err(StoreError::Damaged(*run)));
+        }
         *self.runs.write().expect("nobody panics while changing the list") = runs;
         Ok(())
     }
@@ -130,7 +147,9 @@ impl RunShelf {
         runs.retain(|run| !is_old(run));
         runs.insert(place, Arc::new(new));
         self.list(runs, meta)?;
-        old.iter().try_for_each(|old| run::remove(&self.tree, old.info.number))
+        // Whatever happens from here on, nobody finds a list that names the old ones.
+        self.tree.flush()?;
+        old.iter().try_for_each(|old| self.folder.remove(old.info.number))
     }
 }
 
@@ -178,7 +197,7 @@ impl Shelf for RunShelf {
         entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         let mut runs = self.read().clone();
         if !entries.is_empty() {
-            let mut writer = RunWriter::new(&self.tree, self.next_number(), 0, entries.len() as u64);
+            let mut writer = RunWriter::new(&self.folder, self.next_number(), 0, entries.len() as u64)?;
             for (key, value) in &entries {
                 writer.push(key, value)?;
             }
@@ -195,11 +214,11 @@ impl Shelf for RunShelf {
         let begun = match merge.take() {
             Some(begun) => begun,
             None => match self.due() {
-                Some(runs) => Merge::new(&self.tree, runs, self.next_number())?,
+                Some(runs) => self.noticed(Merge::new(&self.folder, runs, self.next_number()))?,
                 None => return Ok(()),
             },
         };
-        match begun.go_on(self.allowance.swap(0, Relaxed) as usize)? {
+        match self.noticed(begun.go_on(self.allowance.swap(0, Relaxed) as usize))? {
             Progress::Begun(begun) => *merge = Some(begun),
             Progress::Done(old, new) => self.merged(&old, new)?,
         }

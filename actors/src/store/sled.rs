@@ -6,9 +6,11 @@
 //! from the log.
 
 mod block;
+mod bounds;
 mod files;
 mod filter;
 mod index;
+mod key;
 mod merge;
 mod run;
 mod shelf;

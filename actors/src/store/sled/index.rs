@@ -3,15 +3,16 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use super::bounds::Bounds;
+
 /// Where a run has what.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Index {
     /// The first keys of all blocks, one behind the other.
     first_keys: ByteBuf,
     blocks: Vec<Place>,
-    /// How the first and the last key of each sort begin. Ids often grow with time, so that nearly
-    /// all runs end before a key that is new.
-    bounds: Vec<(Beginning, Beginning)>,
+    /// From where to where its keys go.
+    pub(super) bounds: Bounds,
 }
 
 /// Where a block is in the file, and what it must be.
@@ -27,42 +28,12 @@ pub(super) struct Place {
     first_key: (u32, u32),
 }
 
-/// The first 16 bytes of a key as a number, the first byte the most significant: of two keys the
-/// smaller one has no larger number. The first byte, the key's sort, is that of the number.
-type Beginning = u128;
-
-fn beginning(key: &[u8]) -> Beginning {
-    let mut bytes = [0; 16];
-    let length = key.len().min(16);
-    bytes[..length].copy_from_slice(&key[..length]);
-    u128::from_be_bytes(bytes)
-}
-
-const fn sort(beginning: Beginning) -> u8 {
-    beginning.to_be_bytes()[0]
-}
-
 impl Index {
-    /// Takes in the next key.
-    pub(super) fn extend(&mut self, key: &[u8]) {
-        let key = beginning(key);
-        match self.bounds.last_mut() {
-            Some((first, last)) if sort(*first) == sort(key) => *last = key,
-            Some(_) | None => self.bounds.push((key, key)),
-        }
-    }
-
     /// Takes in the next block.
     pub(super) fn push(&mut self, first_key: &[u8], bytes: u32, checksum: u64) {
         let first = (self.first_keys.len() as u32, first_key.len() as u32);
         self.first_keys.extend_from_slice(first_key);
         self.blocks.push(Place { start: self.bytes(), bytes, checksum, first_key: first });
-    }
-
-    /// Whether the key may be in the run, as far as can be told from the first and last ones.
-    pub(super) fn may_hold(&self, key: &[u8]) -> bool {
-        let key = beginning(key);
-        self.bounds.iter().any(|(first, last)| *first <= key && key <= *last)
     }
 
     /// The blocks, in the order of their keys.

@@ -1,6 +1,10 @@
 //! Several runs on their way to become one, a little at a time.
 
-use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, binary_heap::PeekMut},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -56,8 +60,8 @@ impl Merge {
             last: None,
             writer: RunWriter::new(folder, number, level, entries)?,
         };
-        for age in 0..merge.cursors.len() {
-            merge.load(age)?;
+        for (age, cursor) in merge.cursors.iter_mut().enumerate() {
+            merge.heads.extend(cursor.key()?.map(|key| Reverse((key, Reverse(age)))));
         }
         Ok(merge)
     }
@@ -65,27 +69,26 @@ impl Merge {
     /// Merges until about so many bytes are written.
     pub(super) fn go_on(mut self, bytes_max: usize) -> Result<Progress, StoreError> {
         let mut bytes = 0;
-        while let Some(Reverse((key, Reverse(age)))) = self.heads.pop() {
-            if self.last.as_ref() != Some(&key) {
-                let value = self.cursors[age].value();
-                self.writer.push(&key, &value)?;
+        while bytes < bytes_max {
+            let Some(mut head) = self.heads.peek_mut() else {
+                return Ok(Progress::Done(self.runs, self.writer.finish()?));
+            };
+            let Reverse((key, Reverse(age))) = &*head;
+            let cursor = &mut self.cursors[*age];
+            if self.last.as_ref() != Some(key) {
+                let value = cursor.value();
+                self.writer.push(key, &value)?;
                 bytes += key.len() + value.len();
-                self.last = Some(key);
+                self.last = Some(key.clone());
             }
-            self.cursors[age].place += 1;
-            self.load(age)?;
-            if bytes >= bytes_max {
-                self.writer.sync()?;
-                return Ok(Progress::Begun(self));
+            cursor.place += 1;
+            match cursor.key()? {
+                Some(next) => *head = Reverse((next, Reverse(*age))),
+                None => drop(PeekMut::pop(head)),
             }
         }
-        Ok(Progress::Done(self.runs, self.writer.finish()?))
-    }
-
-    fn load(&mut self, age: usize) -> Result<(), StoreError> {
-        let key = self.cursors[age].key()?;
-        self.heads.extend(key.map(|key| Reverse((key, Reverse(age)))));
-        Ok(())
+        self.writer.sync()?;
+        Ok(Progress::Begun(self))
     }
 }
 

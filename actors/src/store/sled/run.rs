@@ -8,7 +8,7 @@ use std::{
     fs::File,
     io::{self, BufWriter, Write},
     os::unix::fs::FileExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use twox_hash::XxHash3_64;
 
 use super::{
     block::{Block, BlockWriter, Entry},
+    bounds::Shape,
     files::{RunFolder, failed},
     filter::{Filter, Fingerprint},
     index::{Index, Place},
@@ -51,6 +52,21 @@ pub(super) struct Run {
     filter: Filter,
 }
 
+/// A key that is looked for in many runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    key: &'a [u8],
+    shape: Shape,
+    print: Fingerprint,
+}
+
+impl<'a> Wanted<'a> {
+    /// What is to be known of a key to look for it.
+    pub(super) fn new(key: &'a [u8]) -> Self {
+        Self { key, shape: Shape::of(key), print: Fingerprint::of(key) }
+    }
+}
+
 impl Run {
     /// Reads what is kept at hand of a run.
     pub(super) fn open(folder: &RunFolder, info: RunInfo) -> Result<Self, StoreError> {
@@ -60,8 +76,8 @@ impl Run {
     }
 
     /// The value of a key.
-    pub(super) fn get(&self, key: &[u8], print: Fingerprint) -> Result<Option<Bytes>, StoreError> {
-        if !self.index.may_hold(key) || !self.filter.may_hold(print) {
+    pub(super) fn get(&self, Wanted { key, shape, print }: Wanted<'_>) -> Result<Option<Bytes>, StoreError> {
+        if !self.index.bounds.may_hold(shape) || !self.filter.may_hold(print) {
             return Ok(None);
         }
         let Some(number) = self.index.blocks_until(|first| first <= key).checked_sub(1) else { return Ok(None) };
@@ -101,7 +117,7 @@ impl Run {
 }
 
 /// The index and the filter at the end of a file.
-fn read_tail(path: &PathBuf) -> io::Result<(Index, Filter)> {
+fn read_tail(path: &Path) -> io::Result<(Index, Filter)> {
     let file = File::open(path)?;
     let mut trailer = [0; TRAILER_BYTES as usize];
     let end = file.metadata()?.len().checked_sub(TRAILER_BYTES).ok_or_else(not_as_written)?;
@@ -129,11 +145,9 @@ fn not_as_written() -> io::Error {
 }
 
 /// What it means that a run cannot be read: that it is damaged, or that nothing can be read right now.
-fn unreadable(run: u64, path: &PathBuf, error: io::Error) -> StoreError {
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => StoreError::Damaged(run),
-        _ => failed(path, error),
-    }
+fn unreadable(run: u64, path: &Path, error: io::Error) -> StoreError {
+    let damages = [io::ErrorKind::NotFound, io::ErrorKind::UnexpectedEof, io::ErrorKind::InvalidData];
+    if damages.contains(&error.kind()) { StoreError::Damaged(run) } else { failed(path, error) }
 }
 
 /// Writes a run, block by block, as its entries come.
@@ -159,7 +173,7 @@ impl RunWriter {
 
     /// The next entry, whose key is larger than the one before.
     pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.index.extend(key);
+        self.index.bounds.extend(Shape::of(key));
         self.filter.insert(Fingerprint::of(key));
         self.info.entries += 1;
         self.block.push(key, value);

@@ -20,9 +20,9 @@ use shop_domain::{id::Id, rows::RowKey};
 use super::{
     block::Entry,
     files::RunFolder,
-    filter::Fingerprint,
+    key::{self, STATE},
     merge::{Merge, Progress},
-    run::{Run, RunInfo, RunWriter},
+    run::{Run, RunInfo, RunWriter, Wanted},
 };
 use crate::store::{Checkpoint, Meta, Shelf, StoreError};
 
@@ -35,8 +35,6 @@ const MERGED_PER_WRITTEN: usize = 4;
 const MERGED_BYTES_MIN: usize = 1024 * 1024;
 
 const LIST: &[u8] = b"m";
-const STATE: u8 = b's';
-const ROW: u8 = b'r';
 
 /// The checkpoint of one partition.
 #[derive(Debug)]
@@ -76,9 +74,9 @@ impl RunShelf {
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let print = Fingerprint::of(key);
+        let wanted = Wanted::new(key);
         for run in self.read().iter().rev() {
-            if let Some(value) = self.noticed(run.get(key, print))? {
+            if let Some(value) = self.noticed(run.get(wanted))? {
                 return Ok(Some(value));
             }
         }
@@ -159,17 +157,17 @@ impl Shelf for RunShelf {
     }
 
     fn state(&self, id: &Id) -> Result<Option<Bytes>, StoreError> {
-        self.get(&state_key(id))
+        self.get(&key::of_state(id))
     }
 
     fn row(&self, id: &Id, row: &str) -> Result<Option<Bytes>, StoreError> {
-        self.get(&row_key(id, row))
+        self.get(&key::of_row(id, row))
     }
 
     fn states_after(&self, after: Option<&Id>, limit: usize) -> Result<Vec<(Id, Bytes)>, StoreError> {
-        let start = after.map_or_else(|| vec![STATE], |after| [&state_key(after)[..], &[0]].concat());
+        let start = after.map_or_else(|| vec![STATE], |after| [&key::of_state(after)[..], &[0]].concat());
         let found = self.range(&start, &[STATE + 1], limit, From::Start)?;
-        let states = found.into_iter().filter_map(|(key, state)| Some((id_in(&key[1..])?, state)));
+        let states = found.into_iter().filter_map(|(key, state)| Some((key::id_in(&key)?, state)));
         Ok(states.take(limit).collect())
     }
 
@@ -180,19 +178,19 @@ impl Shelf for RunShelf {
         before: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(RowKey, Bytes)>, StoreError> {
-        let start = row_key(id, prefix);
-        let end = before.map_or_else(|| [&start[..], &[0xff]].concat(), |before| row_key(id, before));
+        let start = key::of_row(id, prefix);
+        let end = before.map_or_else(|| [&start[..], &[0xff]].concat(), |before| key::of_row(id, before));
         if end <= start {
             return Ok(vec![]);
         }
-        let head = row_key(id, "").len();
+        let head = key::of_row(id, "").len();
         let rows = self.range(&start, &end, limit, From::End)?.into_iter().rev();
         Ok(rows.take(limit).map(|(key, row)| (String::from_utf8_lossy(&key[head..]).into(), row)).collect())
     }
 
     fn write(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
-        let rows = checkpoint.changes.rows().map(|(id, row, bytes)| (row_key(id, row), bytes));
-        let states = checkpoint.changes.states().map(|(id, bytes)| (state_key(id), bytes));
+        let rows = checkpoint.changes.rows().map(|(id, row, bytes)| (key::of_row(id, row), bytes));
+        let states = checkpoint.changes.states().map(|(id, bytes)| (key::of_state(id), bytes));
         let mut entries: Vec<(Vec<u8>, &Bytes)> = rows.chain(states).collect();
         entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         let mut runs = self.read().clone();
@@ -252,16 +250,4 @@ fn list(tree: &sled::Tree) -> Result<Option<List>, StoreError> {
     let Some(bytes) = tree.get(LIST)? else { return Ok(None) };
     let name = || String::from_utf8_lossy(&tree.name()).into_owned();
     rmp_serde::from_slice(&bytes).map(Some).map_err(|error| StoreError::Meta(name(), error))
-}
-
-fn state_key(id: &Id) -> Vec<u8> {
-    [&[STATE], id.as_str().as_bytes()].concat()
-}
-
-fn row_key(id: &Id, row: &str) -> Vec<u8> {
-    [&[ROW], id.as_str().as_bytes(), &[0], row.as_bytes()].concat()
-}
-
-fn id_in(key: &[u8]) -> Option<Id> {
-    std::str::from_utf8(key).ok()?.parse().ok()
 }

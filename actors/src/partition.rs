@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use fnv::FnvHasher;
 use shop_domain::{
     entity::{Effect, Reply},
@@ -55,7 +56,10 @@ pub struct Partition {
     /// In how many partitions the kind is cut.
     partitions: u16,
     log: SharedLog,
+    /// Where it is; the hash of the record at the cursor is taken when a checkpoint needs it.
     meta: Meta,
+    /// The bytes of the record that was applied last.
+    last: Bytes,
     /// How its entities behave behind the cursor.
     logic: Logic,
     memory: Arc<Memory>,
@@ -177,7 +181,7 @@ pub async fn attach(
     }
     if meta.cursor > 0 {
         match log.record(kind, meta.cursor).await? {
-            Some(record) if hash(&record) == meta.cursor_hash => {}
+            Some(record) if hash(&record.payload) == meta.cursor_hash => {}
             Some(_) => return other(format!("the log holds another message at sequence {}", meta.cursor)),
             None => return other(format!("the log does not hold sequence {} any more", meta.cursor)),
         }
@@ -215,6 +219,7 @@ impl Partition {
             outbox: Outbox::new(log.clone(), source, logs, Resent::clone(&counts.resent)),
             log,
             meta,
+            last: Bytes::new(),
             logic,
             memory,
             rounds,
@@ -290,7 +295,7 @@ impl Partition {
         for record in records.filter(|record| record.sequence > self.meta.cursor).collect::<Vec<_>>() {
             count += 1;
             self.meta.cursor = record.sequence;
-            self.meta.cursor_hash = hash(&record);
+            self.last = record.payload.clone();
             let Record { sequence, time: now, .. } = record;
             match Payload::decode(self.kind, &record.payload) {
                 Ok(Payload::Upgrade(upgrade)) => self.upgrade(upgrade, sequence)?,
@@ -355,6 +360,7 @@ impl Partition {
     async fn settle(&mut self, sent: Vec<Acknowledged>, replies: Vec<Reply>, checkpoint: bool) {
         let cursor = self.meta.cursor;
         let checkpoint = checkpoint.then(|| {
+            self.meta.cursor_hash = hash(&self.last);
             (self.checkpointed, self.last_checkpoint) = (cursor, Instant::now());
             Checkpoint { meta: self.meta.clone(), changes: self.memory.leave() }
         });
@@ -372,8 +378,8 @@ impl Partition {
 }
 
 /// What tells a record from another one at the same sequence: FNV-1a (64 bit) of its bytes.
-fn hash(record: &Record) -> u64 {
+fn hash(record: &[u8]) -> u64 {
     let mut hasher = FnvHasher::default();
-    hasher.write(&record.payload);
+    hasher.write(record);
     hasher.finish()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use shop_domain::{
-    entity::{Answer, Reply},
+    entity::Reply,
     message::{Format, ReplyTo},
     problem::Problem,
 };
@@ -12,6 +12,9 @@ use shop_nats::{connection::Connection, discovery::Stats, door::Response};
 use tokio::sync::mpsc;
 
 use crate::counts::SharedCounts;
+
+/// Most answers that are sent at a time.
+const ANSWERS_MAX: usize = 1_024;
 
 /// Sends answers of one kind.
 #[derive(Clone, Debug)]
@@ -25,13 +28,16 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Sends what entities answered, until no partition is left that could answer.
+    /// Sends what entities answered, all that waits at a time, until no partition is left that could answer.
     pub async fn run(self, mut replies: mpsc::Receiver<Reply>) {
-        while let Some(Reply { to, answer, replayed, trace }) = replies.recv().await {
-            let error = answer.code();
-            let Answer { body, .. } = answer;
-            let traceparent = trace.map(Into::into);
-            self.send(to, Response { body: body.into(), error, replayed, accepted: false, traceparent }).await;
+        let mut taken = Vec::new();
+        while replies.recv_many(&mut taken, ANSWERS_MAX).await > 0 {
+            let answers = taken.drain(..).map(|Reply { to, answer, replayed, trace }| {
+                let error = answer.code();
+                let (body, traceparent) = (answer.body.into(), trace.map(Into::into));
+                self.counted(to, Response { body, error, replayed, accepted: false, traceparent })
+            });
+            self.connection.respond_all(answers.collect()).await;
         }
     }
 
@@ -43,12 +49,18 @@ impl Answers {
 
     /// Sends an answer whose body is JSON.
     pub async fn send(&self, to: ReplyTo, response: Response) {
+        let (inbox, response) = self.counted(to, response);
+        self.connection.respond(inbox, response).await;
+    }
+
+    /// Counts an answer, and puts it into the format of the question.
+    fn counted(&self, to: ReplyTo, response: Response) -> (String, Response) {
         if response.error.is_some() {
             self.stats.error();
         }
         self.counts.replies.add(1);
         let body = in_format(response.body, to.format);
-        self.connection.respond(to.inbox.into(), Response { body, ..response }).await;
+        (to.inbox.into(), Response { body, ..response })
     }
 }
 

@@ -7,6 +7,7 @@ use futures::Stream;
 use shop_domain::problem::{Code, Problem};
 use shop_nats::{
     connection::Connection,
+    multiplexer::Multiplexer,
     request::{Reply, Request, RequestError},
     subject,
 };
@@ -41,6 +42,7 @@ pub(crate) struct Call<S> {
 /// What all requests share.
 pub(crate) struct Gateway {
     connection: Connection,
+    doors: Multiplexer,
     permits: Semaphore,
     in_flight_max: usize,
     metrics: Metrics,
@@ -48,7 +50,8 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) fn new(connection: Connection, in_flight_max: usize) -> Self {
-        Self { connection, permits: Semaphore::new(in_flight_max), in_flight_max, metrics: Metrics::new() }
+        let (doors, permits) = (Multiplexer::new(connection.clone()), Semaphore::new(in_flight_max));
+        Self { connection, doors, permits, in_flight_max, metrics: Metrics::new() }
     }
 
     /// Answers one request, whatever it is, and counts it.
@@ -126,14 +129,14 @@ impl Gateway {
         let repeatable = asked.route.is_write() && (with_key || asked.route.repeat == Repeat::Always);
         let again = repeatable.then(|| Request { respond_async: true, ..request.clone() });
         let wait = asked.prefer.wait().max(ACCEPT_WAIT);
-        let error = match self.connection.request(request, wait).await {
+        let error = match self.doors.request(request, wait).await {
             Ok(reply) => return Ok(reply),
             Err(error) => error,
         };
         match (error, again) {
             (RequestError::NoResponders { .. }, _) => Err(unserved(asked.route)),
             (RequestError::TimedOut { .. } | RequestError::Failed { .. }, Some(again)) => {
-                let reply = self.connection.request(again, ACCEPT_WAIT).await;
+                let reply = self.doors.request(again, ACCEPT_WAIT).await;
                 reply.map_err(|_| unknown_fate(asked, with_key))
             }
             (error @ (RequestError::TimedOut { .. } | RequestError::Failed { .. }), None) => {

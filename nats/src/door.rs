@@ -1,8 +1,11 @@
 //! The way in and out for callers: requests of a kind come in, answers go straight to who asked.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
-use async_nats::{HeaderMap, Subscriber};
+use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
 use shop_domain::{
@@ -10,7 +13,7 @@ use shop_domain::{
     problem::{Code, Problem},
 };
 
-use crate::{connection::Connection, discovery::Stats, header, subject};
+use crate::{bundle, connection::Connection, discovery::Stats, header, subject};
 
 /// Hosts of the same kind share the requests: each goes to one of them.
 pub(crate) const QUEUE_GROUP: &str = "shop";
@@ -29,6 +32,8 @@ const HEADER_BYTES_MAX: usize = 4 * 1024;
 pub struct Listener {
     kind: Kind,
     requests: Subscriber,
+    /// Out of a bundle, and not returned yet.
+    unpacked: VecDeque<Incoming>,
 }
 
 /// A request as it came in. Nothing in it is checked yet.
@@ -80,7 +85,40 @@ impl Connection {
         self.announce(kind, Arc::clone(stats)).await.map_err(failed)?;
         // From here on, a request cannot find nobody.
         self.client().flush().await.map_err(|error| failed(error.to_string()))?;
-        Ok(Listener { kind, requests })
+        Ok(Listener { kind, requests, unpacked: VecDeque::new() })
+    }
+
+    /// Sends answers that entities gave to where the callers wait, those to one bridge together.
+    pub async fn respond_all(&self, answers: Vec<(String, Response)>) {
+        let mut by_inbox: BTreeMap<String, Vec<(u64, Response)>> = BTreeMap::new();
+        for (reply_to, response) in answers {
+            match bundle::parts(&reply_to) {
+                Some((inbox, number)) => match by_inbox.get_mut(inbox) {
+                    Some(answers) => answers.push((number, response)),
+                    None => drop(by_inbox.insert(inbox.to_owned(), vec![(number, response)])),
+                },
+                None => self.respond(reply_to, response).await,
+            }
+        }
+        let bytes_max = bundle::BUNDLE_BYTES_MAX.min(self.payload_bytes_max() / 2);
+        for (inbox, answers) in by_inbox {
+            for mut answers in bundle::cut(answers, |(_, response)| bundle::response_bytes(response), bytes_max) {
+                match answers.pop() {
+                    Some((number, response)) if answers.is_empty() => {
+                        self.respond(format!("{inbox}.{number}"), response).await;
+                    }
+                    last => {
+                        answers.extend(last);
+                        let sent = self
+                            .client()
+                            .publish(format!("{inbox}.{}", bundle::ANSWERS), bundle::encode_answers(&answers));
+                        if let Err(error) = sent.await {
+                            tracing::warn!("{} answers could not be sent: {error}", answers.len());
+                        }
+                    }
+                }
+            }
+        }
     }
 
     /// Sends an answer to where the caller waits.
@@ -104,7 +142,20 @@ impl Connection {
 impl Listener {
     /// The next request; none after [`Self::close`], once all that had come in was returned.
     pub async fn next(&mut self) -> Option<Incoming> {
-        let message = self.requests.next().await?;
+        loop {
+            if let Some(incoming) = self.unpacked.pop_front() {
+                return Some(incoming);
+            }
+            let incoming = self.requests.next().await.map(|message| self.read(message))?;
+            // What is no bundle is a request like any other, for a verb that there is not.
+            match incoming.bundle() {
+                Some(bundle) => self.unpacked.extend(bundle),
+                None => return Some(incoming),
+            }
+        }
+    }
+
+    fn read(&self, message: Message) -> Incoming {
         let prefix = "shop.".len() + self.kind.as_str().len() + ".".len();
         let headers = message.headers.unwrap_or_default();
         // Names without regard to case, as in HTTP: a key that is overlooked would move money twice.
@@ -112,14 +163,14 @@ impl Listener {
             let named = headers.iter().filter(|(name, _)| name.to_string().eq_ignore_ascii_case(wanted));
             named.flat_map(|(_, values)| values.iter().map(|value| value.as_str().to_owned())).collect()
         };
-        Some(Incoming {
+        Incoming {
             target: message.subject.get(prefix..).unwrap_or_default().to_owned(),
             inbox: message.reply.as_ref().map(ToString::to_string).filter(|inbox| is_a_callers(inbox)),
             idempotency_keys: all(header::IDEMPOTENCY_KEY),
             traceparent: all(header::TRACEPARENT).pop().filter(|trace| trace.len() <= TRACEPARENT_BYTES_MAX),
             respond_async: all(header::PREFER).iter().any(|prefer| prefer.contains(header::RESPOND_ASYNC)),
             body: message.payload,
-        })
+        }
     }
 
     /// Takes no further requests.
@@ -128,6 +179,17 @@ impl Listener {
         if let Err(error) = self.requests.drain().await {
             tracing::warn!("requests of {} could not be declined: {error}", self.kind);
         }
+    }
+}
+
+impl Incoming {
+    /// The requests in it, if it is a bundle.
+    fn bundle(&self) -> Option<Vec<Self>> {
+        let bundle = (self.target == bundle::VERB).then(|| bundle::decode_requests(&self.body, self.inbox.as_deref()));
+        let mut requests = bundle??;
+        let is_short = |trace: &String| trace.len() <= TRACEPARENT_BYTES_MAX;
+        requests.iter_mut().for_each(|request| request.traceparent = request.traceparent.take().filter(is_short));
+        Some(requests)
     }
 }
 

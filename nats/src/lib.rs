@@ -3,6 +3,7 @@
 //! Owns subjects, streams, frames, the way into and out of the logs, and requests. Must not know
 //! what a message means.
 
+mod bundle;
 pub mod connection;
 pub mod dead;
 pub mod discovery;
@@ -12,6 +13,7 @@ pub mod header;
 pub mod jetstream;
 pub mod log;
 pub mod memory;
+pub mod multiplexer;
 pub mod publisher;
 pub mod request;
 pub mod subject;

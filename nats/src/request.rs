@@ -61,16 +61,16 @@ pub enum RequestError {
         /// What was asked.
         subject: String,
         /// What the client said.
-        source: async_nats::RequestError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
 impl Connection {
     /// Sends a request and waits for the answer, at most `wait`.
     pub async fn request(&self, request: Request, wait: Duration) -> Result<Reply, RequestError> {
-        let Request { subject, body, .. } = request.clone();
-        let mut outgoing = NatsRequest::new().payload(body).timeout(Some(wait));
         let headers = headers_of(&request);
+        let Request { subject, body, .. } = request;
+        let mut outgoing = NatsRequest::new().payload(body).timeout(Some(wait));
         if !headers.is_empty() {
             outgoing = outgoing.headers(headers);
         }
@@ -80,7 +80,7 @@ impl Connection {
                 RequestErrorKind::NoResponders => RequestError::NoResponders { subject },
                 RequestErrorKind::TimedOut => RequestError::TimedOut { subject, wait },
                 RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::Other => {
-                    RequestError::Failed { subject, source: error }
+                    RequestError::Failed { subject, source: error.into() }
                 }
             }),
         }
@@ -101,14 +101,18 @@ fn headers_of(request: &Request) -> HeaderMap {
     headers
 }
 
-fn read_reply(headers: Option<&HeaderMap>, body: Bytes) -> Reply {
+pub(crate) fn read_reply(headers: Option<&HeaderMap>, body: Bytes) -> Reply {
     let get = |name| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str());
     Reply {
         body,
-        // An error is an error, also under a name that this program does not know yet.
-        error: get(header::SERVICE_ERROR).map(|name| Code::named(name).unwrap_or(Code::UNAVAILABLE)),
+        error: get(header::SERVICE_ERROR).map(code_of),
         replayed: get(header::IDEMPOTENCY_REPLAYED).is_some(),
         accepted: get(header::PREFERENCE_APPLIED).is_some(),
         retry_after: get(header::RETRY_AFTER).map(str::to_owned),
     }
+}
+
+/// The code of that name. An error is an error, also under a name that this program does not know yet.
+pub(crate) fn code_of(name: &str) -> Code {
+    Code::named(name).unwrap_or(Code::UNAVAILABLE)
 }

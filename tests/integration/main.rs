@@ -1,5 +1,6 @@
 //! The whole shop, seen from outside.
 
+mod bundles;
 mod concurrency;
 mod contract;
 mod errors;

@@ -1,0 +1,230 @@
+//! Bundles: requests of many callers to the doors of one kind as one NATS message, and answers to many
+//! callers of one bridge as another. At full load one message carries some fifty of them.
+//!
+//! A bundle is a MessagePack map with field names. Requests go to `shop.<kind>.bundle`, and are numbered
+//! by who asks; the message's reply subject is `<inbox>.b<number of the bundle>`. The answer to a
+//! request goes to `<inbox>.<number>` by itself, as any answer does, or with others to `<inbox>.answers`.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use shop_domain::encode::encode;
+
+use crate::{
+    door::{Incoming, Response},
+    request::{Reply, Request, code_of},
+};
+
+/// The verb for a bundle of requests; no kind has another one of that name.
+pub(crate) const VERB: &str = "bundle";
+/// Where, behind an inbox, bundles of answers go.
+pub(crate) const ANSWERS: &str = "answers";
+/// What inboxes begin with whose owner takes bundles of answers.
+const INBOX_PREFIX: &str = "_INBOX.shop.";
+/// Most bytes of one bundle, unless a single request or answer is larger. Half of the server's default
+/// `max_payload` (1 MiB).
+pub(crate) const BUNDLE_BYTES_MAX: usize = 512 * 1024;
+/// What a request or an answer has in a bundle beside its variable parts, in bytes, at most.
+const OVERHEAD_BYTES: usize = 128;
+
+/// Where answers to bundled requests come in: unlike any other.
+pub(crate) fn new_inbox() -> String {
+    format!("{INBOX_PREFIX}{}", uuid::Uuid::new_v4().simple())
+}
+
+/// The inbox and the number of the request, if the answer to it may be part of a bundle.
+pub(crate) fn parts(reply_to: &str) -> Option<(&str, u64)> {
+    let (inbox, number) = reply_to.starts_with(INBOX_PREFIX).then(|| reply_to.rsplit_once('.')).flatten()?;
+    Some((inbox, number.parse().ok()?))
+}
+
+#[derive(Serialize, Deserialize)]
+struct Requests<'a> {
+    #[serde(borrow)]
+    requests: Vec<Numbered<'a>>,
+}
+
+/// A request in a bundle; see [`Request`].
+#[derive(Serialize, Deserialize)]
+struct Numbered<'a> {
+    number: u64,
+    target: &'a str,
+    #[serde(with = "serde_bytes")]
+    body: &'a [u8],
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<&'a str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+    #[serde(default)]
+    respond_async: bool,
+}
+
+/// About how many bytes a request adds to a bundle.
+pub(crate) fn request_bytes(request: &Request) -> usize {
+    let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let headers = optional(&request.idempotency_key) + optional(&request.traceparent);
+    request.subject.len() + request.body.len() + headers + OVERHEAD_BYTES
+}
+
+/// A bundle of numbered requests, whose subjects all begin with `prefix` (`shop.<kind>.`).
+pub(crate) fn encode_requests<'a>(prefix: &str, requests: impl Iterator<Item = (u64, &'a Request)>) -> Bytes {
+    let numbered = |(number, request): (u64, &'a Request)| Numbered {
+        number,
+        target: request.subject.get(prefix.len()..).unwrap_or_default(),
+        body: &request.body,
+        idempotency_key: request.idempotency_key.as_deref(),
+        traceparent: request.traceparent.as_deref(),
+        respond_async: request.respond_async,
+    };
+    encode(&Requests { requests: requests.map(numbered).collect() }).into()
+}
+
+/// The requests of a bundle, whose message wants its answer at `reply_to`; none when it is no bundle.
+pub(crate) fn decode_requests(payload: &Bytes, reply_to: Option<&str>) -> Option<Vec<Incoming>> {
+    let inbox = reply_to?.rsplit_once('.')?.0;
+    let Requests { requests } = rmp_serde::from_slice(payload).ok()?;
+    let incoming = |request: Numbered<'_>| Incoming {
+        target: request.target.to_owned(),
+        body: payload.slice_ref(request.body),
+        inbox: Some(format!("{inbox}.{}", request.number)),
+        idempotency_keys: request.idempotency_key.into_iter().map(str::to_owned).collect(),
+        traceparent: request.traceparent.map(str::to_owned),
+        respond_async: request.respond_async,
+    };
+    Some(requests.into_iter().map(incoming).collect())
+}
+
+#[derive(Serialize, Deserialize)]
+struct Answers<'a> {
+    #[serde(borrow)]
+    answers: Vec<Answer<'a>>,
+}
+
+/// An answer in a bundle; see [`Response`]. Entities give them, so none of them is only an acceptance.
+#[derive(Serialize, Deserialize)]
+struct Answer<'a> {
+    number: u64,
+    #[serde(with = "serde_bytes")]
+    body: &'a [u8],
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(default)]
+    replayed: bool,
+}
+
+/// About how many bytes an answer adds to a bundle.
+pub(crate) fn response_bytes(response: &Response) -> usize {
+    response.body.len() + OVERHEAD_BYTES
+}
+
+/// A bundle of answers to numbered requests.
+pub(crate) fn encode_answers(answers: &[(u64, Response)]) -> Bytes {
+    let answers = answers.iter().map(|(number, response)| Answer {
+        number: *number,
+        body: &response.body,
+        error: response.error.map(|code| code.name),
+        replayed: response.replayed,
+    });
+    encode(&Answers { answers: answers.collect() }).into()
+}
+
+/// The answers of a bundle; none when it is no bundle.
+pub(crate) fn decode_answers(payload: &Bytes) -> Option<Vec<(u64, Reply)>> {
+    let Answers { answers } = rmp_serde::from_slice(payload).ok()?;
+    let reply = |answer: Answer<'_>| Reply {
+        body: payload.slice_ref(answer.body),
+        error: answer.error.map(code_of),
+        replayed: answer.replayed,
+        accepted: false,
+        retry_after: None,
+    };
+    Some(answers.into_iter().map(|answer| (answer.number, reply(answer))).collect())
+}
+
+/// Cuts what is to be sent into bundles: each within the limits, with one item at least.
+pub(crate) fn cut<T>(items: Vec<T>, bytes_of: impl Fn(&T) -> usize, bytes_max: usize) -> Vec<Vec<T>> {
+    let mut bundles: Vec<Vec<T>> = Vec::new();
+    let mut bytes = 0;
+    for item in items {
+        bytes += bytes_of(&item);
+        match bundles.last_mut() {
+            Some(bundle) if bytes <= bytes_max => bundle.push(item),
+            Some(_) | None => {
+                bytes = bytes_of(&item);
+                bundles.push(vec![item]);
+            }
+        }
+    }
+    bundles
+}
+
+#[cfg(test)]
+mod tests {
+    use shop_domain::problem::Code;
+
+    use super::*;
+
+    fn request(subject: &str, body: &str) -> Request {
+        let body = body.to_owned().into();
+        Request { subject: subject.to_owned(), body, idempotency_key: None, traceparent: None, respond_async: false }
+    }
+
+    #[test]
+    fn requests_come_out_of_a_bundle_as_they_went_in() {
+        let place = Request {
+            idempotency_key: Some("k".to_owned()),
+            traceparent: Some("00-1".to_owned()),
+            respond_async: true,
+            ..request("shop.order.o-1.place", r#"{"user":"alice"}"#)
+        };
+        let get = request("shop.order.o-2.get", "");
+        let bundle = encode_requests("shop.order.", [(7, &place), (9, &get)].into_iter());
+        let [first, second] = &decode_requests(&bundle, Some("_INBOX.shop.b.b3")).unwrap()[..] else { panic!("two") };
+        assert_eq!((&*first.target, &first.body[..]), ("o-1.place", &place.body[..]));
+        assert_eq!(
+            (first.inbox.as_deref(), &first.idempotency_keys[..]),
+            (Some("_INBOX.shop.b.7"), &["k".to_owned()][..])
+        );
+        assert_eq!((first.traceparent.as_deref(), first.respond_async), (Some("00-1"), true));
+        assert_eq!((&*second.target, second.inbox.as_deref()), ("o-2.get", Some("_INBOX.shop.b.9")));
+        assert!(second.body.is_empty() && second.idempotency_keys.is_empty() && !second.respond_async);
+    }
+
+    #[test]
+    fn what_is_no_bundle_is_none() {
+        let bundle = encode_requests("shop.order.", [(7, &request("shop.order.o-1.get", ""))].into_iter());
+        assert!(decode_requests(&bundle, None).is_none());
+        assert!(decode_requests(&bundle, Some("inbox")).is_none());
+        for payload in [&b""[..], b"{}", b"\xff\xff", &bundle[..bundle.len() - 1]] {
+            assert!(decode_requests(&Bytes::copy_from_slice(payload), Some("_INBOX.shop.b.b3")).is_none());
+            assert!(decode_answers(&Bytes::copy_from_slice(payload)).is_none());
+        }
+    }
+
+    #[test]
+    fn answers_come_out_of_a_bundle_as_they_went_in() {
+        let answer = |body: &str, error, replayed| {
+            let body = body.to_owned().into();
+            Response { body, error, replayed, accepted: false, traceparent: None }
+        };
+        let answers = [(3, answer("{}", None, true)), (1, answer("no", Some(Code::OUT_OF_STOCK), false))];
+        let read = decode_answers(&encode_answers(&answers)).unwrap();
+        let read: Vec<_> = read.iter().map(|(at, reply)| (*at, &reply.body[..], reply.error, reply.replayed)).collect();
+        assert_eq!(read, [(3, &b"{}"[..], None, true), (1, &b"no"[..], Some(Code::OUT_OF_STOCK), false)]);
+    }
+
+    #[test]
+    fn bundles_are_cut_at_their_limit_and_hold_one_item_at_least() {
+        let cut = |sizes: &[usize]| cut(sizes.to_vec(), |size| *size, 10);
+        assert_eq!(cut(&[]), Vec::<Vec<usize>>::new());
+        assert_eq!(cut(&[4, 6, 1, 12, 3, 7]), [vec![4, 6], vec![1], vec![12], vec![3, 7]]);
+    }
+
+    #[test]
+    fn only_inboxes_of_bundled_requests_have_parts() {
+        let inbox = new_inbox();
+        assert_eq!(parts(&format!("{inbox}.17")), Some((&*inbox, 17)));
+        for other in ["_INBOX.abc.17", "_INBOX.shop.abc.b17", "_INBOX.shop.abc", "", "_INBOX.shop."] {
+            assert_eq!(parts(other), None, "{other}");
+        }
+    }
+}

@@ -124,7 +124,7 @@ impl Connection {
 
     /// Largest payload that the server takes, in bytes.
     pub fn payload_bytes_max(&self) -> usize {
-        self.client.server_info().max_payload
+        self.client.max_payload()
     }
 
     /// Lets all that was published leave, in at most `limit`, and closes the connection.

@@ -170,10 +170,11 @@ impl Context<'_> {
     /// Answers a caller that waited, and keeps the answer.
     pub fn answer_to(&mut self, caller: Caller, answer: Answer) {
         let Caller { reply, answer_row, fingerprint, trace } = caller;
-        let reply = reply.map(|to| Effect::Reply(Reply { to, answer: answer.clone(), replayed: false, trace }));
+        let kept = KeptAnswer { fingerprint, answer };
         if let Some(row) = answer_row {
-            self.rows.put(row, &KeptAnswer { fingerprint, answer });
+            self.rows.put(row, &kept);
         }
+        let reply = reply.map(|to| Effect::Reply(Reply { to, answer: kept.answer, replayed: false, trace }));
         self.effects.extend(reply);
     }
 

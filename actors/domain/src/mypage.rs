@@ -53,6 +53,13 @@ pub struct Item {
     pub delivery_status: Option<delivery::Status>,
 }
 
+/// The part of an [`Item`] that an order's news do not replace.
+#[derive(Debug, Default, Deserialize)]
+struct ToldByDelivery {
+    #[serde(default)]
+    delivery_status: Option<delivery::Status>,
+}
+
 /// What callers see of an order on the page.
 #[derive(Debug, Serialize)]
 pub struct Summary {
@@ -79,10 +86,9 @@ impl Entity for Mypage {
         match message {
             Message::OrderChanged { order, delivery_status } => {
                 let row = order_row(order.placed_at, &order.id);
-                let mut item: Item = ctx.row(&row).unwrap_or_default();
-                item.order = Some(*order);
-                item.delivery_status = item.delivery_status.max(delivery_status);
-                ctx.put_row(row, &item);
+                let told: ToldByDelivery = ctx.row(&row).unwrap_or_default();
+                let delivery_status = told.delivery_status.max(delivery_status);
+                ctx.put_row(row, &Item { order: Some(*order), delivery_status });
             }
             Message::DeliveryChanged { order, placed_at, status } => {
                 let row = order_row(placed_at, &order);

@@ -6,6 +6,7 @@
 pub mod connection;
 pub mod dead;
 pub mod discovery;
+mod disruption;
 pub mod door;
 pub mod frame;
 pub mod header;

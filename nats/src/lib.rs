@@ -4,6 +4,7 @@
 //! what a message means.
 
 pub mod connection;
+mod cut_off;
 pub mod dead;
 pub mod discovery;
 mod disruption;

@@ -16,6 +16,10 @@ demo:
 fresh:
     cargo run --release -- --data-dir "$(mktemp -d)"
 
+# Start it on three nats-servers, with a host process for every kind and two bridges, until Ctrl-C
+cluster *options:
+    cargo run --release -p shop-tests --example cluster -- {{ options }}
+
 # Run every test
 test:
     cargo test
@@ -43,6 +47,10 @@ mutants-domain:
 # Kill, freeze, starve and cut a real shop under load for so many seconds; prints what was survived
 torture seconds="300":
     SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture fresh_seeds
+
+# The same with three nats-servers: killed, frozen, cut off, robbed of their leadership, and hosts killed as well
+torture-cluster seconds="300":
+    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture three_servers
 
 # Measure the shop beside PostgreSQL and the limits of this machine, in a quarter of an hour (`just bench --quick`: a minute)
 bench *options:

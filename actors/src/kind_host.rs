@@ -23,8 +23,9 @@ use crate::{
     counts::SharedCounts,
     entities::ApplyError,
     outbox::Logs,
-    partition::{AttachError, Handle, Outlet, Pace, Partition, PartitionError, attach},
-    store::{Store, StoreError},
+    partition::{AttachError, Handle, Outlet, Pace, Partition, PartitionError},
+    patience,
+    store::{SharedShelf, Store, StoreError},
 };
 
 /// Records that wait for one partition. Small: the reader ahead of it buffers as well.
@@ -180,7 +181,12 @@ impl KindHost {
         stop: &CancellationToken,
     ) -> Result<Ended, KindError> {
         // A partition that starts again may have a checkpoint beyond what the log held at the first start.
-        let identity = Identity { last_sequence: self.log.last_sequence(self.kind).await?, ..self.identity };
+        let numbers = (0..self.identity.partitions).filter(|number| !parked.contains_key(number));
+        let shelves = numbers.map(|number| Ok((number, self.store.shelf(number)?)));
+        let shelves = shelves.collect::<Result<Vec<_>, StoreError>>()?;
+        let furthest = furthest(&shelves, &self.identity)?;
+        let last_sequence = patience::last_sequence(&self.log, self.kind, furthest).await?;
+        let identity = Identity { last_sequence, ..self.identity };
         let attempt = stop.child_token();
         let mut tasks = PartitionTasks::new();
         let mut settlers = SettlerTasks::new();
@@ -188,9 +194,8 @@ impl KindHost {
         let counts = Arc::clone(&self.view.borrow().counts);
         let mut view = View { parked: parked.clone(), counts: Arc::clone(&counts), ..View::default() };
         let mut after = identity.last_sequence;
-        for number in (0..identity.partitions).filter(|number| !parked.contains_key(number)) {
-            let shelf = self.store.shelf(number)?;
-            let attached = attach(&self.log, self.kind, number, &shelf, &identity).await?;
+        for (number, shelf) in shelves {
+            let attached = patience::attached(&self.log, self.kind, number, &shelf, &identity).await?;
             let cursor = attached.0.cursor;
             after = after.min(cursor);
             let assigned = Arc::new(AtomicU64::new(cursor));
@@ -258,6 +263,16 @@ impl KindHost {
             (_, Err(error @ PartitionError::Logic { .. })) => Err(KindError::Partition(error)),
         }
     }
+}
+
+/// The sequence up to which the log goes at least, if it is the one that the checkpoints are of.
+fn furthest(shelves: &[(u16, SharedShelf)], identity: &Identity) -> Result<u64, StoreError> {
+    let mut furthest = 0;
+    for (_, shelf) in shelves {
+        let meta = shelf.meta()?.filter(|meta| meta.epoch == identity.epoch);
+        furthest = furthest.max(meta.map_or(0, |meta| meta.cursor));
+    }
+    Ok(furthest)
 }
 
 /// Returns when a settler cannot go on; one that has nothing to do any more is none of those.

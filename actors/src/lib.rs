@@ -24,6 +24,7 @@ pub mod operator;
 pub mod outbox;
 pub mod partition;
 pub mod passive;
+pub mod patience;
 pub mod query;
 pub mod replay;
 pub mod reply;

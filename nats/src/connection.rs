@@ -11,14 +11,17 @@ use std::{
 
 use async_nats::{Client, ConnectOptions, Event, connection::State};
 use futures::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+
+use crate::cut_off;
 
 /// Oldest server that the shop runs on: before 2.12, `sync_interval: always` could still
 /// lose acknowledged messages and stream metadata was rewritten on update.
 pub const SERVER_VERSION_MIN: (u64, u64) = (2, 12);
 
-/// How often an idle connection is checked; a dead peer is noticed after two missed answers.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// How often an idle connection is checked; a dead peer is noticed after two missed answers. Of three
+/// servers the others elect a new leader in 4 to 9 seconds: whoever is connected should be back by then.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest pause between two attempts to reconnect.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(2);
 /// Commands that may wait in the client while the socket is busy. Past it `send` waits.
@@ -56,6 +59,8 @@ pub struct Connection {
     client: Client,
     connects: watch::Receiver<u64>,
     slow_consumers: Arc<AtomicU64>,
+    /// Ends what watches over it, with the last copy.
+    _watched: Arc<oneshot::Sender<()>>,
 }
 
 impl Connection {
@@ -74,7 +79,7 @@ impl Connection {
         let label: Arc<str> = name.as_str().into();
         let servers: Vec<String> = url.split(',').map(|server| server.trim().to_owned()).collect();
         let client = ConnectOptions::new()
-            .name(name)
+            .name(name.clone())
             .ping_interval(PING_INTERVAL)
             .client_capacity(CLIENT_CAPACITY)
             .subscription_capacity(SUBSCRIPTION_CAPACITY)
@@ -93,7 +98,11 @@ impl Connection {
         if !is_new_enough(&version) {
             return Err(ConnectError::TooOld { url, version });
         }
-        Ok(Self { client, connects, slow_consumers })
+        let (watched, end) = oneshot::channel();
+        if client.server_info().cluster.is_some() {
+            tokio::spawn(cut_off::watch(client.clone(), name, end));
+        }
+        Ok(Self { client, connects, slow_consumers, _watched: Arc::new(watched) })
     }
 
     /// The client underneath, for this crate only.

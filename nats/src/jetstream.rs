@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     connection::Connection,
+    disruption::Disruptions,
     header,
     log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
     subject,
@@ -27,6 +28,13 @@ use crate::{
 /// How long an acknowledgement may take before the frame counts as lost and is sent again. A
 /// disk that takes longer for one fsync is not helped by more of them.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long any other answer may take until it is asked again. It needs no disk; but who asks while
+/// a leader is being elected gets none.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the leader of a replicated log may not have heard of most of the others while what it
+/// says counts. They say something every second, and wait four until they elect another one: by
+/// then it does not count any more. (`hbInterval`, `minElectionTimeout` in nats-server's raft.go.)
+const LEADER_ALONE_MAX: Duration = Duration::from_secs(3);
 /// Frames on their way at a time, over all partitions of a process. Each partition bounds its own
 /// window far below; this is the client's own semaphore, which must not be what binds.
 const ACKS_PENDING_MAX: usize = 16_384;
@@ -40,7 +48,8 @@ const DEAD_REASON_BYTES_MAX: usize = 1_024;
 /// What the headers of a dead letter may take of the server's largest payload.
 const DEAD_HEADERS_BYTES_MAX: usize = 4 * 1_024;
 /// How often the server says that it is still there while there is nothing to read.
-const READ_HEARTBEAT: Duration = Duration::from_secs(2);
+/// Two of them missing, and the consumer is made anew elsewhere: its server may be gone.
+const READ_HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long one pull stands.
 const READ_EXPIRES: Duration = Duration::from_secs(30);
 /// Pause before a lost reader is made anew; doubles up to the second value.
@@ -53,25 +62,28 @@ pub struct JetStreamLog {
     reading: jetstream::Context,
     publishing: jetstream::Context,
     /// Reconnects of the connection that is read over.
-    read_disruptions: watch::Receiver<u64>,
-    /// Reconnects of the connection that is published to over.
-    disruptions: watch::Receiver<u64>,
+    reconnects: watch::Receiver<u64>,
+    /// Of what is asked.
+    read_disruptions: Disruptions,
+    /// Of what is published.
+    disruptions: Disruptions,
 }
 
 impl JetStreamLog {
     /// A log that is read over one connection and published to over the other.
     pub fn new(reading: &Connection, publishing: &Connection) -> Self {
-        let context = |connection: &Connection| {
+        let context = |connection: &Connection, timeout| {
             jetstream::context::ContextBuilder::new()
-                .timeout(ACK_TIMEOUT)
+                .timeout(timeout)
                 .max_ack_inflight(ACKS_PENDING_MAX)
                 .build(connection.client().clone())
         };
         Self {
-            reading: context(reading),
-            publishing: context(publishing),
-            read_disruptions: reading.connects(),
-            disruptions: publishing.connects(),
+            reading: context(reading, ANSWER_TIMEOUT),
+            publishing: context(publishing, ACK_TIMEOUT),
+            reconnects: reading.connects(),
+            read_disruptions: Disruptions::over(reading),
+            disruptions: Disruptions::over(publishing),
         }
     }
 }
@@ -125,7 +137,7 @@ impl Log for JetStreamLog {
     }
 
     fn identity(&self, kind: Kind) -> BoxFuture<'static, Result<Identity, LogError>> {
-        let (context, mut disruptions) = (self.reading.clone(), self.read_disruptions.clone());
+        let (context, mut disruptions) = (self.reading.clone(), self.read_disruptions.of(kind));
         disruptions.mark_unchanged();
         async move {
             let failed = |reason: String| LogError::Failed { kind, reason };
@@ -137,6 +149,7 @@ impl Log for JetStreamLog {
                 }
             };
             let stream = stream.map_err(|error| failed(error.to_string()))?;
+            is_led(stream.cached_info()).map_err(failed)?;
             identity_of(stream.cached_info()).map_err(|error| failed(error.to_string()))
         }
         .boxed()
@@ -172,8 +185,8 @@ impl Log for JetStreamLog {
         .boxed()
     }
 
-    fn disruptions(&self) -> watch::Receiver<u64> {
-        self.disruptions.clone()
+    fn disruptions(&self, kind: Kind) -> watch::Receiver<u64> {
+        self.disruptions.of(kind)
     }
 }
 
@@ -232,11 +245,11 @@ impl Reader {
     }
 
     async fn read_with_one_consumer(&mut self) -> Lost {
-        let mut disruptions = self.log.read_disruptions.clone();
-        disruptions.mark_unchanged();
+        let mut reconnects = self.log.reconnects.clone();
+        reconnects.mark_unchanged();
         let consumer = tokio::select! {
             consumer = self.consumer() => consumer,
-            Ok(()) = disruptions.changed() => Err(Lost::Broken(RECONNECTED.into())),
+            Ok(()) = reconnects.changed() => Err(Lost::Broken(RECONNECTED.into())),
         };
         let mut messages = match consumer {
             Ok(messages) => messages,
@@ -247,7 +260,7 @@ impl Reader {
             let message = tokio::select! {
                 message = messages.next() => message,
                 // The server has forgotten the consumer, or never heard our last pull.
-                Ok(()) = disruptions.changed() => return Lost::Broken(RECONNECTED.into()),
+                Ok(()) = reconnects.changed() => return Lost::Broken(RECONNECTED.into()),
                 () = self.records.closed() => return Lost::Closed,
             };
             let message = match message {
@@ -264,9 +277,7 @@ impl Reader {
             expected += 1;
             let sequence = info.stream_sequence;
             if sequence != self.after + 1 {
-                // Nobody may delete or purge, so this is a log that has lost something.
-                let reason = format!("sequence {} is missing, {sequence} came", self.after + 1);
-                return Lost::OtherLog(LogError::OtherLog { kind: self.kind, reason });
+                return self.skipped_to(sequence).await;
             }
             let time = timestamp(info.published.unix_timestamp_nanos());
             let record = Record { sequence, partition, time, payload: message.payload.clone() };
@@ -274,6 +285,19 @@ impl Reader {
                 return Lost::Closed;
             }
             self.after = sequence;
+        }
+    }
+
+    /// A consumer on a server that does not have all of the log yet may begin elsewhere than it was
+    /// told to; the leader knows. Nobody may delete or purge: a log without that record has lost something.
+    async fn skipped_to(&self, sequence: u64) -> Lost {
+        let (kind, wanted) = (self.kind, self.after + 1);
+        let reason = format!("sequence {wanted} is missing, {sequence} came");
+        match self.log.record(kind, wanted).await {
+            Ok(Some(_)) => Lost::Broken(reason),
+            Ok(None) if sequence > wanted => Lost::OtherLog(LogError::OtherLog { kind, reason }),
+            Ok(None) => Lost::Broken(reason),
+            Err(error) => Lost::Broken(format!("{reason}; {error}")),
         }
     }
 
@@ -320,6 +344,19 @@ impl Reader {
     }
 }
 
+/// A server that was cut off from the others, or frozen, goes on for seconds to believe that it leads,
+/// and would say how far the log went before.
+fn is_led(info: &jetstream::stream::Info) -> Result<(), String> {
+    let Some(cluster) = &info.cluster else { return Ok(()) };
+    let is_heard = |peer: &&jetstream::stream::PeerInfo| !peer.offline && peer.active <= LEADER_ALONE_MAX;
+    let agree = 1 + cluster.replicas.iter().filter(is_heard).count();
+    if agree > info.config.num_replicas / 2 {
+        return Ok(());
+    }
+    let leader = cluster.leader.as_deref().unwrap_or("nobody");
+    Err(format!("{leader} says that it leads, but has not heard of the others for {LEADER_ALONE_MAX:?}"))
+}
+
 fn partition_in(subject: &str) -> Option<u16> {
     subject.rsplit('.').next()?.parse().ok()
 }
@@ -343,4 +380,42 @@ pub(crate) async fn message_at<I>(
 
 pub(crate) fn timestamp(unix_ns: i128) -> Timestamp {
     Timestamp::from_unix_ms(u64::try_from(unix_ns / 1_000_000).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What a stream's leader says of itself and its followers, who were heard of so many seconds ago.
+    fn info(copies: usize, heard: &[u64], offline: &[bool]) -> jetstream::stream::Info {
+        let follower = |(number, (seconds, offline)): (usize, (&u64, &bool))| {
+            let active = Duration::from_secs(*seconds).as_nanos() as u64;
+            json!({ "name": format!("nats-{}", number + 2), "current": true, "active": active, "offline": offline })
+        };
+        let replicas: Vec<_> = heard.iter().zip(offline).enumerate().map(follower).collect();
+        let info = json!({
+            "config": { "name": "SHOP_ORDER", "subjects": ["shop.log.order.0"], "retention": "limits",
+                "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "discard": "new", "max_age": 0,
+                "storage": "file", "num_replicas": copies },
+            "created": "2026-11-22T15:15:12.150Z",
+            "state": { "messages": 0, "bytes": 0, "first_seq": 1, "first_ts": "2026-11-22T15:15:12.150Z",
+                "last_seq": 0, "last_ts": "2026-11-22T15:15:12.150Z", "consumer_count": 0 },
+            "cluster": { "name": "shop", "leader": "nats-1", "replicas": replicas },
+        });
+        serde_json::from_value(info).expect("this is how a server describes a stream")
+    }
+
+    #[test]
+    fn a_leader_that_has_not_heard_of_most_of_the_others_is_not_believed() {
+        assert_eq!(is_led(&info(1, &[], &[])), Ok(()));
+        assert_eq!(is_led(&info(3, &[0, 1], &[false, false])), Ok(()));
+        assert_eq!(is_led(&info(3, &[1, 60], &[false, true])), Ok(()));
+        assert_eq!(is_led(&info(5, &[1, 1, 60, 60], &[false, false, false, false])), Ok(()));
+        for alone in [info(3, &[4, 5], &[false, false]), info(3, &[60, 0], &[false, true]), info(3, &[], &[])] {
+            assert!(is_led(&alone).unwrap_err().contains("nats-1 says that it leads"));
+        }
+        assert!(is_led(&info(5, &[1, 4, 4, 4], &[false, false, false, false])).is_err());
+    }
 }

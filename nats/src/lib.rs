@@ -5,8 +5,10 @@
 
 mod bundle;
 pub mod connection;
+mod cut_off;
 pub mod dead;
 pub mod discovery;
+mod disruption;
 pub mod door;
 pub mod frame;
 pub mod header;

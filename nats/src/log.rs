@@ -34,8 +34,8 @@ pub trait Log: Debug + Send + Sync + 'static {
     /// Keeps a record that could not be read, with the reason. Doing so again changes nothing.
     fn bury(&self, kind: Kind, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>>;
 
-    /// Changes whenever what was on its way to the log may have been lost.
-    fn disruptions(&self) -> watch::Receiver<u64>;
+    /// Changes whenever what was on its way to a kind's log may have been lost.
+    fn disruptions(&self, kind: Kind) -> watch::Receiver<u64>;
 }
 
 /// The logs, shared.

@@ -244,7 +244,7 @@ impl Log for MemoryLog {
         std::future::ready(Ok(())).boxed()
     }
 
-    fn disruptions(&self) -> watch::Receiver<u64> {
+    fn disruptions(&self, _: Kind) -> watch::Receiver<u64> {
         self.disruptions.observe(0)
     }
 }

@@ -80,7 +80,7 @@ struct Sent {
 
 impl Window {
     async fn run(mut self, mut unsent: mpsc::Receiver<Unsent>) {
-        let mut disruptions = self.log.disruptions();
+        let mut disruptions = self.log.disruptions(self.kind);
         disruptions.mark_unchanged();
         let (mut delay, mut last) = (RETRY.0, 0);
         loop {
@@ -98,9 +98,17 @@ impl Window {
                         let _ = acknowledged.map(|sent| sent.done.send(()));
                     }
                     Err(error) => {
-                        tracing::warn!("{error}; sending again from there");
-                        tokio::time::sleep(delay).await;
-                        delay = (delay * 2).min(RETRY.1);
+                        // Said once for all that fail in a row.
+                        match delay == RETRY.0 {
+                            true => tracing::warn!("{error}; sending again from there"),
+                            false => tracing::debug!("{error}; sending again from there"),
+                        }
+                        tokio::select! {
+                            biased;
+                            // The log has a leader again, who may need a moment.
+                            Ok(()) = disruptions.changed() => delay = RETRY.0,
+                            () = tokio::time::sleep(delay) => delay = (delay * 2).min(RETRY.1),
+                        }
                         self.send_all_again().await;
                     }
                 },

@@ -5,6 +5,9 @@ use shop_domain::{id::Id, kind::Kind};
 /// Where bytes go that could not be read as a frame.
 pub const DEAD_STREAM: &str = "SHOP_DEAD";
 
+/// Where the servers of a cluster say which of them leads a stream from now on.
+pub(crate) const ELECTIONS: &str = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*";
+
 /// `shop.<kind>.<id>.<verb>`: where a request about one entity goes.
 pub fn door(kind: Kind, id: &str, verb: &str) -> String {
     format!("shop.{kind}.{id}.{verb}")
@@ -23,6 +26,12 @@ pub fn doors(kind: Kind) -> String {
 /// `SHOP_<KIND>`: the stream that is the log of a kind.
 pub fn stream(kind: Kind) -> String {
     format!("SHOP_{}", kind.as_str().to_uppercase())
+}
+
+/// The kind whose log has another leader, as such a message's subject says.
+pub(crate) fn elected(election: &str) -> Option<Kind> {
+    let (_, stream_name) = election.rsplit_once('.')?;
+    Kind::ALL.into_iter().find(|kind| stream(*kind) == stream_name)
 }
 
 /// `shop.log.<kind>.<partition>`: the part of a kind's log that belongs to one partition.
@@ -53,6 +62,15 @@ pub fn partition_of(id: &Id, partitions: u16) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_election_is_about_one_kind_or_none() {
+        let election = |stream: &str| ELECTIONS.replace('*', stream);
+        for kind in Kind::ALL {
+            assert_eq!(elected(&election(&stream(kind))), Some(kind));
+        }
+        assert_eq!(elected(&election(DEAD_STREAM)), None);
+    }
 
     #[test]
     fn the_subject_of_a_dead_letter_says_where_it_is_from() {

@@ -8,6 +8,7 @@ use async_nats::jetstream::{
     stream::{Config, DiscardPolicy, StorageType},
 };
 use shop_domain::{kind::Kind, logic::Logic};
+use tokio::time::{Instant, sleep};
 
 use crate::{connection::Connection, log::Identity, subject};
 
@@ -28,8 +29,16 @@ const FORMAT: &str = "shop.format";
 /// The format of what is in the log.
 const FORMAT_VERSION: &str = "1";
 
-/// How long one answer of the server may take: creating a replicated stream waits for an election.
+/// How long one answer of a single server may take: it may be reading a long log.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one answer of a cluster may take until it is asked again: whoever asks while a leader
+/// is being elected, or wants to make a stream that another host is just making, gets none.
+const CLUSTER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a cluster is asked again and again: longer than some elections in a row, and than its
+/// servers need to find each other.
+const CLUSTER_LIMIT: Duration = Duration::from_secs(60);
+/// Pause before it is asked again.
+const CLUSTER_RETRY: Duration = Duration::from_millis(250);
 
 /// How the streams are to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,36 +184,51 @@ impl Connection {
         }
     }
 
+    /// On a cluster, asks again what was not answered or not possible yet.
     async fn make_or_find_stream(&self, config: Config) -> Result<jetstream::stream::Info, TopologyError> {
-        let name = config.name.clone();
-        let failed = |reason: String| TopologyError::Server { stream: name.clone(), reason };
+        let is_clustered = self.is_clustered();
         let mut context = jetstream::new(self.client().clone());
-        context.set_timeout(SERVER_TIMEOUT);
-        match context.get_stream(&name).await {
-            Ok(stream) => return Ok(stream.cached_info().clone()),
-            Err(error) => match error.kind() {
-                GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
-                GetStreamErrorKind::JetStream(error) if is_off(error.error_code()) => {
-                    return Err(TopologyError::NoJetStream(error.to_string()));
+        context.set_timeout(if is_clustered { CLUSTER_TIMEOUT } else { SERVER_TIMEOUT });
+        let deadline = Instant::now() + CLUSTER_LIMIT;
+        loop {
+            match find_or_make(&context, &config).await {
+                Err(error @ TopologyError::Server { .. }) if is_clustered && Instant::now() < deadline => {
+                    tracing::warn!("{error}; trying again");
                 }
-                GetStreamErrorKind::Request if nobody_answers(&error) => {
-                    return Err(TopologyError::NoJetStream(error.to_string()));
-                }
-                GetStreamErrorKind::JetStream(_)
-                | GetStreamErrorKind::EmptyName
-                | GetStreamErrorKind::Request
-                | GetStreamErrorKind::InvalidStreamName => return Err(failed(error.to_string())),
-            },
-        }
-        match context.create_stream(config).await {
-            Ok(stream) => Ok(stream.cached_info().clone()),
-            // Another host was faster.
-            Err(error) if is_name_taken(&error.kind()) => {
-                let stream = context.get_stream(&name).await.map_err(|error| failed(error.to_string()))?;
-                Ok(stream.cached_info().clone())
+                outcome => return outcome,
             }
-            Err(error) => Err(failed(error.to_string())),
+            sleep(CLUSTER_RETRY).await;
         }
+    }
+}
+
+async fn find_or_make(context: &jetstream::Context, config: &Config) -> Result<jetstream::stream::Info, TopologyError> {
+    let name = &config.name;
+    let failed = |reason: String| TopologyError::Server { stream: name.clone(), reason };
+    match context.get_stream(name).await {
+        Ok(stream) => return Ok(stream.cached_info().clone()),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+            GetStreamErrorKind::JetStream(error) if is_off(error.error_code()) => {
+                return Err(TopologyError::NoJetStream(error.to_string()));
+            }
+            GetStreamErrorKind::Request if nobody_answers(&error) => {
+                return Err(TopologyError::NoJetStream(error.to_string()));
+            }
+            GetStreamErrorKind::JetStream(_)
+            | GetStreamErrorKind::EmptyName
+            | GetStreamErrorKind::Request
+            | GetStreamErrorKind::InvalidStreamName => return Err(failed(error.to_string())),
+        },
+    }
+    match context.create_stream(config.clone()).await {
+        Ok(stream) => Ok(stream.cached_info().clone()),
+        // Another host was faster.
+        Err(error) if is_name_taken(&error.kind()) => {
+            let stream = context.get_stream(name).await.map_err(|error| failed(error.to_string()))?;
+            Ok(stream.cached_info().clone())
+        }
+        Err(error) => Err(failed(error.to_string())),
     }
 }
 

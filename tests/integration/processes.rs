@@ -6,3 +6,4 @@ mod kinds;
 mod local;
 mod refusals;
 mod restarts;
+mod servers;

@@ -1,4 +1,4 @@
-//! A shop of real processes: its own nats-server, hosts for any kinds, and the bridge.
+//! A shop of real processes: nats-servers of its own, hosts for any kinds, and the bridge.
 
 use std::{
     collections::BTreeMap,
@@ -8,10 +8,17 @@ use std::{
 };
 
 use shop_domain::kind::Kind;
-use shop_local::NatsServer;
+use shop_local::nats_server::{NatsServer, Setup};
 
 use crate::{
-    client::Client, disk::Disks, folder::Folder, process::Process, programs::Program, proxy::Proxy, wait::until,
+    client::Client,
+    disk::Disks,
+    folder::Folder,
+    process::{Launcher, Process},
+    programs::Program,
+    proxy::Proxy,
+    servers::Servers,
+    wait::until,
 };
 
 /// All kinds in one host.
@@ -41,11 +48,14 @@ pub struct Cluster {
     // In the order in which they are dropped.
     hosts: BTreeMap<&'static str, Host>,
     bridge: Option<Process>,
-    nats: NatsServer,
+    servers: Servers,
     /// Where the logs and the checkpoints of all hosts lie, unless that is the folder itself.
     disks: Option<Disks>,
     lines: Option<Lines>,
-    partitions: u16,
+    /// How hosts are started.
+    launcher: Launcher,
+    /// In how many partitions every kind is to be cut, if that is said.
+    partitions: Option<u16>,
     /// Where the bridge was at its first start; it stays there.
     http: SocketAddr,
     folder: Folder,
@@ -69,8 +79,22 @@ impl Cluster {
         let folder = Folder::new();
         let nats = NatsServer::start(&folder.path().join("nats"), 0).await;
         let nats = nats.unwrap_or_else(|error| panic!("{error}"));
+        Self::of(Servers::one(nats), folder, Some(partitions))
+    }
+
+    /// Starts three nats-servers with lines that can be cut, these hosts, and the bridge. Every
+    /// kind has the partitions that it has by default.
+    pub async fn start_on_three_servers(hosts: &[(&'static str, &'static str)]) -> Self {
+        let folder = Folder::new();
+        let servers = Servers::three(folder.path(), true).await.unwrap_or_else(|error| panic!("{error}"));
+        Self::of(servers, folder, None).with(hosts).await
+    }
+
+    /// Nothing but these nats-servers.
+    pub fn of(servers: Servers, folder: Folder, partitions: Option<u16>) -> Self {
         let http = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { hosts: BTreeMap::new(), bridge: None, nats, disks: None, lines: None, partitions, http, folder }
+        let (hosts, launcher) = (BTreeMap::new(), Launcher::default());
+        Self { hosts, bridge: None, servers, disks: None, lines: None, launcher, partitions, http, folder }
     }
 
     /// Like [`Self::start`], with disks that can be filled and lines that can be cut. Without
@@ -90,17 +114,25 @@ impl Cluster {
             Ok(disks) => (Some(disks), None),
             Err(why_not) => (None, Some(why_not)),
         };
-        let launcher = disks.as_ref().map(|disks| disks.launcher().to_vec()).unwrap_or_default();
-        let nats = NatsServer::start_by(launcher, &nats, 0).await.unwrap_or_else(|error| panic!("{error}"));
+        let command = disks.as_ref().map(|disks| disks.launcher().to_vec()).unwrap_or_default();
+        let nats = NatsServer::start_as(Setup::alone(0).by(command.clone()), &nats).await;
+        let nats = nats.unwrap_or_else(|error| panic!("{error}"));
         let server = SocketAddr::from(([127, 0, 0, 1], nats.port()));
         let lines = Some(Lines { hosts: Proxy::to(server).await, bridge: Proxy::to(server).await });
-        let http = SocketAddr::from(([127, 0, 0, 1], 0));
-        let cluster = Self { hosts: BTreeMap::new(), bridge: None, nats, disks, lines, partitions, http, folder };
+        let mut cluster = Self::of(Servers::one(nats), folder, Some(partitions));
+        cluster.launcher.command = command;
+        (cluster.disks, cluster.lines) = (disks, lines);
         (cluster.with(hosts).await, why_not)
     }
 
+    /// From now on processes are started so that Ctrl-C in the terminal does not reach them.
+    pub fn apart(mut self) -> Self {
+        self.launcher.apart = true;
+        self
+    }
+
     /// Starts these hosts and the bridge, and waits until they are ready.
-    async fn with(mut self, hosts: &[(&'static str, &'static str)]) -> Self {
+    pub async fn with(mut self, hosts: &[(&'static str, &'static str)]) -> Self {
         for (name, kinds) in hosts {
             self.hosts.insert(name, Host { kinds, process: None });
             self.start_host(name);
@@ -115,14 +147,19 @@ impl Cluster {
         Client::new(self.http)
     }
 
-    /// The nats-server, to stop, kill and start it again.
+    /// The nats-server, to stop, kill and start it again; of several, the first.
     pub fn nats(&mut self) -> &mut NatsServer {
-        &mut self.nats
+        self.servers.get(0)
+    }
+
+    /// All nats-servers.
+    pub fn servers(&mut self) -> &mut Servers {
+        &mut self.servers
     }
 
     /// In how many partitions every kind is cut.
     pub fn partitions(&self) -> u16 {
-        self.partitions
+        self.partitions.expect("the cluster was started with a number of partitions")
     }
 
     /// The lines to it, where there are such.
@@ -152,13 +189,13 @@ impl Cluster {
     }
 
     /// Runs `shop-actors serve` beside the cluster's own hosts.
-    pub fn spawn_host(&self, name: &str, kinds: &str, data_dir: &Path, partitions: u16) -> Process {
+    pub fn spawn_host(&self, name: &str, kinds: &str, data_dir: &Path, partitions: impl Into<Option<u16>>) -> Process {
         let nats_url = self.nats_url(|lines| &lines.hosts);
-        let partitions = partitions.to_string();
+        let partitions = partitions.into().map(|count| ["--partitions".to_owned(), count.to_string()]);
         let data_dir = data_dir.to_str().expect("a folder for tests has a plain name");
-        let options = ["--kinds", kinds, "--nats-url", &nats_url, "--data-dir", data_dir, "--partitions", &partitions];
-        let launcher = self.disks.as_ref().map(Disks::launcher).unwrap_or_default();
-        Process::spawn_by(launcher, Program::Actors, self.folder(), name, ["serve"].into_iter().chain(options))
+        let options = ["--kinds", kinds, "--nats-url", &nats_url, "--data-dir", data_dir];
+        let options = options.into_iter().chain(partitions.iter().flatten().map(String::as_str));
+        Process::spawn_by(&self.launcher, Program::Actors, self.folder(), name, ["serve"].into_iter().chain(options))
     }
 
     /// Starts a host that was stopped.
@@ -187,11 +224,18 @@ impl Cluster {
 
     /// Starts the bridge, where it was before.
     pub async fn start_bridge(&mut self) {
-        let (nats_url, http) = (self.nats_url(|lines| &lines.bridge), self.http.to_string());
+        let (bridge, http) = self.spawn_bridge("bridge", self.http).await;
+        (self.bridge, self.http) = (Some(bridge), http);
+    }
+
+    /// Runs `shop-bridge-http` beside the cluster's own bridge, and says where it listens.
+    pub async fn spawn_bridge(&self, name: &str, http: SocketAddr) -> (Process, SocketAddr) {
+        let (nats_url, http) = (self.nats_url(|lines| &lines.bridge), http.to_string());
         let options = ["--nats-url", &nats_url, "--http-addr", &http];
-        let mut bridge = Process::spawn(Program::Bridge, self.folder(), "bridge", options);
-        self.http = bridge.says("where it listens", address_in).await;
-        self.bridge = Some(bridge);
+        let launcher = Launcher { command: vec![], ..self.launcher.clone() };
+        let mut bridge = Process::spawn_by(&launcher, Program::Bridge, self.folder(), name, options);
+        let http = bridge.says("where it listens", address_in).await;
+        (bridge, http)
     }
 
     /// The bridge, to be ended.
@@ -205,7 +249,7 @@ impl Cluster {
         for process in self.hosts.values_mut().filter_map(|host| host.process.take()) {
             process.terminate().await;
         }
-        self.nats.stop().await;
+        self.servers.stop().await;
     }
 
     /// Starts every host again that has ended by itself, and returns their names. It must have
@@ -225,9 +269,26 @@ impl Cluster {
         ended
     }
 
+    /// Starts whatever has ended again, however that came, and returns the names.
+    pub async fn revive(&mut self) -> Vec<String> {
+        let mut names = self.servers.revive().await;
+        let has_ended = |process: &mut Process| process.has_ended().is_some();
+        for name in self.hosts.keys().copied().collect::<Vec<_>>() {
+            if self.host_mut(name).process.as_mut().is_some_and(has_ended) {
+                self.start_host(name);
+                names.push(name.to_owned());
+            }
+        }
+        if self.bridge.as_mut().is_some_and(has_ended) {
+            self.start_bridge().await;
+            names.push("the bridge".to_owned());
+        }
+        names
+    }
+
     /// Starts all processes again after [`Self::stop`].
     pub async fn start_again(&mut self) {
-        self.nats.start_again().await.unwrap_or_else(|error| panic!("{error}"));
+        self.servers.start_again().await;
         for name in self.hosts.keys().copied().collect::<Vec<_>>() {
             self.start_host(name);
         }
@@ -257,7 +318,7 @@ impl Cluster {
     }
 
     fn nats_url(&self, line: impl Fn(&Lines) -> &Proxy) -> String {
-        self.lines.as_ref().map_or_else(|| self.nats.url(), |lines| format!("nats://{}", line(lines).address()))
+        self.lines.as_ref().map_or_else(|| self.servers.url(), |lines| format!("nats://{}", line(lines).address()))
     }
 
     fn host_mut(&mut self, name: &'static str) -> &mut Host {

@@ -1,31 +1,49 @@
 //! A test's own folder. When the test fails, what its processes have said is printed.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use tempfile::TempDir;
 
 /// How many lines of each file are printed.
 const LINES_MAX: usize = 30;
 
-/// A folder that is deleted with its contents.
+/// A folder that is deleted with its contents, or kept.
 #[derive(Debug)]
-pub struct Folder(TempDir);
+pub struct Folder(Place);
+
+#[derive(Debug)]
+enum Place {
+    Deleted(TempDir),
+    Kept(PathBuf),
+}
 
 impl Folder {
     /// A new, empty folder.
     pub fn new() -> Self {
-        Self(tempfile::tempdir().expect("there should be room for a folder"))
+        Self(Place::Deleted(tempfile::tempdir().expect("there should be room for a folder")))
+    }
+
+    /// A folder that is there, and stays.
+    pub fn kept(path: &Path) -> Self {
+        Self(Place::Kept(path.to_owned()))
     }
 
     /// A new, empty folder in this one.
     pub fn within(parent: &Path) -> Self {
         let folder = tempfile::Builder::new().prefix("shop-").tempdir_in(parent);
-        Self(folder.unwrap_or_else(|error| panic!("cannot make a folder in {}: {error}", parent.display())))
+        let folder = folder.unwrap_or_else(|error| panic!("cannot make a folder in {}: {error}", parent.display()));
+        Self(Place::Deleted(folder))
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        self.0.path()
+        match &self.0 {
+            Place::Deleted(folder) => folder.path(),
+            Place::Kept(folder) => folder,
+        }
     }
 }
 
@@ -39,7 +57,9 @@ impl Drop for Folder {
     fn drop(&mut self) {
         if std::thread::panicking() {
             print_outputs(self.path());
-            print_outputs(&self.path().join("nats"));
+            for server in ["nats", "nats-1", "nats-2", "nats-3"] {
+                print_outputs(&self.path().join(server));
+            }
         }
     }
 }

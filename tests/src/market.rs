@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use fastrand::Rng;
 use futures::{StreamExt, stream};
+use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::{
     client::{Answer, Client},
     rush::Told,
+    wait::until,
 };
 
 /// How many customers there are.
@@ -168,7 +170,12 @@ impl Market {
     /// The orders as they are now, each of which must be what its customer was told.
     async fn ended_as_told(&self, client: &Client, told: &Told) -> BTreeMap<String, Value> {
         let orders = stream::iter(told).map(|(id, (wanted, first))| async move {
-            let again = client.post("/orders", wanted).await;
+            let what = format!("{id} is told again");
+            let again = until(&what, async || {
+                let again = client.send(Method::POST, "/orders", Some(wanted)).await.ok();
+                again.filter(|answer| ![202, 503].contains(&answer.status))
+            })
+            .await;
             assert_eq!((again.status, &again.bytes), (first.status, &first.bytes), "{id} was answered otherwise");
             assert_eq!(again.header("idempotency-replayed"), Some("true"), "{id}");
             let order = client.read(&format!("/orders/{id}")).await.json(200);

@@ -22,6 +22,15 @@ use crate::{programs::Program, wait::until};
 /// "a few seconds" on a busy machine.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
+/// How programs are started.
+#[derive(Clone, Debug, Default)]
+pub struct Launcher {
+    /// A command, with its arguments, that becomes the program; none: the program itself.
+    pub command: Vec<OsString>,
+    /// Whether Ctrl-C in the terminal reaches only whoever has started the program.
+    pub apart: bool,
+}
+
 /// A running program. Dropping it kills it.
 #[derive(Debug)]
 pub struct Process {
@@ -47,12 +56,12 @@ impl Process {
         name: &str,
         arguments: impl IntoIterator<Item = A>,
     ) -> Self {
-        Self::spawn_by(&[], program, folder, name, arguments)
+        Self::spawn_by(&Launcher::default(), program, folder, name, arguments)
     }
 
-    /// Starts a program by way of a `launcher`: a command that becomes the program.
+    /// Starts a program in this way.
     pub fn spawn_by<A: AsRef<OsStr>>(
-        launcher: &[OsString],
+        launcher: &Launcher,
         program: Program,
         folder: &Path,
         name: &str,
@@ -61,9 +70,12 @@ impl Process {
         let (stdout, to_stdout) = Output::open(folder.join(format!("{name}.stdout")));
         let (stderr, to_stderr) = Output::open(folder.join(format!("{name}.stderr")));
         let path = program.path();
-        let mut words = launcher.iter().map(OsString::as_os_str).chain([path.as_os_str()]);
+        let mut words = launcher.command.iter().map(OsString::as_os_str).chain([path.as_os_str()]);
         let mut command = Command::new(words.next().expect("there is the program at least"));
         command.args(words);
+        if launcher.apart {
+            command.process_group(0);
+        }
         // Only the command line counts, not what this machine happens to have set.
         for (variable, _) in std::env::vars_os() {
             let is_setting = variable.to_string_lossy().starts_with("SHOP_") && variable != "SHOP_NATS_SERVER";

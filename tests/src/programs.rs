@@ -38,7 +38,7 @@ impl Program {
 
 /// Builds all programs and returns the folder that they are in.
 fn build() -> PathBuf {
-    // target/[<triple>/]<profile>/deps/<this test>
+    // target/[<triple>/]<profile>/deps/<this test>, or examples/<this example>
     let test = std::env::current_exe().expect("a test knows where it is");
     let folder = test.parent().and_then(Path::parent).expect("a test lies in target/<profile>/deps").to_owned();
     let target = folder.parent().expect("a profile's folder lies in the target folder");

@@ -60,6 +60,11 @@ impl Rush {
         outcome.unwrap_or_else(|_| panic!("there are fewer than {count} orders, or a customer panicked"));
     }
 
+    /// How many orders are answered.
+    pub fn answered(&self) -> usize {
+        *self.answered.borrow()
+    }
+
     /// Waits until every order is answered.
     pub async fn finish(self) -> Told {
         let customers = timeout(RUSH_LIMIT, self.customers.join_all()).await;

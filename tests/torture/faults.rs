@@ -2,12 +2,13 @@
 //! everything runs again.
 
 mod garbage;
+mod servers;
 mod strikes;
 
 use std::{collections::BTreeSet, time::Duration};
 
 use fastrand::Rng;
-use shop_tests::{cluster::Cluster, proxy::Line};
+use shop_tests::{cluster::Cluster, proxy::Line, servers::From};
 use tokio::sync::watch;
 
 /// How slow a slow line is.
@@ -35,6 +36,12 @@ pub(crate) enum Fault {
     SilenceConnections,
     SlowConnections,
     PublishGarbage,
+    KillLeader,
+    KillEachServer,
+    StepDownLeaders,
+    FreezeServer,
+    CutOffFromServers,
+    CutOffFromEverybody,
 }
 
 /// How it went.
@@ -66,7 +73,7 @@ pub(crate) struct Stage<'s> {
 }
 
 impl Fault {
-    /// All of them.
+    /// What can happen to a shop with one nats-server.
     pub(crate) const ALL: [Self; 19] = [
         Self::KillWallets,
         Self::KillProducts,
@@ -87,6 +94,20 @@ impl Fault {
         Self::SilenceConnections,
         Self::SlowConnections,
         Self::PublishGarbage,
+    ];
+
+    /// What can happen to a shop with three.
+    pub(crate) const ON_THREE_SERVERS: [Self; 10] = [
+        Self::KillLeader,
+        Self::KillEachServer,
+        Self::StepDownLeaders,
+        Self::FreezeServer,
+        Self::CutOffFromServers,
+        Self::CutOffFromEverybody,
+        Self::KillSomeHosts,
+        Self::KillBridge,
+        Self::KillEverything,
+        Self::DeleteCheckpoints,
     ];
 
     /// In words.
@@ -111,6 +132,12 @@ impl Fault {
             Self::SilenceConnections => "carry nothing, and say nothing",
             Self::SlowConnections => "carry everything slowly",
             Self::PublishGarbage => "publish garbage into the logs",
+            Self::KillLeader => "kill -9 the leader of a log",
+            Self::KillEachServer => "kill -9 each nats-server, one after the other",
+            Self::StepDownLeaders => "let all leaders step down, again and again",
+            Self::FreezeServer => "freeze a nats-server, wake it",
+            Self::CutOffFromServers => "cut a nats-server off from the others",
+            Self::CutOffFromEverybody => "cut a nats-server off from everybody",
         }
     }
 
@@ -128,14 +155,20 @@ impl Fault {
             | Self::KillNatsServer
             | Self::FreezeHost
             | Self::DeleteCheckpoints
-            | Self::RestoreOldCheckpoints => true,
+            | Self::RestoreOldCheckpoints
+            | Self::KillLeader
+            | Self::KillEachServer
+            | Self::FreezeServer => true,
             Self::FillCheckpointDisk
             | Self::FillLogDisk
             | Self::CutConnections
             | Self::RefuseConnections
             | Self::SilenceConnections
             | Self::SlowConnections
-            | Self::PublishGarbage => false,
+            | Self::PublishGarbage
+            | Self::StepDownLeaders
+            | Self::CutOffFromServers
+            | Self::CutOffFromEverybody => false,
         }
     }
 
@@ -168,6 +201,12 @@ impl Fault {
             Self::SilenceConnections => Ok(stage.bad_line(Line::Silent).await),
             Self::SlowConnections => Ok(stage.bad_line(Line::Slow(SLOW)).await),
             Self::PublishGarbage => Ok(stage.publish_garbage().await),
+            Self::KillLeader => Ok(stage.kill_leader().await),
+            Self::KillEachServer => Ok(stage.kill_each_server().await),
+            Self::StepDownLeaders => Ok(stage.step_down_leaders().await),
+            Self::FreezeServer => Ok(stage.freeze_server().await),
+            Self::CutOffFromServers => Ok(stage.cut_off(From::Servers).await),
+            Self::CutOffFromEverybody => Ok(stage.cut_off(From::Everybody).await),
         }
     }
 }

@@ -29,7 +29,7 @@ use self::{
     customer::Customer,
     faults::Fault,
     goods::Goods,
-    run::{Run, Until},
+    run::{On, Run, Until},
 };
 
 /// For how long the long form runs, in seconds.
@@ -55,18 +55,13 @@ async fn what_a_customer_was_told_stays_true_with_full_disks_bad_lines_and_garba
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: just torture"]
 async fn fresh_seeds() {
-    let number = |variable: &str| {
-        let value = std::env::var(variable).ok()?;
-        Some(value.parse().unwrap_or_else(|_| panic!("{variable} should be a whole number, not {value:?}")))
-    };
-    let seed = number(SEED).unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let seconds = Duration::from_secs(number(SECONDS).unwrap_or(300));
-    let only = std::env::var(ONLY).unwrap_or_default();
-    let faults: Vec<Fault> = Fault::ALL.into_iter().filter(|fault| fault.name().contains(&only)).collect();
-    assert!(!faults.is_empty(), "{ONLY}={only:?} is part of no fault's name");
-    let run =
-        Run { seed, faults, until: Until::Over(seconds), hold: Duration::from_secs(20), orders: 100, customers: 12 };
-    run.survive().await;
+    long(On::OneServer, &Fault::ALL).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: just torture-cluster"]
+async fn three_servers_with_any_seed() {
+    long(On::ThreeServers, &Fault::ON_THREE_SERVERS).await;
 }
 
 /// Nothing can be found by customers who do not look.
@@ -110,8 +105,24 @@ async fn customers_notice_what_happens_behind_their_backs() {
     }
 }
 
+/// One fault after the other for as long as the environment says.
+async fn long(on: On, faults: &[Fault]) {
+    let number = |variable: &str| {
+        let value = std::env::var(variable).ok()?;
+        Some(value.parse().unwrap_or_else(|_| panic!("{variable} should be a whole number, not {value:?}")))
+    };
+    let seed = number(SEED).unwrap_or_else(|| fastrand::u64(..1_000_000));
+    let seconds = Duration::from_secs(number(SECONDS).unwrap_or(300));
+    let only = std::env::var(ONLY).unwrap_or_default();
+    let faults: Vec<Fault> = faults.iter().copied().filter(|fault| fault.name().contains(&only)).collect();
+    assert!(!faults.is_empty(), "{ONLY}={only:?} is part of no fault's name");
+    let (until, hold) = (Until::Over(seconds), Duration::from_secs(20));
+    Run { on, seed, faults, until, hold, orders: 100, customers: 12 }.survive().await;
+}
+
 /// Every fault of a sort once.
 async fn brief(seed: u64, is_of_that_sort: impl Fn(Fault) -> bool) {
     let faults = Fault::ALL.into_iter().filter(|fault| is_of_that_sort(*fault)).collect();
-    Run { seed, faults, until: Until::EachOnce, hold: BRIEF, orders: 5, customers: 6 }.survive().await;
+    let until = Until::EachOnce;
+    Run { on: On::OneServer, seed, faults, until, hold: BRIEF, orders: 5, customers: 6 }.survive().await;
 }

@@ -34,6 +34,7 @@ const AUDIT_LIMIT: Duration = Duration::from_secs(300);
 
 /// What is to be survived.
 pub(crate) struct Run {
+    pub(crate) on: On,
     pub(crate) seed: u64,
     pub(crate) faults: Vec<Fault>,
     pub(crate) until: Until,
@@ -42,6 +43,15 @@ pub(crate) struct Run {
     /// Confirmed orders before and after each fault.
     pub(crate) orders: u64,
     pub(crate) customers: usize,
+}
+
+/// What the shop runs on.
+#[derive(Clone, Copy)]
+pub(crate) enum On {
+    /// One nats-server, disks that can be filled and lines that can be cut.
+    OneServer,
+    /// Three, with the partitions that a shop has there by default.
+    ThreeServers,
 }
 
 /// When it is enough.
@@ -60,7 +70,10 @@ impl Run {
     pub(crate) async fn survive(self) {
         let seed = self.seed;
         eprintln!("seed {seed}: SHOP_TORTURE_SEED={seed} strikes in the same order");
-        let (mut cluster, no_disks) = Cluster::start_on_disks_and_lines(PARTITIONS, &A_PROCESS_PER_KIND).await;
+        let (mut cluster, no_disks) = match self.on {
+            On::OneServer => Cluster::start_on_disks_and_lines(PARTITIONS, &A_PROCESS_PER_KIND).await,
+            On::ThreeServers => (Cluster::start_on_three_servers(&A_PROCESS_PER_KIND).await, None),
+        };
         let (client, start) = (cluster.client(), Instant::now());
         let counter = Arc::new(Counter::new(client.clone(), Goods::offer(&client).await));
         let stop = CancellationToken::new();
@@ -165,7 +178,7 @@ async fn compare(ledgers: Vec<Ledger>, counter: &Arc<Counter>, start: Instant, s
 
 /// `shop-actors audit`, as an operator runs it.
 async fn audit(cluster: &mut Cluster) -> Value {
-    let nats_url = cluster.nats().url();
+    let nats_url = cluster.servers().url();
     let arguments = ["audit", "--json", "--nats-url", &nats_url];
     let mut audit = Process::spawn(Program::Actors, cluster.folder(), "audit", arguments);
     let status = audit.ends_within(AUDIT_LIMIT).await;

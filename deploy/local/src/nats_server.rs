@@ -3,8 +3,9 @@
 //! Nobody but this module starts, signals or reaps it. It does not outlive the shop, not even
 //! when the shop is killed, and two of them never share a folder.
 
+mod setup;
+
 use std::{
-    ffi::OsString,
     io,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -20,6 +21,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+pub use self::setup::{Member, Setup};
 use crate::folder::{FolderError, FolderLock};
 
 /// How long a start may take. A large log is read once at start; a server that cannot start
@@ -35,9 +37,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// How much of the server's log goes into an error.
 const LOG_LINES_MAX: usize = 8;
-
-/// In the binary, so that a binary that was moved has it too.
-const CONFIGURATION: &str = include_str!("../../../nats/server/local.conf");
 
 /// Ends the server when the shop says so, or is gone: it reads a pipe whose other end the shop
 /// holds, and end of file means either. After 5 seconds it kills; nothing acknowledged is lost
@@ -59,9 +58,8 @@ kill -KILL "$1" 2>/dev/null
 #[derive(Debug)]
 pub struct NatsServer {
     binary: PathBuf,
-    launcher: Vec<OsString>,
+    setup: Setup,
     folder: PathBuf,
-    port: u16,
     version: String,
     running: Option<Running>,
     lock: FolderLock,
@@ -124,16 +122,16 @@ impl NatsServer {
     /// Starts a nats-server that keeps its data in `folder`, and waits until JetStream answers.
     /// Port 0 takes any free one, which it keeps over [`NatsServer::start_again`].
     pub async fn start(folder: &Path, port: u16) -> Result<Self, NatsServerError> {
-        Self::start_by(vec![], folder, port).await
+        Self::start_as(Setup::alone(port), folder).await
     }
 
-    /// Starts it by way of a `launcher`: a command, with its arguments, that becomes the program
-    /// whose command line follows, for example `nsenter --target 17 --mount --`.
-    pub async fn start_by(launcher: Vec<OsString>, folder: &Path, port: u16) -> Result<Self, NatsServerError> {
+    /// Starts one that is set up like this. Of a cluster, JetStream answers once most servers run:
+    /// they are started at the same time.
+    pub async fn start_as(setup: Setup, folder: &Path) -> Result<Self, NatsServerError> {
         let lock = FolderLock::take_within(folder, FOLDER_LIMIT).await?;
         let folder = folder.canonicalize().map_err(|source| system(folder, source))?;
         let binary = find_binary().await?;
-        let mut server = Self { binary, launcher, folder, port, version: String::new(), running: None, lock };
+        let mut server = Self { binary, setup, folder, version: String::new(), running: None, lock };
         server.start_again().await?;
         Ok(server)
     }
@@ -154,7 +152,7 @@ impl NatsServer {
         self.running = Some(running);
         match outcome {
             Ok(ready) => {
-                (self.port, self.version) = (ready.port, ready.version);
+                (self.setup.port, self.version) = (ready.port, ready.version);
                 Ok(())
             }
             Err(error) => {
@@ -196,14 +194,19 @@ impl NatsServer {
         status
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.running.as_mut().is_some_and(|running| !matches!(running.server.try_wait(), Ok(None)))
+    }
+
     /// Where clients reach it, for example `nats://127.0.0.1:4222`.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://127.0.0.1:{}", self.setup.port)
     }
 
     /// The port that it listens on.
     pub fn port(&self) -> u16 {
-        self.port
+        self.setup.port
     }
 
     /// The process, while there is one.
@@ -226,10 +229,11 @@ impl NatsServer {
     }
 
     fn spawn(&self) -> Result<Running, NatsServerError> {
-        let configuration = self.folder.join("local.conf");
-        let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
+        let Setup { launcher, port, file, configuration: lines, folder: folder_variable, .. } = &self.setup;
+        let configuration = self.folder.join(file);
+        let port = if *port == 0 { "-1".to_owned() } else { port.to_string() };
         let prepare = || {
-            std::fs::write(&configuration, CONFIGURATION)?;
+            std::fs::write(&configuration, lines)?;
             // Left over from a server that was killed.
             std::fs::remove_dir_all(self.ports_folder()).or_else(not_found_is_fine)?;
             std::fs::create_dir(self.ports_folder())?;
@@ -239,7 +243,7 @@ impl NatsServer {
 
         // A process group of its own: Ctrl-C in the terminal reaches the shop, which first lets
         // the hosts finish and then stops this one.
-        let mut command = self.launcher.iter().cloned().chain([self.binary.clone().into_os_string()]);
+        let mut command = launcher.iter().cloned().chain([self.binary.clone().into_os_string()]);
         let program = command.next().expect("there is the binary at least");
         let server = Command::new(&program)
             .args(command)
@@ -250,7 +254,9 @@ impl NatsServer {
             .arg(self.ports_folder())
             .arg("--log")
             .arg(self.log())
-            .env("SHOP_NATS_FOLDER", quoted(&self.folder))
+            .args(&self.setup.arguments)
+            .envs(self.setup.variables.iter().map(|(name, value)| (name, value)))
+            .env(folder_variable, quoted(&self.folder))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -277,7 +283,7 @@ impl NatsServer {
     fn explain(&self, status: io::Result<ExitStatus>, log_start: u64) -> NatsServerError {
         let lines = self.log_end(log_start);
         match status {
-            Ok(_) if lines.contains("address already in use") => NatsServerError::PortInUse { port: self.port },
+            Ok(_) if lines.contains("address already in use") => NatsServerError::PortInUse { port: self.setup.port },
             Ok(status) => NatsServerError::Ended { status, log: self.log(), lines },
             Err(source) => system(&self.binary, source),
         }

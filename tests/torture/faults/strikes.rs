@@ -58,13 +58,14 @@ impl Stage<'_> {
     pub(super) async fn kill_everything(&mut self) -> Survived {
         let hosts = A_PROCESS_PER_KIND.map(|(name, _)| self.cluster.take_host(name).kill());
         let bridge = self.cluster.take_bridge().kill();
-        tokio::join!(self.cluster.nats().kill(), bridge, futures::future::join_all(hosts));
-        self.start_nats_server().await;
+        tokio::join!(self.cluster.servers().kill(), bridge, futures::future::join_all(hosts));
+        self.start_nats_servers().await;
         for (name, _) in A_PROCESS_PER_KIND {
             self.cluster.start_host(name);
         }
         self.cluster.start_bridge().await;
-        Survived { kills: 7, ..Survived::default() }
+        let kills = 1 + A_PROCESS_PER_KIND.len() + self.cluster.servers().all().len();
+        Survived { kills: kills as u64, ..Survived::default() }
     }
 
     pub(super) async fn kill_bridge(&mut self) -> Survived {
@@ -75,12 +76,12 @@ impl Stage<'_> {
 
     pub(super) async fn kill_nats_server(&mut self) -> Survived {
         self.cluster.nats().kill().await;
-        self.start_nats_server().await;
+        self.start_nats_servers().await;
         Survived { kills: 1, ..Survived::default() }
     }
 
-    pub(super) async fn start_nats_server(&mut self) {
-        self.cluster.nats().start_again().await.unwrap_or_else(|error| panic!("{error}"));
+    pub(super) async fn start_nats_servers(&mut self) {
+        self.cluster.servers().start_again().await;
     }
 
     /// The zombie: it wakes up with all that it had been given, when another one has done its work.
@@ -152,12 +153,12 @@ impl Stage<'_> {
         if let Some(disks) = self.cluster.disks() {
             disks.make_room(folder).await;
         }
-        self.start_nats_server().await;
+        self.start_nats_servers().await;
         survived.restarted.extend(self.cluster.start_ended_hosts().into_iter().map(str::to_owned));
         if timeout(SELF_HELP, self.some_orders()).await.is_err() {
             survived.restarted.insert("nats-server".to_owned());
             self.cluster.nats().stop().await;
-            self.start_nats_server().await;
+            self.start_nats_servers().await;
             survived.restarted.extend(self.cluster.start_ended_hosts().into_iter().map(str::to_owned));
         }
         Ok(survived)

@@ -1,0 +1,58 @@
+//! What a partition that starts asks of its log, until there is an answer: the servers of a cluster
+//! may be electing who leads it, and who was just elected may not know the end of it yet.
+
+use std::time::Duration;
+
+use shop_domain::{kind::Kind, logic::Logic};
+use shop_nats::log::{Identity, LogError, SharedLog};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    partition::{AttachError, attach},
+    store::{Meta, SharedShelf},
+};
+
+/// How long a log may give no answer: longer than some elections in a row.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// How long a log may end before a checkpoint that was made from it: longer than a new leader
+/// takes to apply what it has received. After that it was rolled back.
+const END_LIMIT: Duration = Duration::from_secs(5);
+/// Pause before it is asked again.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How far a log goes; at least to `expected`, unless it does not come to that.
+pub async fn last_sequence(log: &SharedLog, kind: Kind, expected: u64) -> Result<u64, LogError> {
+    let start = Instant::now();
+    loop {
+        match log.last_sequence(kind).await {
+            Ok(last) if last < expected && start.elapsed() < END_LIMIT => {
+                tracing::warn!("the log of {kind} ends at {last}, a checkpoint at {expected}; asking again");
+            }
+            Err(error @ LogError::Failed { .. }) if start.elapsed() < ANSWER_LIMIT => {
+                tracing::warn!("{error}; asking again");
+            }
+            outcome => return outcome,
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Attaches a partition, see [`attach`].
+pub async fn attached(
+    log: &SharedLog,
+    kind: Kind,
+    partition: u16,
+    shelf: &SharedShelf,
+    identity: &Identity,
+) -> Result<(Meta, Logic), AttachError> {
+    let start = Instant::now();
+    loop {
+        match attach(log, kind, partition, shelf, identity).await {
+            Err(AttachError::Log(error @ LogError::Failed { .. })) if start.elapsed() < ANSWER_LIMIT => {
+                tracing::warn!("{error}; asking again");
+            }
+            outcome => return outcome,
+        }
+        sleep(PAUSE).await;
+    }
+}

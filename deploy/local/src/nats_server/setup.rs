@@ -1,0 +1,83 @@
+//! What one nats-server is told when it starts: its configuration file and what is set beside it.
+
+use std::{ffi::OsString, net::SocketAddr};
+
+/// In the binary, so that a binary that was moved has them too.
+const LOCAL: &str = include_str!("../../../../nats/server/local.conf");
+const CLUSTER: &str = include_str!("../../../../nats/server/cluster.conf");
+
+/// How a nats-server is set up; always on loopback.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// A command, with its arguments, that becomes the program whose command line follows, for
+    /// example `nsenter --target 17 --mount --`; none: the program itself.
+    pub launcher: Vec<OsString>,
+    /// The port for clients; 0 takes any free one.
+    pub port: u16,
+    pub(super) file: &'static str,
+    pub(super) configuration: &'static str,
+    /// The variable of the configuration that says where the data lie.
+    pub(super) folder: &'static str,
+    pub(super) variables: Vec<(&'static str, String)>,
+    pub(super) arguments: Vec<String>,
+}
+
+/// One of the servers of a cluster.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its name, which no other one has and which it keeps for as long as its folder.
+    pub name: String,
+    /// The port for clients.
+    pub port: u16,
+    /// The port for the other servers.
+    pub cluster_port: u16,
+    /// Where it reaches the others; itself may be among them.
+    pub routes: Vec<SocketAddr>,
+    /// Whether servers and clients reach each other by the addresses that they are given and no
+    /// other: what one server tells them of the rest is then of no use. For lines that are to be cut.
+    pub keeps_to_routes: bool,
+}
+
+impl Setup {
+    /// One server by itself, as in `local.conf`.
+    pub fn alone(port: u16) -> Self {
+        Self {
+            launcher: vec![],
+            port,
+            file: "local.conf",
+            configuration: LOCAL,
+            folder: "SHOP_NATS_FOLDER",
+            variables: vec![],
+            arguments: vec![],
+        }
+    }
+
+    /// One of several servers, as in `cluster.conf`.
+    pub fn member(Member { name, port, cluster_port, routes, keeps_to_routes }: Member) -> Self {
+        let routes: Vec<_> = routes.iter().map(|route| format!("nats://{route}")).collect();
+        let variables = [
+            ("NATS_NAME", name),
+            ("NATS_HOST", "127.0.0.1".to_owned()),
+            ("NATS_PORT", port.to_string()),
+            ("NATS_CLUSTER_PORT", cluster_port.to_string()),
+            ("NATS_ROUTES", format!("[{}]", routes.join(", "))),
+        ];
+        // Nobody listens on port 1.
+        let unreachable = ["--no_advertise", "--cluster_advertise", "127.0.0.1:1"];
+        let arguments: &[&str] = if keeps_to_routes { &unreachable } else { &[] };
+        Self {
+            launcher: vec![],
+            port,
+            file: "cluster.conf",
+            configuration: CLUSTER,
+            folder: "NATS_STORE_DIR",
+            variables: variables.into(),
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+        }
+    }
+
+    /// By way of this launcher.
+    pub fn by(self, launcher: Vec<OsString>) -> Self {
+        Self { launcher, ..self }
+    }
+}

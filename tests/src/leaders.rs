@@ -1,0 +1,102 @@
+//! Who leads the streams of three nats-servers: asked, moved and waited for over NATS.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::Client;
+use serde_json::{Value, json};
+use shop_domain::kind::Kind;
+use tokio::time::timeout;
+
+use crate::wait::until;
+
+/// How long a server may take for one answer before it is asked again; without a leader nobody answers.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// The streams as the servers see them.
+#[derive(Clone, Debug)]
+pub struct Leaders {
+    client: Client,
+}
+
+/// All streams of a shop.
+pub fn streams() -> Vec<String> {
+    Kind::ALL.iter().map(|kind| stream_of(*kind)).chain(["SHOP_DEAD".to_owned()]).collect()
+}
+
+/// The stream of a kind.
+pub fn stream_of(kind: Kind) -> String {
+    format!("SHOP_{}", kind.as_str().to_uppercase())
+}
+
+impl Leaders {
+    /// Asks these servers, several separated by commas.
+    pub async fn at(url: &str) -> Self {
+        let servers: Vec<String> = url.split(',').map(str::to_owned).collect();
+        // One that is frozen must not be waited for.
+        let options = async_nats::ConnectOptions::new().connection_timeout(ANSWER_LIMIT).ping_interval(ANSWER_LIMIT);
+        let client = until("a nats-server can be reached", async || options.clone().connect(&servers).await.ok());
+        Self { client: client.await }
+    }
+
+    /// The name of the server that leads a stream, as soon as there is one.
+    pub async fn of(&self, stream: &str) -> String {
+        until(&format!("{stream} has a leader"), async || leader_in(&self.info(stream).await?)).await
+    }
+
+    /// Asks the leader of a stream to step down, whoever that is. It may refuse, or not be there.
+    pub async fn step_down(&self, stream: &str) {
+        let _outcome = self.ask(format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}"), json!({})).await;
+    }
+
+    /// Asks the leaders of all streams at once to step down; returns how many did.
+    pub async fn step_down_all(&self) -> u64 {
+        let streams = streams();
+        let asked = streams.iter().map(|stream| {
+            let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}");
+            async move { self.ask(subject, json!({})).await }
+        });
+        let answers = futures::future::join_all(asked).await;
+        answers.into_iter().flatten().filter(|answer| answer["success"] == true).count() as u64
+    }
+
+    /// Waits until every stream has a leader whose followers are all there and have all that it has.
+    pub async fn wait_until_whole(&self) {
+        for stream in streams() {
+            until(&format!("{stream} is whole"), async || is_whole(&self.info(&stream).await?).then_some(())).await;
+        }
+    }
+
+    /// How many copies and subjects each stream has.
+    pub async fn shapes(&self) -> BTreeMap<String, (u64, usize)> {
+        let mut shapes = BTreeMap::new();
+        for stream in streams() {
+            let info = until(&format!("{stream} is there"), async || self.info(&stream).await).await;
+            let config = &info["config"];
+            let copies = config["num_replicas"].as_u64().expect("a stream has copies");
+            let subjects = config["subjects"].as_array().expect("a stream has subjects").len();
+            shapes.insert(stream, (copies, subjects));
+        }
+        shapes
+    }
+
+    async fn info(&self, stream: &str) -> Option<Value> {
+        let info = self.ask(format!("$JS.API.STREAM.INFO.{stream}"), Value::Null).await?;
+        info["error"].is_null().then_some(info)
+    }
+
+    async fn ask(&self, subject: String, question: Value) -> Option<Value> {
+        let question = if question.is_null() { String::new() } else { question.to_string() };
+        let answer = timeout(ANSWER_LIMIT, self.client.request(subject, question.into())).await.ok()?.ok()?;
+        serde_json::from_slice(&answer.payload).ok()
+    }
+}
+
+fn leader_in(info: &Value) -> Option<String> {
+    info["cluster"]["leader"].as_str().filter(|leader| !leader.is_empty()).map(str::to_owned)
+}
+
+fn is_whole(info: &Value) -> bool {
+    let followers = info["cluster"]["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_current = |follower: &Value| follower["current"] == true && follower["offline"] != true;
+    leader_in(info).is_some() && followers.len() + 1 == crate::servers::SERVERS && followers.iter().all(is_current)
+}

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, Event, connection::State};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State};
 use futures::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
@@ -64,8 +64,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to `url` (`nats://host:port`, several separated by commas) under a `name`
-    /// that `nats server report connections` shows.
+    /// Connects to `url` (`nats://host:port`, several separated by commas, each with or without
+    /// `user:password@`) under a `name` that `nats server report connections` shows.
     pub fn connect(url: &str, name: &str) -> BoxFuture<'static, Result<Self, ConnectError>> {
         // Boxed, because the compiler cannot see through the client's future that it is `Send`.
         Box::pin(Self::connect_to(url.to_owned(), name.to_owned()))
@@ -78,7 +78,13 @@ impl Connection {
         let slow = Arc::clone(&slow_consumers);
         let label: Arc<str> = name.as_str().into();
         let servers: Vec<String> = url.split(',').map(|server| server.trim().to_owned()).collect();
-        let client = ConnectOptions::new()
+        // The client does not look for them there.
+        let options = match servers.iter().find_map(|server| credentials(server)) {
+            Some((user, password)) => ConnectOptions::with_user_and_password(user, password),
+            None => ConnectOptions::new(),
+        };
+        let url = without_password(&url);
+        let client = options
             .name(name.clone())
             .ping_interval(PING_INTERVAL)
             .client_capacity(CLIENT_CAPACITY)
@@ -153,6 +159,22 @@ impl fmt::Debug for Connection {
     }
 }
 
+/// User and password in a server's address.
+fn credentials(server: &str) -> Option<(String, String)> {
+    let address: ServerAddr = server.parse().ok()?;
+    Some((address.username()?.to_owned(), address.password().unwrap_or_default().to_owned()))
+}
+
+/// The addresses as they may be shown to anybody.
+fn without_password(url: &str) -> String {
+    let shown = url.split(',').map(|server| match (server.split_once("://"), server.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        (None, Some((_, host))) => host.to_owned(),
+        (_, None) => server.to_owned(),
+    });
+    shown.collect::<Vec<_>>().join(",")
+}
+
 fn observe(event: &Event, name: &str, connected: &watch::Sender<u64>) {
     match event {
         Event::Connected => {
@@ -198,6 +220,15 @@ mod tests {
         for version in ["2.11.11", "2.9.0", "1.99.0", "", "dev"] {
             assert!(!is_new_enough(version), "{version:?}");
         }
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_used_and_not_shown() {
+        let url = "nats://bridge:secret@nats-1:4222,nats://nats-2:4222, nats://bridge:secret@nats-3:4222";
+        assert_eq!(without_password(url), "nats://nats-1:4222,nats://nats-2:4222, nats://nats-3:4222");
+        assert_eq!(without_password("bridge:secret@nats-1"), "nats-1");
+        assert_eq!(credentials("nats://bridge:secret@nats-1:4222"), Some(("bridge".into(), "secret".into())));
+        assert_eq!(credentials("nats://nats-2:4222"), None);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::Client;
-use serde_json::{Value, json};
+use futures::future::join_all;
+use serde_json::Value;
 use shop_domain::kind::Kind;
 use tokio::time::timeout;
 
@@ -43,19 +44,11 @@ impl Leaders {
         until(&format!("{stream} has a leader"), async || leader_in(&self.info(stream).await?)).await
     }
 
-    /// Asks the leader of a stream to step down, whoever that is. It may refuse, or not be there.
-    pub async fn step_down(&self, stream: &str) {
-        let _outcome = self.ask(format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}"), json!({})).await;
-    }
-
-    /// Asks the leaders of all streams at once to step down; returns how many did.
+    /// Asks the leaders of all streams at once to step down; returns how many did. One may refuse, or
+    /// not be there.
     pub async fn step_down_all(&self) -> u64 {
-        let streams = streams();
-        let asked = streams.iter().map(|stream| {
-            let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}");
-            async move { self.ask(subject, json!({})).await }
-        });
-        let answers = futures::future::join_all(asked).await;
+        let asked = streams().into_iter().map(|stream| self.ask(format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}")));
+        let answers = join_all(asked).await;
         answers.into_iter().flatten().filter(|answer| answer["success"] == true).count() as u64
     }
 
@@ -80,13 +73,12 @@ impl Leaders {
     }
 
     async fn info(&self, stream: &str) -> Option<Value> {
-        let info = self.ask(format!("$JS.API.STREAM.INFO.{stream}"), Value::Null).await?;
+        let info = self.ask(format!("$JS.API.STREAM.INFO.{stream}")).await?;
         info["error"].is_null().then_some(info)
     }
 
-    async fn ask(&self, subject: String, question: Value) -> Option<Value> {
-        let question = if question.is_null() { String::new() } else { question.to_string() };
-        let answer = timeout(ANSWER_LIMIT, self.client.request(subject, question.into())).await.ok()?.ok()?;
+    async fn ask(&self, subject: String) -> Option<Value> {
+        let answer = timeout(ANSWER_LIMIT, self.client.request(subject, "".into())).await.ok()?.ok()?;
         serde_json::from_slice(&answer.payload).ok()
     }
 }

@@ -216,6 +216,12 @@ mod tests {
                 rows.insert((of.clone(), row.clone()), value.clone());
                 changes.insert(Changed { id: of, state: Some(value.clone()), rows: vec![(row.into(), value)] });
             }
+            // Some that sort by time, whose blocks are taken over by a merge.
+            for order in 0..rng.usize(0..200) {
+                let (of, value) = (id(&format!("order-{cursor:05}-{order:03}")), bytes::Bytes::from(vec![b'o'; 200]));
+                states.insert(of.clone(), value.clone());
+                changes.insert(Changed { id: of, state: Some(value), rows: vec![] });
+            }
             let written = Checkpoint { changes: changes.into(), ..checkpoint(cursor, &[], &[]) };
             shelf.write(&written).unwrap();
             shelf.tidy().unwrap();
@@ -223,7 +229,10 @@ mod tests {
                 shelf = store.shelf(0).unwrap();
                 assert_eq!(shelf.meta().unwrap(), Some(written.meta));
             }
-            let of = id(&format!("user-{}", rng.u8(0..40)));
+            let of = match rng.bool() {
+                true => id(&format!("user-{}", rng.u8(0..40))),
+                false => id(&format!("order-{:05}-{:03}", rng.u64(0..cursor + 9), rng.u8(0..200))),
+            };
             assert_eq!(shelf.state(&of).unwrap(), states.get(&of).cloned());
             let row = format!("entry/{:03}", rng.u16(0..300));
             assert_eq!(shelf.row(&of, &row).unwrap(), rows.get(&(of.clone(), row.clone())).cloned());

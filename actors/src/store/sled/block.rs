@@ -27,12 +27,6 @@ impl BlockWriter {
         self.starts.is_empty()
     }
 
-    /// The key of its first entry; nothing when there is none.
-    pub(super) fn first_key(&self) -> &[u8] {
-        let length = self.bytes.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize);
-        self.bytes.get(8..8 + length).unwrap_or_default()
-    }
-
     /// How many bytes its entries have.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.len()
@@ -92,13 +86,18 @@ impl Block {
         (self.0.slice(start..start + key), self.0.slice(start + key..start + key + value))
     }
 
+    /// The key at a place.
+    pub(super) fn key(&self, place: usize) -> &[u8] {
+        let start = self.start(place) + 8;
+        &self.0[start..start + self.lengths_at(place).0]
+    }
+
     /// The place of the first entry whose key is not smaller.
     fn place_of(&self, key: &[u8]) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = usize::midpoint(low, high);
-            let start = self.start(middle) + 8;
-            match self.0[start..start + self.lengths_at(middle).0].cmp(key) {
+            match self.key(middle).cmp(key) {
                 Ordering::Less => low = middle + 1,
                 Ordering::Equal | Ordering::Greater => high = middle,
             }

@@ -47,13 +47,30 @@ impl Bounds {
         bound.is_some_and(|bound| within(bound.ids, shape.id) && within(bound.rows, shape.row))
     }
 
-    /// Takes in a key of that shape.
-    pub(super) fn extend(&mut self, Shape { sort, id, row }: Shape) {
-        let wider = |(first, last): (Beginning, Beginning), it| (first.min(it), last.max(it));
-        match self.0.iter_mut().find(|bound| bound.sort == sort) {
-            Some(bound) => (bound.ids, bound.rows) = (wider(bound.ids, id), wider(bound.rows, row)),
-            None => self.0.push(Bound { sort, ids: (id, id), rows: (row, row) }),
+    /// The bounds of all that these are the bounds of.
+    pub(super) fn around<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut around = Self::default();
+        all.into_iter().flat_map(|bounds| &bounds.0).for_each(|bound| around.widen(*bound));
+        around
+    }
+
+    fn widen(&mut self, other: Bound) {
+        let wider =
+            |one: (Beginning, Beginning), other: (Beginning, Beginning)| (one.0.min(other.0), one.1.max(other.1));
+        match self.0.iter_mut().find(|bound| bound.sort == other.sort) {
+            Some(bound) => (bound.ids, bound.rows) = (wider(bound.ids, other.ids), wider(bound.rows, other.rows)),
+            None => self.0.push(other),
         }
+    }
+}
+
+impl FromIterator<Shape> for Bounds {
+    fn from_iter<I: IntoIterator<Item = Shape>>(shapes: I) -> Self {
+        let mut bounds = Self::default();
+        for Shape { sort, id, row } in shapes {
+            bounds.widen(Bound { sort, ids: (id, id), rows: (row, row) });
+        }
+        bounds
     }
 }
 
@@ -81,9 +98,9 @@ mod tests {
 
     #[test]
     fn a_run_may_hold_what_it_holds_and_what_is_in_between_but_nothing_else() {
-        let mut bounds = Bounds::default();
         let held = [state("carol"), row("bob", "charge/o-3"), row("dave", "charge/o-5"), row("bob", "entry/7")];
-        held.iter().for_each(|key| bounds.extend(Shape::of(key)));
+        let [one, other] = [&held[..2], &held[2..]].map(|held| held.iter().map(|key| Shape::of(key)).collect());
+        let bounds = Bounds::around([&one, &other]);
         let may_hold = |key: &[u8]| bounds.may_hold(Shape::of(key));
         assert!(held.iter().all(|key| may_hold(key)));
         assert!(may_hold(&row("carol", "charge/o-4")));
@@ -97,8 +114,8 @@ mod tests {
 
     #[test]
     fn what_sixteen_bytes_do_not_tell_apart_may_be_there() {
-        let mut bounds = Bounds::default();
-        bounds.extend(Shape::of(&row("0123456789abcdef-1", "a-sort-of-rows/0123456789abcdef-1")));
+        let held = Shape::of(&row("0123456789abcdef-1", "a-sort-of-rows/0123456789abcdef-1"));
+        let bounds = Bounds::from_iter([held]);
         assert!(bounds.may_hold(Shape::of(&row("0123456789abcdef-2", "a-sort-of-rows/0123456789abcdef"))));
         assert!(bounds.may_hold(Shape::of(&row("0123456789abcdef", "a-sort-of-other/0123456789abcdef"))));
     }

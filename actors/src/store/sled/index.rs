@@ -29,6 +29,11 @@ pub(super) struct Place {
 }
 
 impl Index {
+    /// The index of a run without blocks, whose keys will lie within these bounds.
+    pub(super) fn within(bounds: Bounds) -> Self {
+        Self { bounds, ..Self::default() }
+    }
+
     /// Takes in the next block.
     pub(super) fn push(&mut self, first_key: &[u8], bytes: u32, checksum: u64) {
         let first = (self.first_keys.len() as u32, first_key.len() as u32);

@@ -17,7 +17,7 @@ use twox_hash::XxHash3_64;
 
 use super::{
     block::{Block, BlockWriter, Entry},
-    bounds::Shape,
+    bounds::{Bounds, Shape},
     files::{RunFolder, failed},
     filter::{Filter, Fingerprint},
     index::{Index, Place},
@@ -103,14 +103,25 @@ impl Run {
         self.index.blocks().len()
     }
 
+    /// From where to where its keys go.
+    pub(super) fn bounds(&self) -> &Bounds {
+        &self.index.bounds
+    }
+
     /// One of its blocks.
     pub(super) fn block(&self, number: usize) -> Result<Block, StoreError> {
+        self.block_as_stored(number).map(|(_, block)| block)
+    }
+
+    /// One of its blocks, beside the bytes that it is stored in.
+    pub(super) fn block_as_stored(&self, number: usize) -> Result<(Vec<u8>, Block), StoreError> {
         let Place { start, bytes, checksum, .. } = self.index.blocks()[number];
         let read = || {
             let mut stored = vec![0; bytes as usize];
             File::open(&self.path)?.read_exact_at(&mut stored, start)?;
             checked(&stored, checksum)?;
-            Block::read(&stored).ok_or_else(not_as_written)
+            let block = Block::read(&stored).ok_or_else(not_as_written)?;
+            Ok((stored, block))
         };
         read().map_err(|error| unreadable(self.info.number, &self.path, error))
     }
@@ -157,27 +168,49 @@ pub(super) struct RunWriter {
     path: PathBuf,
     file: BufWriter<File>,
     block: BlockWriter,
+    /// The first key in the block.
+    first_key: Vec<u8>,
     index: Index,
     filter: Filter,
 }
 
 impl RunWriter {
-    /// A run with this number, of a level, and of at most so many entries.
-    pub(super) fn new(folder: &RunFolder, number: u64, level: u32, entries_max: u64) -> Result<Self, StoreError> {
+    /// A run with this number, of a level, of at most so many entries, and with keys within these bounds.
+    pub(super) fn new(
+        folder: &RunFolder,
+        number: u64,
+        level: u32,
+        entries_max: u64,
+        bounds: Bounds,
+    ) -> Result<Self, StoreError> {
         let path = folder.path(number);
         let file = BufWriter::with_capacity(BUFFER_BYTES, File::create(&path).map_err(|error| failed(&path, error))?);
         let info = RunInfo { number, level, entries: 0 };
-        let (block, index, filter) = (BlockWriter::default(), Index::default(), Filter::for_keys(entries_max));
-        Ok(Self { info, path, file, block, index, filter })
+        let (index, filter) = (Index::within(bounds), Filter::for_keys(entries_max));
+        Ok(Self { info, path, file, block: BlockWriter::default(), first_key: Vec::new(), index, filter })
     }
 
     /// The next entry, whose key is larger than the one before.
     pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.index.bounds.extend(Shape::of(key));
+        if self.block.is_empty() {
+            self.first_key.clear();
+            self.first_key.extend_from_slice(key);
+        }
         self.filter.insert(Fingerprint::of(key));
         self.info.entries += 1;
         self.block.push(key, value);
         if self.block.bytes() >= BLOCK_BYTES { self.close_block() } else { Ok(()) }
+    }
+
+    /// A whole block of another run, whose keys are all larger than the one before, as it is stored there.
+    pub(super) fn push_block(&mut self, block: &Block, stored: &[u8]) -> Result<(), StoreError> {
+        self.close_block()?;
+        for place in 0..block.len() {
+            self.filter.insert(Fingerprint::of(block.key(place)));
+        }
+        self.info.entries += block.len() as u64;
+        self.index.push(block.key(0), stored.len() as u32, XxHash3_64::oneshot(stored));
+        self.write(stored)
     }
 
     /// Hands to the disk what was written so far, so that it has less to do at the end.
@@ -188,9 +221,7 @@ impl RunWriter {
 
     /// The run, complete and on the disk.
     pub(super) fn finish(mut self) -> Result<Run, StoreError> {
-        if !self.block.is_empty() {
-            self.close_block()?;
-        }
+        self.close_block()?;
         let mut tail = rmp_serde::to_vec(&self.index).expect("an index always encodes");
         let index_bytes = tail.len() as u64;
         tail.extend(self.filter.to_bytes());
@@ -202,10 +233,13 @@ impl RunWriter {
         Ok(Run { info, path, index, filter })
     }
 
+    /// Writes the block that was begun, if one was.
     fn close_block(&mut self) -> Result<(), StoreError> {
-        let first_key = self.block.first_key().to_vec();
+        if self.block.is_empty() {
+            return Ok(());
+        }
         let stored = self.block.finish();
-        self.index.push(&first_key, stored.len() as u32, XxHash3_64::oneshot(&stored));
+        self.index.push(&self.first_key, stored.len() as u32, XxHash3_64::oneshot(&stored));
         self.write(&stored)
     }
 

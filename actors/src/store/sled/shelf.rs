@@ -19,6 +19,7 @@ use shop_domain::{id::Id, rows::RowKey};
 
 use super::{
     block::Entry,
+    bounds::{Bounds, Shape},
     files::RunFolder,
     key::{self, STATE},
     merge::{Merge, Progress},
@@ -195,7 +196,8 @@ impl Shelf for RunShelf {
         entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         let mut runs = self.read().clone();
         if !entries.is_empty() {
-            let mut writer = RunWriter::new(&self.folder, self.next_number(), 0, entries.len() as u64)?;
+            let bounds: Bounds = entries.iter().map(|(key, _)| Shape::of(key)).collect();
+            let mut writer = RunWriter::new(&self.folder, self.next_number(), 0, entries.len() as u64, bounds)?;
             for (key, value) in &entries {
                 writer.push(key, value)?;
             }

@@ -3,9 +3,7 @@
 
 use std::{collections::hash_map::Entry, sync::Arc};
 
-use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt};
-use lru::LruCache;
 use ractor::{ActorRef, ActorRuntime};
 use shop_domain::{
     entity::{self, Effect},
@@ -17,31 +15,34 @@ use shop_domain::{
 use crate::{
     changes::Changed,
     entity_actor::{EntityActor, Input, Outcome, Outcomes, Position, Start, Work},
+    known::{self, Known},
     memory::{Look, Memory},
-    passive::Passive,
     store::StoreError,
 };
 
-/// Most entities of one partition that are active at a time, about 10 KB each. The least recently
-/// used is passivated: its state is in memory or in the checkpoint, so nothing is lost when its
-/// actor goes to another entity. More would not stay in a processor's cache.
-const ACTIVE_MAX: usize = 512;
+/// Most entities of one partition that are active at a time, about 10 KB each. One that was not used
+/// of late is passivated: its state is in memory or in the checkpoint, so nothing is lost when its
+/// actor goes to another entity. More actors would not stay in a processor's cache.
+const ACTIVE_MAX: usize = 128;
 
 /// The actors of one partition.
 #[derive(Debug)]
 pub struct Entities {
     kind: Kind,
     memory: Arc<Memory>,
-    active: LruCache<Id, Active>,
-    passive: Passive,
+    known: Known,
+    active: Vec<Active>,
+    /// The actor that is looked at next when one is needed.
+    hand: usize,
 }
 
 /// An entity at work.
 #[derive(Debug)]
 struct Active {
     actor: ActorRef<Work>,
-    /// Its state behind the last round, if there is one.
-    state: Option<Bytes>,
+    id: Id,
+    /// Whether it was used since the hand passed.
+    was_used: bool,
 }
 
 /// What a round made.
@@ -76,7 +77,7 @@ pub enum ApplyError {
 impl Entities {
     /// No actor is active yet.
     pub fn new(kind: Kind, memory: Arc<Memory>) -> Self {
-        Self { kind, memory, active: LruCache::unbounded(), passive: Passive::default() }
+        Self { kind, memory, known: Known::default(), active: Vec::new(), hand: 0 }
     }
 
     /// Applies a round: one mailbox message per touched entity, all entities at once.
@@ -89,8 +90,8 @@ impl Entities {
         memory.look(|look| {
             for (id, inputs) in by_entity {
                 let rows = load_rows(look, &id, &inputs)?;
-                touched.push((id.clone(), inputs.first().map_or(0, |input| input.position.0)));
-                let (actor, start) = self.activate(look, id)?;
+                let (actor, start) = self.activate(look, &id)?;
+                touched.push((id, inputs.first().map_or(0, |input| input.position.0)));
                 // An actor that ended takes no message: its outcome is missed below.
                 let _ = actor.send_message(Work { start, inputs, rows, done: Arc::clone(&done) });
             }
@@ -100,7 +101,9 @@ impl Entities {
         let mut changed = Vec::with_capacity(touched.len());
         let mut effects: Vec<(Position, Vec<Effect>)> = Vec::new();
         for Outcome { changed: change, effects: more } in outcomes.await.unwrap_or_default() {
-            self.know(&change);
+            if let Some(state) = &change.state {
+                self.known.put_state(&change.id, state);
+            }
             changed.push(change);
             effects.extend(more);
         }
@@ -116,35 +119,39 @@ impl Entities {
     }
 
     /// The entity's actor, and what it is to start from if it was not active.
-    fn activate(&mut self, look: &Look<'_>, id: Id) -> Result<(&ActorRef<Work>, Option<Start>), StoreError> {
-        let mut start = None;
-        if !self.active.contains(&id) {
-            let known = self.passive.take(&id);
-            let state = if known.is_some() { known } else { look.state(&id)? };
-            // What another entity of this round has in its mailbox comes before the start.
-            let left = if self.active.len() < ACTIVE_MAX { None } else { self.active.pop_lru() };
-            let actor = match left {
-                Some((other, Active { actor, state })) => {
-                    state.into_iter().for_each(|state| self.passive.put(other.clone(), state));
-                    actor
-                }
-                None => spawn(),
-            };
-            start = Some(Start { kind: self.kind, id: id.clone(), state: state.clone() });
-            self.active.put(id.clone(), Active { actor, state });
-        }
-        let active = self.active.get(&id).expect("it was just put there");
-        Ok((&active.actor, start))
+    fn activate(&mut self, look: &Look<'_>, id: &Id) -> Result<(&ActorRef<Work>, Option<Start>), StoreError> {
+        let state = match self.known.get(id) {
+            Some(known::Entity { actor: Some(number), .. }) => {
+                let active = &mut self.active[*number];
+                active.was_used = true;
+                return Ok((&active.actor, None));
+            }
+            Some(known::Entity { state, actor: None }) => state.clone(),
+            None => look.state(id)?,
+        };
+        let number = self.actor_for(id);
+        self.known.put(id.clone(), known::Entity { state: state.clone(), actor: Some(number) });
+        Ok((&self.active[number].actor, Some(Start { kind: self.kind, id: id.clone(), state })))
     }
 
-    /// Remembers an entity's new state for when it is activated again.
-    fn know(&mut self, Changed { id, state, .. }: &Changed) {
-        let Some(state) = state else { return };
-        match self.active.peek_mut(id) {
-            Some(active) => active.state = Some(state.clone()),
-            // It was passivated by another entity of the same round.
-            None => self.passive.put(id.clone(), state.clone()),
+    /// An actor for an entity: a new one, or that of an entity that was not used since the hand came by
+    /// ("clock", or second chance: Corbató, "A Paging Experiment with the Multics System", 1968).
+    fn actor_for(&mut self, id: &Id) -> usize {
+        if self.active.len() < ACTIVE_MAX {
+            self.active.push(Active { actor: spawn(), id: id.clone(), was_used: true });
+            return self.active.len() - 1;
         }
+        while std::mem::take(&mut self.active[self.hand].was_used) {
+            self.hand = (self.hand + 1) % ACTIVE_MAX;
+        }
+        let number = self.hand;
+        self.hand = (number + 1) % ACTIVE_MAX;
+        let active = &mut self.active[number];
+        // What the other entity still has in the mailbox comes before the start of this one.
+        let other = std::mem::replace(&mut active.id, id.clone());
+        active.was_used = true;
+        self.known.passivate(&other, number);
+        number
     }
 
     /// How many are active.
@@ -155,7 +162,7 @@ impl Entities {
 
 impl Drop for Entities {
     fn drop(&mut self) {
-        for (_, active) in &self.active {
+        for active in &self.active {
             active.actor.stop(None);
         }
     }

@@ -208,6 +208,8 @@ pub struct Growth {
     pub messages: u64,
     /// Confirmed orders per second.
     pub per_second: f64,
+    /// Confirmed orders per second of a new shop with few wallets, just before.
+    pub small_per_second: f64,
     /// From the request to the answer.
     pub latency: Latency,
     /// Memory of the shop at the end of it, in MB.
@@ -218,6 +220,13 @@ pub struct Growth {
     pub nats_mb: f64,
     /// The checkpoints on disk, in MB.
     pub checkpoints_mb: f64,
+}
+
+impl Growth {
+    /// How many times as many orders as in the small shop.
+    pub fn times_small(&self) -> f64 {
+        self.per_second / self.small_per_second
+    }
 }
 
 /// A start of the shop.

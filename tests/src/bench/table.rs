@@ -125,15 +125,27 @@ fn overload(report: &Report) -> Option<String> {
 }
 
 fn growth(report: &Report) -> Option<String> {
-    let head = ["wallets", "messages", "orders/s", "p50 ms", "p99 ms", "shop MB (peak)", "nats MB", "checkpoints MB"];
+    let head = [
+        "wallets",
+        "messages",
+        "orders/s",
+        "× small",
+        "p50 ms",
+        "p99 ms",
+        "shop MB (peak)",
+        "nats MB",
+        "checkpoints MB",
+    ];
     let mut columns = Columns::new(0, &head);
     for grown in &report.growth {
         let shop = format!("{} ({})", figure(grown.shop_mb), figure(grown.shop_peak_mb));
         let [rate, p50, p99] = [grown.per_second, grown.latency.p50_ms, grown.latency.p99_ms].map(figure);
+        let times = format!("{:.2}", grown.times_small());
         let [nats, checkpoints] = [grown.nats_mb, grown.checkpoints_mb].map(figure);
-        columns.line([count(grown.wallets), count(grown.messages), rate, p50, p99, shop, nats, checkpoints]);
+        columns.line([count(grown.wallets), count(grown.messages), rate, times, p50, p99, shop, nats, checkpoints]);
     }
-    (!report.growth.is_empty()).then(|| section("growth: a shop with more in it", &columns))
+    (!report.growth.is_empty())
+        .then(|| section("growth: a shop with more in it, beside a new one with 1,000 wallets", &columns))
 }
 
 fn recovery(report: &Report) -> Option<String> {

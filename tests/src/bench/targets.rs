@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::report::{Before, Load, Orders, Report, Sync};
+use super::report::{Before, Growth, Load, Orders, Report, Sync};
 
 /// A figure and what it should be.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -86,8 +86,10 @@ fn of_overload(report: &Report) -> Vec<Option<Target>> {
 }
 
 fn of_growth(report: &Report) -> Vec<Option<Target>> {
-    let (Some(small), true) = (report.growth.first(), report.growth.len() > 1) else { return vec![] };
-    let rates = report.growth.iter().map(|grown| grown.per_second / small.per_second);
+    if report.growth.is_empty() {
+        return vec![];
+    }
+    let rates = report.growth.iter().map(Growth::times_small);
     let memory = report.growth.iter().map(|grown| grown.shop_peak_mb);
     let (slowest, largest) = (rates.fold(f64::INFINITY, f64::min), memory.fold(0.0, f64::max));
     [
@@ -186,6 +188,7 @@ mod tests {
             wallets: 1_000,
             messages: 1_000,
             per_second,
+            small_per_second: 1_000.0,
             latency: Latency::default(),
             shop_mb: 50.0,
             shop_peak_mb,

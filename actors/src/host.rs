@@ -26,11 +26,13 @@ use crate::{
     door::Door,
     fence::Fence,
     kind_host::{KindError, KindHost, View},
+    members::Here,
     observe::{self, Connected, Observed},
     outbox::Logs,
     query::Reads,
     reply::Answers,
     store::{Store, StoreError, sled::SledStore},
+    turn::Turn,
 };
 
 /// Answers of one kind that wait to be sent.
@@ -147,7 +149,13 @@ async fn serve(
     let (replies, to_send) = mpsc::channel(REPLIES_MAX);
     let logs = shared.logs.clone();
     let log = shared.log.clone();
-    let host = KindHost { kind, log, identity, logs, store, replies, view };
+    let (decisions, turns) = (0..identity.partitions).map(|_| Turn::new()).unzip();
+    let (is_ready, ready) = watch::channel(false);
+    let here = Here { kind, epoch: identity.epoch, is_ready: ready, view: seen.clone(), decisions };
+    let membership = here.join(shared.doors.clone(), stop.clone()).await?;
+    // Ends with this function: whoever hears nothing more of this host takes over.
+    let _membership = AbortOnDropHandle::new(tokio::spawn(membership));
+    let host = KindHost { kind, log, identity, logs, store, replies, view, turns };
     let stop_partitions = CancellationToken::new();
     let mut running = tokio::spawn(host.run(stop_partitions.clone()));
     let sending = tokio::spawn(answers.clone().run(to_send));
@@ -165,6 +173,7 @@ async fn serve(
         let listener = shared.doors.listen(kind, &stats).await?;
         tracing::info!("{kind} is served: {} partition(s)", identity.partitions);
         is_open.store(true, Ordering::Relaxed);
+        is_ready.send_replace(true);
         let door = Door::new(kind, identity.partitions, &shared.log, reads, answers);
         tokio::select! {
             () = door.run(listener, stop.clone()) => {}

@@ -26,6 +26,7 @@ use crate::{
     partition::{AttachError, Handle, Outlet, Pace, Partition, PartitionError},
     patience,
     store::{SharedShelf, Store, StoreError},
+    turn::{Role, Turn},
 };
 
 /// Records that wait for one partition. Small: the reader ahead of it buffers as well.
@@ -53,6 +54,8 @@ pub struct KindHost {
     pub replies: mpsc::Sender<Reply>,
     /// Where others see what is going on.
     pub view: watch::Sender<Arc<View>>,
+    /// Whether it is this host's turn to send and to answer, for each partition.
+    pub turns: Vec<Turn>,
 }
 
 /// What others see of a kind on this host.
@@ -73,7 +76,11 @@ impl View {
     pub fn describe(&self, kind: Kind) -> Value {
         let running = self.partitions.values().map(|PartitionView { handle, .. }| {
             let (settled, saved) = (*handle.settled.borrow(), *handle.saved.borrow());
-            json!({ "partition": handle.number, "settled": settled, "checkpoint": saved })
+            let role = match handle.turn.role() {
+                Role::Owner => "owner",
+                Role::Standby => "standby",
+            };
+            json!({ "partition": handle.number, "role": role, "settled": settled, "checkpoint": saved })
         });
         let parked = self.parked.iter().map(|(number, Parked { sequence, reason })| {
             json!({ "partition": number, "parked_at": sequence, "reason": reason })
@@ -180,10 +187,10 @@ impl KindHost {
         parked: &BTreeMap<u16, Parked>,
         stop: &CancellationToken,
     ) -> Result<Ended, KindError> {
-        // A partition that starts again may have a checkpoint beyond what the log held at the first start.
         let numbers = (0..self.identity.partitions).filter(|number| !parked.contains_key(number));
         let shelves = numbers.map(|number| Ok((number, self.store.shelf(number)?)));
         let shelves = shelves.collect::<Result<Vec<_>, StoreError>>()?;
+        // A partition that starts again may have a checkpoint beyond what the log held at the first start.
         let furthest = furthest(&shelves, &self.identity)?;
         let last_sequence = patience::last_sequence(&self.log, self.kind, furthest).await?;
         let identity = Identity { last_sequence, ..self.identity };
@@ -201,7 +208,8 @@ impl KindHost {
             let assigned = Arc::new(AtomicU64::new(cursor));
             let pace = panics.get(&number).map_or(Pace::WhatIsThere, |panicked| Pace::RecordByRecord(panicked.until));
             let (log, logs) = (self.log.clone(), self.logs.clone());
-            let outlet = Outlet { replies: self.replies.clone(), counts: Arc::clone(&counts) };
+            let turn = self.turns[usize::from(number)].clone();
+            let outlet = Outlet { replies: self.replies.clone(), counts: Arc::clone(&counts), turn };
             let (partition, settler, handle) = Partition::new(self.kind, number, log, shelf, attached, logs, outlet);
             let (records, received) = mpsc::channel(PARTITION_BUFFER);
             let run = partition.run(received, pace, attempt.clone());

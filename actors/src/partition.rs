@@ -36,6 +36,7 @@ use crate::{
     outbox::{Logs, Outbox},
     settle::{ROUNDS_MAX, Round, Settler},
     store::{Checkpoint, Meta, SharedShelf, StoreError},
+    turn::{Sender, Turn},
 };
 
 /// Most records in one round: bounds what one round holds in memory and how long it takes.
@@ -65,6 +66,8 @@ pub struct Partition {
     memory: Arc<Memory>,
     entities: Entities,
     outbox: Outbox,
+    /// Whether this host sends and answers, or another one.
+    turn: Turn,
     rounds: mpsc::Sender<Round>,
     saved: watch::Receiver<u64>,
     active: Arc<AtomicUsize>,
@@ -97,15 +100,19 @@ pub struct Handle {
     pub saved: watch::Receiver<u64>,
     /// How many of its entities are active.
     pub active: Arc<AtomicUsize>,
+    /// Whether this host sends and answers, or another one.
+    pub turn: Turn,
 }
 
-/// Where a partition tells what it does.
+/// Where a partition tells what it does, and whether it is to.
 #[derive(Clone, Debug)]
 pub struct Outlet {
     /// Where answers go.
     pub replies: mpsc::Sender<Reply>,
     /// Where it counts.
     pub counts: SharedCounts,
+    /// Whether this host sends and answers, or another one.
+    pub turn: Turn,
 }
 
 /// Why a partition does not start.
@@ -198,7 +205,7 @@ impl Partition {
         shelf: SharedShelf,
         (meta, logic): (Meta, Logic),
         logs: Logs,
-        Outlet { replies, counts }: Outlet,
+        Outlet { replies, counts, turn }: Outlet,
     ) -> (Self, impl Future<Output = Result<(), StoreError>> + Send + 'static, Handle) {
         let cursor = meta.cursor;
         let partitions = logs.get(&kind).expect("every kind has a log").partitions;
@@ -209,8 +216,14 @@ impl Partition {
         let settler =
             Settler { memory: Arc::clone(&memory), shelf, replies, settled, saved, counts: Arc::clone(&counts) };
         let (known, active) = (Arc::clone(&memory), Arc::default());
-        let handle =
-            Handle { number, memory: known, settled: settled_at, saved: saved_at.clone(), active: Arc::clone(&active) };
+        let handle = Handle {
+            number,
+            memory: known,
+            settled: settled_at,
+            saved: saved_at.clone(),
+            active: Arc::clone(&active),
+            turn: turn.clone(),
+        };
         let partition = Self {
             kind,
             number,
@@ -222,6 +235,7 @@ impl Partition {
             last: Bytes::new(),
             logic,
             memory,
+            turn,
             rounds,
             saved: saved_at,
             active,
@@ -257,7 +271,12 @@ impl Partition {
                 Ok(()) = self.saved.changed(), if is_unsaved && is_saving => {}
                 count = records.recv_many(&mut taken, limit) => match count {
                     0 => break,
-                    _ => self.round(taken.drain(..)).await?,
+                    _ => {
+                        let is_whole = self.round(taken.drain(..), &stop).await?;
+                        if !is_whole {
+                            return Ok(());
+                        }
+                    }
                 },
             }
         }
@@ -267,10 +286,16 @@ impl Partition {
         Ok(())
     }
 
-    async fn round(&mut self, records: impl Iterator<Item = Record>) -> Result<(), PartitionError> {
+    /// Applies records, and sends what follows unless another host does. Not whole is a round that was stopped while
+    /// it was not clear who does: there must be no checkpoint of it.
+    async fn round(
+        &mut self,
+        records: impl Iterator<Item = Record>,
+        stop: &CancellationToken,
+    ) -> Result<bool, PartitionError> {
         let inputs = self.accept(records).await?;
         if self.memory.cursor() == self.meta.cursor {
-            return Ok(());
+            return Ok(true);
         }
         let accepted = inputs.len() as u64;
         let Applied { changed, effects } = self.entities.apply(inputs).await?;
@@ -284,9 +309,22 @@ impl Partition {
                 Effect::Reply(reply) => replies.push(reply),
             }
         }
-        let sent = self.outbox.send(messages, &mut self.meta.links).await;
-        self.settle(sent, replies, false).await;
-        Ok(())
+        let sender = tokio::select! {
+            biased;
+            sender = self.turn.comes(self.meta.cursor) => sender,
+            () = stop.cancelled() => return Ok(false),
+        };
+        match sender {
+            Sender::Here => {
+                let sent = self.outbox.send(messages, &mut self.meta.links).await;
+                self.settle(sent, replies, false).await;
+            }
+            Sender::Owner => {
+                self.outbox.pass(&messages, &mut self.meta.links);
+                self.settle(vec![], vec![], false).await;
+            }
+        }
+        Ok(true)
     }
 
     /// Picks the messages that are to be applied, and moves the cursor behind all records.

@@ -72,8 +72,8 @@ pub struct Response {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen to requests of {kind}: {reason}")]
 pub struct ListenError {
-    kind: Kind,
-    reason: String,
+    pub(crate) kind: Kind,
+    pub(crate) reason: String,
 }
 
 impl Connection {

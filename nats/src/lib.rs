@@ -14,6 +14,7 @@ pub mod frame;
 pub mod header;
 pub mod jetstream;
 pub mod log;
+pub mod membership;
 pub mod memory;
 pub mod multiplexer;
 pub mod publisher;

@@ -23,6 +23,16 @@ pub fn doors(kind: Kind) -> String {
     format!("shop.{kind}.>")
 }
 
+/// `shop.hosts.<kind>`: where the hosts of a kind tell each other that they are there.
+pub(crate) fn hosts(kind: Kind) -> String {
+    format!("shop.hosts.{kind}")
+}
+
+/// `shop.hosts.<kind>.<host>`: where one host answers those who see whether it is still there.
+pub(crate) fn host(kind: Kind, host: &str) -> String {
+    format!("shop.hosts.{kind}.{host}")
+}
+
 /// `SHOP_<KIND>`: the stream that is the log of a kind.
 pub fn stream(kind: Kind) -> String {
     format!("SHOP_{}", kind.as_str().to_uppercase())

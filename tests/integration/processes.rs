@@ -7,3 +7,4 @@ mod local;
 mod refusals;
 mod restarts;
 mod servers;
+mod standby;

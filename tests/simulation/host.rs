@@ -6,6 +6,7 @@ use shop_actors::{
     kind_host::{KindError, KindHost, View},
     outbox::Logs,
     store::{Store, memory::MemoryStore},
+    turn::Turn,
 };
 use shop_domain::{entity::Reply, kind::Kind};
 use shop_nats::{log::Log, memory::MemoryLog};
@@ -104,7 +105,9 @@ async fn production(
     for kind in Kind::ALL {
         logs.insert(kind, log.identity(kind).await.expect("the log in memory answers"));
     }
-    KindHost { kind, identity: logs[&kind], logs, log: Arc::new(log), store, replies, view }
+    let identity = logs[&kind];
+    let turns = vec![Turn::alone(); usize::from(identity.partitions)];
+    KindHost { kind, identity, logs, log: Arc::new(log), store, replies, view, turns }
 }
 
 /// The sequence of a partition's last record.

@@ -111,7 +111,16 @@ impl Wallets {
         let (replies, _) = mpsc::channel(1);
         let (view, seen) = watch::channel(Arc::default());
         let (kind, identity) = (Kind::Wallet, logs[&Kind::Wallet]);
-        let host = KindHost { kind, log: Arc::new(log.clone()), identity, logs, store, replies, view };
+        let host = KindHost {
+            kind,
+            log: Arc::new(log.clone()),
+            identity,
+            logs,
+            store,
+            replies,
+            view,
+            turns: vec![Turn::alone(); usize::from(partitions)],
+        };
         let stop = CancellationToken::new();
         let running = tokio::spawn(host.run(stop.clone()));
         Self { log, view: seen, stop, running }

@@ -22,6 +22,7 @@ use super::{ANSWER_WAIT, Connected, Observed};
 use crate::{
     counts::Counts,
     kind_host::{PartitionView, View},
+    turn::Role,
 };
 
 /// A metric: its name, its meaning, and where its number is.
@@ -43,7 +44,10 @@ const COUNTERS: [Row<Counts>; 9] = [
 ];
 
 /// How a partition is.
-const PARTITION_GAUGES: [Row<PartitionView>; 5] = [
+const PARTITION_GAUGES: [Row<PartitionView>; 6] = [
+    ("partition_owned", "Whether this host sends and answers for the partition, and no other one", |one| {
+        u64::from(one.handle.turn.role() == Role::Owner)
+    }),
     ("partition_assigned_sequence", "Last record that was handed to the partition", |one| one.assigned.load(Relaxed)),
     ("partition_cursor_sequence", "Record up to which it has applied", |one| one.handle.memory.cursor()),
     ("partition_settled_sequence", "Record up to which all that follows is in the logs", |one| {

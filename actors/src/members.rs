@@ -1,0 +1,304 @@
+//! The hosts of one kind, and which of them owns which partition.
+//!
+//! Every host works that out by itself from what it hears. Two may disagree for a while: then both
+//! send the same, and what comes second falls away.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use shop_domain::kind::Kind;
+use shop_nats::{
+    connection::Connection,
+    door::ListenError,
+    membership::{Announcement, HostState, Membership},
+};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use twox_hash::XxHash3_64;
+
+use crate::{
+    kind_host::View,
+    turn::{Decision, Role},
+};
+
+/// How often a host says that it is there, and sees who else is.
+const BEAT: Duration = Duration::from_millis(250);
+/// A host that was not heard of for so long does not count any more: some beats, so that a busy
+/// machine is not taken for a dead one.
+const SILENCE_MAX: Duration = Duration::from_millis(1_500);
+/// How often an owner says how far it is while it works: reads of a standby wait for it.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What is known of the hosts of a kind.
+#[derive(Debug)]
+struct Members {
+    kind: Kind,
+    me: Announcement,
+    /// The state of each other host, and when it was heard of last.
+    others: BTreeMap<String, (HostState, Instant)>,
+}
+
+/// What a host of a kind is to be told.
+#[derive(Debug)]
+pub struct Here {
+    /// Which kind.
+    pub kind: Kind,
+    /// The epoch of its log.
+    pub epoch: u64,
+    /// Whether this host has caught up.
+    pub is_ready: watch::Receiver<bool>,
+    /// What its partitions do.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Where it is decided what it is to each partition.
+    pub decisions: Vec<Decision>,
+}
+
+impl Here {
+    /// Joins the others, and decides on until `stop` and then until the host is gone.
+    pub async fn join(
+        self,
+        connection: Connection,
+        stop: CancellationToken,
+    ) -> Result<impl Future<Output = ()> + Send + 'static, ListenError> {
+        let host = uuid::Uuid::new_v4().simple().to_string();
+        let (epoch, settled) = (self.epoch, BTreeMap::new());
+        let me = Announcement { host, epoch, state: HostState::Joining, settled };
+        let (membership, first) = connection.join(self.kind, &me).await?;
+        let mut members = Members { kind: self.kind, me, others: BTreeMap::new() };
+        if let Some(first) = first {
+            members.hear(&first, &self.decisions);
+        }
+        members.decide(&self.decisions);
+        Ok(self.run(members, membership, connection, stop))
+    }
+
+    async fn run(
+        mut self,
+        mut members: Members,
+        mut membership: Membership,
+        connection: Connection,
+        stop: CancellationToken,
+    ) {
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probes = JoinSet::new();
+        let mut next_progress = Instant::now();
+        loop {
+            let is_leaving = members.me.state == HostState::Leaving;
+            let has_changed = tokio::select! {
+                heard = membership.next() => match heard {
+                    Some(heard) => members.hear(&heard, &self.decisions),
+                    None => return,
+                },
+                _ = beat.tick() => {
+                    members.forget_silent();
+                    for other in members.others.keys().cloned() {
+                        let (connection, kind) = (connection.clone(), self.kind);
+                        probes.spawn(async move { (connection.is_host_gone(kind, &other).await, other) });
+                    }
+                    true
+                }
+                Some(Ok((true, gone))) = probes.join_next() => members.forget(&gone),
+                Ok(()) = self.is_ready.changed(), if !is_leaving => true,
+                () = stop.cancelled(), if !is_leaving => true,
+                () = progress(&mut self.view, &members.me.settled, next_progress), if !members.others.is_empty() => {
+                    next_progress = Instant::now() + PROGRESS_INTERVAL;
+                    true
+                }
+            };
+            members.me.state = match (stop.is_cancelled(), *self.is_ready.borrow()) {
+                (true, _) => HostState::Leaving,
+                (false, true) => HostState::Ready,
+                (false, false) => HostState::Joining,
+            };
+            members.decide(&self.decisions);
+            if has_changed {
+                members.me.settled = settled(&self.view.borrow(), &self.decisions);
+                membership.announce(&members.me).await;
+            }
+        }
+    }
+}
+
+impl Members {
+    /// Takes in what was announced; whether that was by a host that was not known.
+    fn hear(&mut self, heard: &Announcement, decisions: &[Decision]) -> bool {
+        if heard.host == self.me.host || heard.epoch != self.me.epoch {
+            return false;
+        }
+        for (partition, settled) in &heard.settled {
+            if let Some(decision) = decisions.get(usize::from(*partition)) {
+                decision.settled.send_if_modified(|known| {
+                    let is_further = *settled > *known;
+                    *known = (*known).max(*settled);
+                    is_further
+                });
+            }
+        }
+        self.others.insert(heard.host.clone(), (heard.state, Instant::now())).is_none()
+    }
+
+    fn forget(&mut self, host: &str) -> bool {
+        let was_there = self.others.remove(host).is_some();
+        if was_there {
+            tracing::warn!("a host of {} is gone: {host}", self.kind);
+        }
+        was_there
+    }
+
+    fn forget_silent(&mut self) {
+        let silent = self.others.iter().filter(|(_, (_, heard))| heard.elapsed() > SILENCE_MAX);
+        for host in silent.map(|(host, _)| host.clone()).collect::<Vec<_>>() {
+            self.forget(&host);
+        }
+    }
+
+    fn decide(&self, decisions: &[Decision]) {
+        for (partition, decision) in (0..).zip(decisions) {
+            let role = self.role(partition);
+            decision.role.send_if_modified(|before| {
+                let is_other = *before != role;
+                *before = role;
+                is_other
+            });
+        }
+    }
+
+    /// What this host is to a partition: its owner is the ready host with the highest hash for it
+    /// (rendezvous hashing: Thaler and Ravishankar, 1998), so that no more partitions move than
+    /// have to. While none is ready, all that are there work.
+    fn role(&self, partition: u16) -> Role {
+        let others = self.others.iter().filter(|(_, (state, _))| *state == HostState::Ready).map(|(host, _)| host);
+        let me = (self.me.state == HostState::Ready).then_some(&self.me.host);
+        let owner = others.chain(me).max_by_key(|host| self.score(host, partition));
+        if owner.is_none_or(|owner| *owner == self.me.host) { Role::Owner } else { Role::Standby }
+    }
+
+    fn score(&self, host: &str, partition: u16) -> u64 {
+        XxHash3_64::oneshot(format!("{host}/{}/{partition}", self.kind).as_bytes())
+    }
+}
+
+/// How far the partitions are that this host owns.
+fn settled(view: &View, decisions: &[Decision]) -> BTreeMap<u16, u64> {
+    let is_owned = |partition: u16| {
+        decisions.get(usize::from(partition)).is_some_and(|decision| *decision.role.borrow() == Role::Owner)
+    };
+    let owned = view.partitions.iter().filter(|(partition, _)| is_owned(**partition));
+    owned.map(|(partition, one)| (*partition, *one.handle.settled.borrow())).collect()
+}
+
+/// Waits until a partition has settled more than was announced of it, at least until `earliest`.
+async fn progress(view: &mut watch::Receiver<Arc<View>>, announced: &BTreeMap<u16, u64>, earliest: Instant) {
+    sleep_until(earliest).await;
+    let mut owned: Vec<_> = {
+        let view = view.borrow_and_update();
+        let settled =
+            |(partition, announced)| Some((view.partitions.get(partition)?.handle.settled.clone(), announced));
+        announced.iter().filter_map(settled).collect()
+    };
+    let further =
+        owned.iter_mut().map(async |(settled, announced)| settled.wait_for(|now| now > *announced).await.is_ok());
+    let mut further: FuturesUnordered<_> = further.collect();
+    tokio::select! {
+        Some(true) = further.next() => {}
+        // All partitions start anew.
+        _ = view.changed() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARTITIONS: u16 = 64;
+
+    fn announcement(host: &str, state: HostState) -> Announcement {
+        Announcement { host: host.to_owned(), epoch: 1, state, settled: BTreeMap::new() }
+    }
+
+    fn members(me: &str, others: &[&str]) -> Members {
+        let me = announcement(me, HostState::Ready);
+        let mut members = Members { kind: Kind::Wallet, me, others: BTreeMap::new() };
+        for other in others {
+            assert!(members.hear(&announcement(other, HostState::Ready), &[]));
+        }
+        members
+    }
+
+    fn owned(members: &Members) -> Vec<u16> {
+        (0..PARTITIONS).filter(|partition| members.role(*partition) == Role::Owner).collect()
+    }
+
+    #[test]
+    fn every_partition_has_one_owner_and_each_host_its_share() {
+        let shares = [members("a", &["b", "c"]), members("b", &["c", "a"]), members("c", &["a", "b"])];
+        let shares = shares.map(|members| owned(&members));
+        assert!(shares.iter().all(|share| share.len() > usize::from(PARTITIONS) / 6), "{shares:?}");
+        let mut all = shares.concat();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..PARTITIONS));
+    }
+
+    #[test]
+    fn what_a_host_owned_goes_to_the_others_when_it_leaves_and_nothing_else_moves() {
+        let (mut a, mut b) = (members("a", &["b", "c"]), members("b", &["a", "c"]));
+        let (a_before, b_before) = (owned(&a), owned(&b));
+        for members in [&mut a, &mut b] {
+            assert!(!members.hear(&announcement("c", HostState::Leaving), &[]), "c was known");
+        }
+        let (a_after, b_after) = (owned(&a), owned(&b));
+        assert_eq!(a_after.len() + b_after.len(), usize::from(PARTITIONS));
+        assert!(a_before.iter().all(|partition| a_after.contains(partition)));
+        assert!(b_before.iter().all(|partition| b_after.contains(partition)));
+    }
+
+    #[test]
+    fn while_nobody_is_ready_everybody_works() {
+        let mut members = members("a", &[]);
+        members.me.state = HostState::Joining;
+        members.hear(&announcement("b", HostState::Joining), &[]);
+        assert_eq!(owned(&members).len(), usize::from(PARTITIONS));
+        members.hear(&announcement("b", HostState::Ready), &[]);
+        assert!(owned(&members).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_was_not_heard_of_for_a_while_does_not_count() {
+        let mut members = members("a", &["b"]);
+        tokio::time::advance(SILENCE_MAX).await;
+        members.forget_silent();
+        assert_ne!(owned(&members).len(), usize::from(PARTITIONS));
+        tokio::time::advance(BEAT).await;
+        members.forget_silent();
+        assert_eq!(owned(&members).len(), usize::from(PARTITIONS));
+    }
+
+    #[test]
+    fn a_host_of_another_epoch_is_not_listened_to() {
+        let (decision, turn) = crate::turn::Turn::new();
+        let mut members = members("a", &[]);
+        let settled = BTreeMap::from([(0, 9)]);
+        let other = Announcement { epoch: 2, settled, ..announcement("b", HostState::Ready) };
+        assert!(!members.hear(&other, std::slice::from_ref(&decision)));
+        assert_eq!((owned(&members).len(), *decision.settled.borrow()), (usize::from(PARTITIONS), 0));
+        assert!(members.hear(&Announcement { epoch: 1, ..other }, std::slice::from_ref(&decision)));
+        assert_eq!((turn.role(), *decision.settled.borrow()), (Role::Owner, 9));
+    }
+
+    #[test]
+    fn an_owner_is_never_taken_to_be_behind_what_it_said() {
+        let (decision, _turn) = crate::turn::Turn::new();
+        let decisions = [decision];
+        let mut members = members("a", &["b"]);
+        for settled in [9, 4] {
+            let settled = BTreeMap::from([(0, settled), (7, 1)]);
+            members.hear(&Announcement { settled, ..announcement("b", HostState::Ready) }, &decisions);
+        }
+        assert_eq!(*decisions[0].settled.borrow(), 9);
+    }
+}

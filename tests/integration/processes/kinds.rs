@@ -9,8 +9,8 @@ use shop_tests::{
     cluster::{A_PROCESS_PER_KIND, Cluster},
 };
 
-/// How soon a customer hears that nobody serves orders.
-const UNAVAILABLE_WITHIN: Duration = Duration::from_secs(1);
+/// How soon a customer who waits a second hears that nobody serves orders.
+const UNAVAILABLE_WITHIN: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn five_processes_play_the_story_and_my_page_outlives_the_order_process() {

@@ -6,8 +6,8 @@
 use std::{
     pin::{Pin, pin},
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -37,6 +37,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(4);
 /// How long a kind may be away and be waited for: what is away longer is not being restarted, and
 /// whoever asks for it then is told so at once.
 const ABSENCE_MAX: Duration = Duration::from_secs(5);
+/// How long anybody may wait for a process once the bridge is stopping, before the question that ends
+/// a wait in vain; together with the longest silence it is less than the bridge has to stop.
+const CLOSING_WAIT_MAX: Duration = Duration::from_secs(4);
 /// How long the bridge insists on what it has promised: longer than a host takes that replays its log.
 const INSISTENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -49,7 +52,8 @@ pub(crate) struct Doors {
     /// Places for those who wait for a process, fewer than the bridge has for all: those whom the
     /// others serve must find one.
     patient: Semaphore,
-    closing: AtomicBool,
+    /// Until when anybody may wait, once the bridge is stopping.
+    closing: OnceLock<Instant>,
 }
 
 /// A request on its way to a door.
@@ -129,13 +133,17 @@ impl Doors {
     pub(crate) fn new(connection: Connection, in_flight_max: usize) -> Self {
         let multiplexer = Multiplexer::new(connection.clone());
         let patient = Semaphore::new(in_flight_max.div_ceil(2));
-        let (away, begin, closing) = (Default::default(), Instant::now(), AtomicBool::new(false));
+        let (away, begin, closing) = (Default::default(), Instant::now(), OnceLock::new());
         Self { connection, multiplexer, away, begin, patient, closing }
     }
 
-    /// From now on waits are cut short: the process is about to end.
+    /// From now on long waits are cut short: the process is about to end.
     pub(crate) fn close(&self) {
-        self.closing.store(true, Relaxed);
+        self.closing.get_or_init(|| Instant::now() + CLOSING_WAIT_MAX);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closing.get().is_some_and(|end| Instant::now() >= *end)
     }
 
     /// Asks, and asks again where that is safe, until there is an answer or the wait is over.
@@ -200,7 +208,7 @@ impl<'a> Persistence<'a> {
                 return Ok(reply);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.doors.closing.load(Relaxed) {
+            if left.is_zero() || self.doors.is_closed() {
                 return Err(self.in_vain());
             }
             if is_missed {

@@ -145,8 +145,7 @@ impl Gateway {
         let Asked { route, id, prefer } = asked;
         let with_key = request.idempotency_key.is_some();
         let is_repeatable = route.repeat == Repeat::Always || with_key;
-        let errand =
-            Errand::new(route.kind, request, is_repeatable, prefer.wait().max(ACCEPT_WAIT), prefer.wait());
+        let errand = Errand::new(route.kind, request, is_repeatable, prefer.wait().max(ACCEPT_WAIT), prefer.wait());
         let unanswered = match self.doors.ask(&errand).await {
             Ok(reply) => return Ok(reply::of(reply, asked)),
             Err(unanswered) => unanswered,
@@ -175,7 +174,9 @@ impl Gateway {
         tokio::spawn(async move {
             match doors.ask(&errand.insistent()).await {
                 Ok(_) => tracing::debug!("order {order} was taken in the end"),
-                Err(_) => tracing::error!("nobody has taken order {order}, whose customer was told that it is accepted"),
+                Err(_) => {
+                    tracing::error!("nobody has taken order {order}, whose customer was told that it is accepted")
+                }
             }
             drop(permit);
         });

@@ -6,4 +6,5 @@ mod kinds;
 mod local;
 mod refusals;
 mod restarts;
+mod rolling;
 mod servers;

@@ -29,6 +29,9 @@ use uuid::Uuid;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// The longest such pause: a host starts in about this time.
 const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// How long before its end a wait for a process is given up: nobody would learn any more what became of
+/// one more ask.
+const LAST_ASK: Duration = Duration::from_millis(100);
 /// How long there may be no answer before a request that may be repeated is sent once more. Also of an
 /// overloaded shop nearly all answers take less. It doubles.
 const SILENCE_MIN: Duration = Duration::from_secs(1);
@@ -215,7 +218,11 @@ impl<'a> Persistence<'a> {
                 if (self.may_be_taken && !self.errand.is_repeatable) || !self.may_wait() {
                     return Err(self.in_vain());
                 }
-                sleep(self.next_pause().min(left)).await;
+                let pause = self.next_pause();
+                if left < pause + LAST_ASK {
+                    return Err(self.in_vain());
+                }
+                sleep(pause).await;
                 self.ask_again();
             }
             match timeout_at((Instant::now() + self.silence).min(deadline), self.asks.next()).await {

@@ -176,12 +176,12 @@ struct Persistence<'a> {
     doors: &'a Doors,
     errand: &'a Errand,
     begin: Instant,
-    /// Those that may still be answered.
+    /// Those that may still be answered; of each of them a door may have taken the request.
     asks: FuturesUnordered<Pin<Box<dyn Future<Output = Heard> + Send + 'a>>>,
     pause: Duration,
     silence: Duration,
-    /// Whether a door may have it.
-    may_be_taken: bool,
+    /// Whether one can be answered no more, and nobody knows what became of it.
+    is_lost: bool,
     /// What a door said at last.
     refusal: Option<Reply>,
     place: Option<SemaphorePermit<'a>>,
@@ -196,7 +196,7 @@ impl<'a> Persistence<'a> {
             asks: FuturesUnordered::new(),
             pause: PAUSE_MIN,
             silence: errand.first_silence(),
-            may_be_taken: false,
+            is_lost: false,
             refusal: None,
             place: None,
         }
@@ -215,7 +215,7 @@ impl<'a> Persistence<'a> {
                 return Err(self.in_vain());
             }
             if is_missed {
-                if (self.may_be_taken && !self.errand.is_repeatable) || !self.may_wait() {
+                if (self.may_be_taken() && !self.errand.is_repeatable) || !self.may_wait() {
                     return Err(self.in_vain());
                 }
                 let pause = self.next_pause();
@@ -251,7 +251,7 @@ impl<'a> Persistence<'a> {
             Err(RequestError::NoResponders { .. }) => self.refusal = None,
             Err(error @ (RequestError::TimedOut { .. } | RequestError::Failed { .. })) => {
                 tracing::debug!("{error}");
-                self.may_be_taken = true;
+                self.is_lost = true;
             }
         }
         None
@@ -259,7 +259,6 @@ impl<'a> Persistence<'a> {
 
     /// There was no answer for as long as one should take.
     fn silent(mut self) -> Self {
-        self.may_be_taken |= !self.asks.is_empty();
         self.silence = (self.silence * 2).min(SILENCE_MAX);
         self
     }
@@ -296,9 +295,14 @@ impl<'a> Persistence<'a> {
         pause - pause / 2 * u32::from(jitter) / 255
     }
 
+    fn may_be_taken(&self) -> bool {
+        self.is_lost || !self.asks.is_empty()
+    }
+
     fn in_vain(self) -> Unanswered {
+        let may_be_taken = self.may_be_taken();
         match self.refusal {
-            _ if self.may_be_taken => Unanswered::Unknown,
+            _ if may_be_taken => Unanswered::Unknown,
             Some(reply) => Unanswered::Refused(reply),
             None if self.doors.connection.is_connected() => Unanswered::Unserved,
             None => Unanswered::Unreachable,

@@ -157,7 +157,7 @@ impl Gateway {
             Unanswered::Unknown if !route.is_write() => Err(unanswered_read(route)),
             Unanswered::Unknown if !is_repeatable => Err(unknown_fate(asked, with_key)),
             Unanswered::Unknown => match (self.doors.ask(&errand.was_it_taken(ACCEPT_WAIT)).await, id) {
-                (Ok(reply) | Err(Unanswered::Refused(reply)), _) => Ok(reply::of(reply, asked)),
+                (Ok(reply), _) => Ok(reply::of(reply, asked)),
                 (Err(_), Some(id)) if route.repeat == Repeat::Always => {
                     self.insist(errand, id.clone(), permit);
                     Ok(reply::promised(asked))

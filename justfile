@@ -20,6 +20,10 @@ fresh:
 cluster *options:
     cargo run --release -p shop-tests --example cluster -- {{ options }}
 
+# Restart every process twice under siege, first in good order, then by kill -9, and count who was turned away (siege and haproxy are needed: apt-get install siege haproxy)
+rolling *options:
+    cargo run --release -p shop-tests --example rolling -- {{ options }}
+
 # Run every test
 test:
     cargo test

@@ -1,17 +1,21 @@
 //! HTTP in, a NATS request out, its answer back. No business rule, no state of its own.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 use bytes::{Buf, Bytes};
 use futures::Stream;
-use shop_domain::problem::{Code, Problem};
-use shop_nats::{
-    connection::Connection,
-    multiplexer::Multiplexer,
-    request::{Reply, Request, RequestError},
-    subject,
+use shop_domain::{
+    id::Id,
+    problem::{Code, Problem},
 };
-use tokio::sync::Semaphore;
+use shop_nats::{connection::Connection, request::Request, subject};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use warp::{
     http::{HeaderMap, Method},
     path::FullPath,
@@ -19,7 +23,9 @@ use warp::{
 };
 
 use crate::{
-    body, entity,
+    body,
+    doors::{Doors, Errand, Unanswered},
+    entity,
     observe::{self, Metrics},
     prefer::Prefer,
     query,
@@ -42,16 +48,28 @@ pub(crate) struct Call<S> {
 /// What all requests share.
 pub(crate) struct Gateway {
     connection: Connection,
-    doors: Multiplexer,
-    permits: Semaphore,
+    doors: Arc<Doors>,
+    permits: Arc<Semaphore>,
     in_flight_max: usize,
     metrics: Metrics,
+    leaving: AtomicBool,
 }
 
 impl Gateway {
     pub(crate) fn new(connection: Connection, in_flight_max: usize) -> Self {
-        let (doors, permits) = (Multiplexer::new(connection.clone()), Semaphore::new(in_flight_max));
-        Self { connection, doors, permits, in_flight_max, metrics: Metrics::new() }
+        let doors = Arc::new(Doors::new(connection.clone(), in_flight_max));
+        let (permits, leaving) = (Arc::new(Semaphore::new(in_flight_max)), AtomicBool::new(false));
+        Self { connection, doors, permits, in_flight_max, metrics: Metrics::new(), leaving }
+    }
+
+    /// From now on whoever asks is told to go to another bridge next time, and is served.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Relaxed);
+    }
+
+    /// From now on nobody waits for long.
+    pub(crate) fn close(&self) {
+        self.doors.close();
     }
 
     /// Answers one request, whatever it is, and counts it.
@@ -75,7 +93,7 @@ impl Gateway {
             }
         };
         series.observe(response.status(), started.elapsed());
-        response
+        if self.leaving.load(Relaxed) { reply::last(response) } else { response }
     }
 
     async fn ask_door<S, B, E>(
@@ -90,7 +108,7 @@ impl Gateway {
         S: Stream<Item = Result<B, E>>,
         B: Buf,
     {
-        let _permit = self.permits.try_acquire().map_err(|_| self.overloaded())?;
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| self.overloaded())?;
         let key = if route.is_write() { entity::idempotency_key(headers)? } else { None };
         let arguments = match route.input {
             Input::Nothing => Bytes::new(),
@@ -114,41 +132,60 @@ impl Gateway {
             respond_async: route.is_write() && prefer.respond_async(),
         };
         let asked = Asked { route, id, prefer };
-        let reply = self.ask(request, &asked).await?;
-        Ok(reply::of(reply, &asked))
+        self.ask(request, &asked, permit).await
     }
 
-    /// Asks, and if no answer comes, asks once more whether the request was taken: that is a question
-    /// only where taking it twice is taking it once.
-    async fn ask(&self, request: Request, asked: &Asked) -> Result<Reply, Box<Problem>> {
-        if !self.connection.is_connected() {
-            // It would wait in the client's buffer and be sent when nobody waits for it any more.
-            return Err(unavailable("the shop cannot reach NATS; try again".to_owned()));
-        }
+    /// Asks a door; where it stays unknown whether a write was taken, says so, or promises it.
+    async fn ask(
+        &self,
+        request: Request,
+        asked: &Asked,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Response, Box<Problem>> {
+        let Asked { route, id, prefer } = asked;
         let with_key = request.idempotency_key.is_some();
-        let repeatable = asked.route.is_write() && (with_key || asked.route.repeat == Repeat::Always);
-        let again = repeatable.then(|| Request { respond_async: true, ..request.clone() });
-        let wait = asked.prefer.wait().max(ACCEPT_WAIT);
-        let error = match self.doors.request(request, wait).await {
-            Ok(reply) => return Ok(reply),
-            Err(error) => error,
+        let is_repeatable = route.repeat == Repeat::Always || with_key;
+        let errand = Errand::new(route.kind, request, is_repeatable, prefer.wait().max(ACCEPT_WAIT), prefer.wait());
+        let unanswered = match self.doors.ask(&errand).await {
+            Ok(reply) => return Ok(reply::of(reply, asked)),
+            Err(unanswered) => unanswered,
         };
-        match (error, again) {
-            (RequestError::NoResponders { .. }, _) => Err(unserved(asked.route)),
-            (RequestError::TimedOut { .. } | RequestError::Failed { .. }, Some(again)) => {
-                let reply = self.doors.request(again, ACCEPT_WAIT).await;
-                reply.map_err(|_| unknown_fate(asked, with_key))
-            }
-            (error @ (RequestError::TimedOut { .. } | RequestError::Failed { .. }), None) => {
-                tracing::debug!("{error}");
-                Err(if asked.route.is_write() { unknown_fate(asked, with_key) } else { unanswered(asked.route) })
-            }
+        match unanswered {
+            Unanswered::Unreachable => Err(unavailable("the shop cannot reach NATS; try again".to_owned())),
+            Unanswered::Unserved => Err(unserved(route)),
+            Unanswered::Refused(reply) => Ok(reply::of(reply, asked)),
+            Unanswered::Unknown if !route.is_write() => Err(unanswered_read(route)),
+            Unanswered::Unknown if !is_repeatable => Err(unknown_fate(asked, with_key)),
+            Unanswered::Unknown => match (self.doors.ask(&errand.was_it_taken(ACCEPT_WAIT)).await, id) {
+                (Ok(reply), _) => Ok(reply::of(reply, asked)),
+                (Err(_), Some(id)) if route.repeat == Repeat::Always => {
+                    self.insist(errand, id.clone(), permit);
+                    Ok(reply::promised(asked))
+                }
+                (Err(_), _) => Err(unknown_fate(asked, with_key)),
+            },
         }
+    }
+
+    /// Goes on asking for an order that a caller was told is accepted, until the log has it. It takes
+    /// one of the places for requests meanwhile.
+    fn insist(&self, errand: Errand, order: Id, permit: OwnedSemaphorePermit) {
+        let doors = Arc::clone(&self.doors);
+        tokio::spawn(async move {
+            match doors.ask(&errand.insistent()).await {
+                Ok(_) => tracing::debug!("order {order} was taken in the end"),
+                Err(_) => {
+                    tracing::error!("nobody has taken order {order}, whose customer was told that it is accepted")
+                }
+            }
+            drop(permit);
+        });
     }
 
     async fn page(&self, page: Page) -> Response {
         match page {
             Page::Health => reply::page("application/json", observe::HEALTHY),
+            Page::Ready if self.leaving.load(Relaxed) => observe::leaving(),
             Page::Ready => observe::ready(&self.connection).await,
             Page::Metrics => {
                 let in_flight = self.in_flight_max - self.permits.available_permits();
@@ -172,7 +209,7 @@ fn unserved(route: &Route) -> Box<Problem> {
     unavailable(format!("no process serves {} right now; try again", route.collection()))
 }
 
-fn unanswered(route: &Route) -> Box<Problem> {
+fn unanswered_read(route: &Route) -> Box<Problem> {
     unavailable(format!("the process that serves {} did not answer in time; try again", route.collection()))
 }
 

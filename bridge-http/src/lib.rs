@@ -5,6 +5,7 @@
 //! bridges may run side by side. A warp filter is the front; the table behind it does the routing.
 
 mod body;
+mod doors;
 mod entity;
 mod gateway;
 mod observe;
@@ -30,19 +31,25 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 /// What can be set.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Requests that may be under way to a door at a time; one more is answered `overloaded`.
+    /// Requests that may be under way to a door at a time; one more is answered `overloaded`. At most
+    /// half of them wait for a process that is being restarted.
     pub in_flight_max: usize,
+    /// How long to serve after the stop signal, while `/readyz` says that the bridge is leaving: as long
+    /// as balancers need to notice. They go by what they know, so that it makes no difference whether
+    /// anybody is connected.
+    pub leave_time: Duration,
 }
 
 impl Default for Config {
     /// 4096 requests: a third of a second of work for one machine at its fastest, some seconds for
-    /// the slowest disk, and at most 256 MiB of largest bodies.
+    /// the slowest disk, and at most 256 MiB of largest bodies. No balancer is waited for.
     fn default() -> Self {
-        Self { in_flight_max: 4_096 }
+        Self { in_flight_max: 4_096, leave_time: Duration::ZERO }
     }
 }
 
-/// Serves HTTP on `listener` until `stop`, then finishes what is under way, in at most 10 s.
+/// Serves HTTP on `listener` until `stop` and for the `leave_time` after it, then finishes what is
+/// under way, in at most 10 s.
 pub async fn run(
     config: Config,
     connection: Connection,
@@ -54,6 +61,7 @@ pub async fn run(
         tracing::info!("listening on http://{address}");
     }
     let gateway = Arc::new(Gateway::new(connection, config.in_flight_max));
+    let leaving = Arc::clone(&gateway);
     let query = warp::filters::query::raw().or(warp::any().map(String::new)).unify();
     let front = with_a_path()
         .and(warp::path::full())
@@ -70,6 +78,9 @@ pub async fn run(
     let (stopping, stopped) = oneshot::channel();
     let graceful = async move {
         stop.await;
+        leaving.leave();
+        tokio::time::sleep(config.leave_time).await;
+        leaving.close();
         let _nobody_listens_after_the_end = stopping.send(());
     };
     let serve = warp::serve(front).incoming(listener).graceful(graceful).run();

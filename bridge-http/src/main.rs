@@ -4,6 +4,7 @@ use std::io::{IsTerminal, stderr};
 use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::Parser;
+use shop_bridge_http::Config;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long what is on its way may take to leave at the end.
@@ -19,6 +20,9 @@ struct Arguments {
     /// Where to listen for HTTP.
     #[arg(long, env = "SHOP_HTTP_ADDR", default_value = "127.0.0.1:8080")]
     http_addr: SocketAddr,
+    /// Milliseconds to serve after SIGTERM while /readyz says 503, so that balancers send nobody here any more
+    #[arg(long, value_name = "MS", env = "SHOP_LEAVE_MS", default_value = "5000")]
+    leave_ms: u64,
 }
 
 /// Orders are many small allocations on all threads, which the system's allocator serves slowly.
@@ -34,15 +38,21 @@ async fn main() -> ExitCode {
     served.inspect_err(|error| tracing::error!("{error}")).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
-async fn serve(Arguments { nats_url, http_addr }: Arguments) -> Result<(), Box<dyn Error>> {
+async fn serve(Arguments { nats_url, http_addr, leave_ms }: Arguments) -> Result<(), Box<dyn Error>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = async move {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        tracing::info!("leaving; once more ends at once");
+        tokio::spawn(async move {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            std::process::exit(130);
+        });
     };
     let connection = shop_nats::connection::Connection::connect(&nats_url, "shop-bridge-http").await?;
     let bound = tokio::net::TcpListener::bind(http_addr).await;
     let listener = bound.map_err(|error| format!("cannot listen on {http_addr}: {error}"))?;
-    shop_bridge_http::run(shop_bridge_http::Config::default(), connection.clone(), listener, stop).await;
+    let config = Config { leave_time: Duration::from_millis(leave_ms), ..Config::default() };
+    shop_bridge_http::run(config, connection.clone(), listener, stop).await;
     connection.close(CLOSE_LIMIT).await;
     Ok(())
 }

@@ -60,6 +60,12 @@ pub(crate) async fn ready(connection: &Connection) -> Response {
     if ready == 0 { reply::unready(body) } else { reply::page("application/json", body) }
 }
 
+/// The bridge is about to stop: whoever chooses between bridges must choose another one, whatever this
+/// one can still do.
+pub(crate) fn leaving() -> Response {
+    reply::unready(json!({ "status": "leaving" }).to_string())
+}
+
 async fn status_of(kind: Kind, connection: &Connection) -> Value {
     let request = Request {
         subject: subject::door_of_kind(kind, "status"),

@@ -1,6 +1,7 @@
 //! What HTTP callers see: the only place that picks statuses and headers.
 
 use bytes::Bytes;
+use serde_json::{Value, json};
 use shop_domain::{
     id::Id,
     problem::{Code, Problem},
@@ -9,12 +10,15 @@ use shop_nats::request::Reply;
 use warp::{
     http::{
         HeaderName, HeaderValue, StatusCode,
-        header::{ALLOW, CONTENT_TYPE, LOCATION, RETRY_AFTER},
+        header::{ALLOW, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER},
     },
     reply::Response,
 };
 
-use crate::{prefer::Prefer, routes::Route};
+use crate::{
+    prefer::Prefer,
+    routes::{About, Route},
+};
 
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -46,6 +50,20 @@ pub(crate) fn of(reply: Reply, asked: &Asked) -> Response {
     if reply.replayed {
         response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     }
+    response
+}
+
+/// An order of which no door says that it was taken, and that the bridge goes on asking for: accepted,
+/// but it may take a while until it can be seen.
+pub(crate) fn promised(asked: &Asked) -> Response {
+    let mut response = accepted(promise(asked).to_string().into(), asked);
+    response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_DEFAULT);
+    response
+}
+
+/// The same answer, after which the caller has to connect anew.
+pub(crate) fn last(mut response: Response) -> Response {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
@@ -103,6 +121,12 @@ fn error(code: Code, body: Bytes, retry_after: Option<&str>) -> Response {
         response.headers_mut().insert(RETRY_AFTER, retry_after.unwrap_or(RETRY_AFTER_DEFAULT));
     }
     response
+}
+
+/// What a door says of an order that the log has taken.
+fn promise(asked: &Asked) -> Value {
+    let status = if asked.route.about == About::New { "PENDING" } else { "CANCELLING" };
+    json!({ "id": asked.id.as_ref().map(Id::as_str), "status": status })
 }
 
 fn build(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response {
@@ -177,6 +201,23 @@ mod tests {
         assert_eq!(headers[1..], ["location: /orders/o-2", "preference-applied: respond-async"]);
         let (_, headers) = answer(taken, Method::POST, "/deliveries/o-2/dispatch", "wait=2");
         assert_eq!(headers[1..], ["location: /deliveries/o-2", "preference-applied: wait=2"]);
+    }
+
+    #[test]
+    fn what_is_promised_is_accepted_under_its_id_and_may_not_be_seen_at_once() {
+        for (method, path, status) in
+            [(Method::POST, "/orders", "PENDING"), (Method::DELETE, "/orders/o-1", "CANCELLING")]
+        {
+            let Found::Route { number, .. } = routes::find(&method, path) else { panic!("no route for {path}") };
+            let prefer = Prefer::of(&HeaderMap::new());
+            let asked = Asked { route: &ROUTES[number], id: "o-1".parse().ok(), prefer };
+            assert_eq!(promise(&asked), json!({ "id": "o-1", "status": status }));
+            let response = promised(&asked);
+            assert_eq!(response.status(), 202);
+            for (name, value) in [(LOCATION, "/orders/o-1"), (PREFERENCE_APPLIED, "wait=5"), (RETRY_AFTER, "1")] {
+                assert_eq!(response.headers()[&name], value, "{path}: {name}");
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use async_nats::{Message, StatusCode, Subscriber};
@@ -14,7 +13,6 @@ use futures::StreamExt;
 use tokio::{
     sync::{mpsc, oneshot},
     task::yield_now,
-    time::timeout,
 };
 
 use crate::{
@@ -32,10 +30,13 @@ const WAITING_MAX: usize = 4_096;
 /// same kind travel in one message; nothing waits for others to come.
 #[derive(Debug)]
 pub struct Multiplexer {
-    outgoing: mpsc::Sender<(u64, Request)>,
+    outgoing: mpsc::Sender<Numbered>,
     callers: Arc<Callers>,
     next: AtomicU64,
 }
+
+/// A request under its number.
+type Numbered = (u64, Arc<Request>);
 
 /// Who waits for an answer, by the number of the request.
 #[derive(Debug, Default)]
@@ -66,20 +67,20 @@ impl Multiplexer {
         Self { outgoing, callers, next: AtomicU64::new(1) }
     }
 
-    /// Sends a request and waits for the answer, at most `wait`.
-    pub async fn request(&self, request: Request, wait: Duration) -> Result<Reply, RequestError> {
-        let subject = request.subject.clone();
+    /// Sends a request and waits for the answer, for as long as the caller polls it.
+    pub async fn ask(&self, request: Arc<Request>) -> Result<Reply, RequestError> {
         let number = self.next.fetch_add(1, Relaxed);
         let (_place, answer) = self.callers.enter(number);
         let answered = async {
-            self.outgoing.send((number, request)).await.ok()?;
+            self.outgoing.send((number, Arc::clone(&request))).await.ok()?;
             answer.await.ok()
         };
-        match timeout(wait, answered).await {
-            Ok(Some(Some(reply))) => Ok(reply),
-            Ok(Some(None)) => Err(RequestError::NoResponders { subject }),
-            Ok(None) => Err(RequestError::Failed { subject, source: "the connection is closed".into() }),
-            Err(_) => Err(RequestError::TimedOut { subject, wait }),
+        let outcome = answered.await;
+        let subject = || request.subject.clone();
+        match outcome {
+            Some(Some(reply)) => Ok(reply),
+            Some(None) => Err(RequestError::NoResponders { subject: subject() }),
+            None => Err(RequestError::Failed { subject: subject(), source: "the connection is closed".into() }),
         }
     }
 }
@@ -92,7 +93,7 @@ impl Callers {
     }
 
     /// Those of the requests whose callers still wait, which from now on are in that bundle.
-    fn put_into(&self, bundle: u64, mut requests: Vec<(u64, Request)>) -> Vec<(u64, Request)> {
+    fn put_into(&self, bundle: u64, mut requests: Vec<Numbered>) -> Vec<Numbered> {
         let mut callers = self.lock();
         requests.retain(|(number, _)| {
             callers.get_mut(number).is_some_and(|caller| caller.bundle.replace(bundle).is_none())
@@ -124,7 +125,7 @@ impl Drop for Place<'_> {
     }
 }
 
-async fn run(connection: Connection, requests: mpsc::Receiver<(u64, Request)>, callers: Arc<Callers>) {
+async fn run(connection: Connection, requests: mpsc::Receiver<Numbered>, callers: Arc<Callers>) {
     let inbox = bundle::new_inbox();
     match connection.client().subscribe(format!("{inbox}.*")).await {
         Ok(answers) => tokio::select! {
@@ -136,7 +137,7 @@ async fn run(connection: Connection, requests: mpsc::Receiver<(u64, Request)>, c
 }
 
 /// Sends what waits, in bundles, until nobody can ask any more.
-async fn send(connection: &Connection, inbox: &str, mut requests: mpsc::Receiver<(u64, Request)>, callers: &Callers) {
+async fn send(connection: &Connection, inbox: &str, mut requests: mpsc::Receiver<Numbered>, callers: &Callers) {
     let mut taken = Vec::new();
     let mut last_bundle = 0;
     while requests.recv_many(&mut taken, BUNDLE_REQUESTS_MAX).await > 0 {
@@ -147,7 +148,7 @@ async fn send(connection: &Connection, inbox: &str, mut requests: mpsc::Receiver
         {
             taken.push(request);
         }
-        let mut by_kind: BTreeMap<String, Vec<(u64, Request)>> = BTreeMap::new();
+        let mut by_kind: BTreeMap<String, Vec<Numbered>> = BTreeMap::new();
         for (number, request) in taken.drain(..) {
             let prefix = kind_prefix(&request.subject);
             match by_kind.get_mut(prefix) {
@@ -163,7 +164,7 @@ async fn send(connection: &Connection, inbox: &str, mut requests: mpsc::Receiver
                 if requests.is_empty() {
                     continue;
                 }
-                let payload = bundle::encode_requests(&prefix, requests.iter().map(|(number, one)| (*number, one)));
+                let payload = bundle::encode_requests(&prefix, requests.iter().map(|(number, one)| (*number, &**one)));
                 let (subject, reply_to) = (format!("{prefix}{}", bundle::VERB), format!("{inbox}.b{last_bundle}"));
                 if let Err(error) = connection.client().publish_with_reply(subject, reply_to, payload).await {
                     tracing::warn!("{} requests could not be sent: {error}", requests.len());
@@ -209,12 +210,11 @@ mod tests {
         Reply { body: Bytes::from_static(b"{}"), error: None, replayed: false, accepted: false, retry_after: None }
     }
 
-    fn request(number: u64) -> (u64, Request) {
+    fn request(number: u64) -> Numbered {
         let subject = format!("shop.order.o-{number}.get");
-        (
-            number,
-            Request { subject, body: Bytes::new(), idempotency_key: None, traceparent: None, respond_async: false },
-        )
+        let request =
+            Request { subject, body: Bytes::new(), idempotency_key: None, traceparent: None, respond_async: false };
+        (number, Arc::new(request))
     }
 
     #[tokio::test]

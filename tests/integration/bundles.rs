@@ -71,7 +71,7 @@ async fn a_crowd_that_nobody_serves_is_told_so_and_the_others_are_served() {
     shop.product("apple", 100, 10).await;
     shop.wallet("alice", 100).await;
     shop.shop.stop_kind(Kind::Product).await.unwrap();
-    let products = join_all((0..50).map(|_| shop.get("/products/apple").into_future()));
+    let products = join_all((0..50).map(|_| shop.get("/products/apple").prefer("wait=0").into_future()));
     let wallets = join_all((0..50).map(|_| shop.get("/wallets/alice").into_future()));
     let (products, wallets) = tokio::join!(products, wallets);
     for answer in products {

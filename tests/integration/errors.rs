@@ -152,11 +152,11 @@ async fn each_kind_may_be_down_while_the_others_answer() {
     for stopped in Kind::ALL {
         shop.shop.stop_kind(stopped).await.unwrap();
         for (kind, path) in reads {
-            let answer = shop.get(path).await;
+            let answer = shop.get(path).prefer("wait=0").await;
             if kind == stopped { retry_after(problem(answer, 503, "unavailable")) } else { drop(answer.is(200)) }
         }
         for (_, path, body) in writes.iter().filter(|(kind, _, _)| *kind == stopped) {
-            retry_after(problem(shop.post(*path, body.clone()).await, 503, "unavailable"));
+            retry_after(problem(shop.post(*path, body.clone()).prefer("wait=0").await, 503, "unavailable"));
         }
         shop.get("/readyz").await.is(200).has(&format!("/kinds/{stopped}"), "unavailable");
         shop.shop.start_kind(stopped).await.unwrap();
@@ -168,7 +168,7 @@ async fn each_kind_may_be_down_while_the_others_answer() {
     // Without the products nobody can be asked for a price; without page and deliveries all is taken.
     shop.shop.stop_kind(Kind::Product).await.unwrap();
     let unpriced = json!({ "id": "o-2", "user": "alice", "product": "apple", "quantity": 1 });
-    retry_after(problem(shop.post("/orders", unpriced.clone()).await, 503, "unavailable"));
+    retry_after(problem(shop.post("/orders", unpriced.clone()).prefer("wait=0").await, 503, "unavailable"));
     shop.get("/orders/o-2").await.refused(404, "not_found");
     shop.shop.start_kind(Kind::Product).await.unwrap();
     shop.shop.stop_kind(Kind::Delivery).await.unwrap();
@@ -216,7 +216,7 @@ async fn a_bridge_that_holds_no_more_requests_says_so() {
     let connection = Connection::connect(&shop.shop.nats_url(), "small-bridge").await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let small = Customer::of(&listener.local_addr().unwrap().to_string());
-    let config = shop_bridge_http::Config { in_flight_max: 1 };
+    let config = shop_bridge_http::Config { in_flight_max: 1, ..Default::default() };
     let bridge = tokio::spawn(shop_bridge_http::run(config, connection, listener, pending()));
     small.get("/wallets/alice").await.is(200);
 

@@ -6,5 +6,6 @@ mod kinds;
 mod local;
 mod refusals;
 mod restarts;
+mod rolling;
 mod servers;
 mod standby;

@@ -66,7 +66,7 @@ async fn the_story(mut shop: TestShop) {
     let second = shop.post("/orders", apples(1)).await.is(201).text("/id");
     let third = shop.post("/orders", apples(2)).await.is(201).text("/id");
     shop.shop.stop_kind(Kind::Order).await.unwrap();
-    let refusal = shop.post("/orders", apples(1)).await.refused(503, "unavailable");
+    let refusal = shop.post("/orders", apples(1)).prefer("wait=0").await.refused(503, "unavailable");
     assert!(refusal.took < Duration::from_secs(1), "after {:?}: {refusal}", refusal.took);
     assert!(refusal.header("retry-after").is_some(), "{refusal}");
     shop.get("/readyz").await.is(200).has("/kinds/order", "unavailable").has("/kinds/mypage", "ready");

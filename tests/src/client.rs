@@ -25,7 +25,7 @@ use crate::wait::until;
 const ANSWER_LIMIT: Duration = Duration::from_secs(35);
 /// Seconds that a write waits for its outcome; what is lost with a killed process is asked for
 /// again the sooner.
-const WAIT: &str = "wait=1";
+pub(crate) const WAIT: &str = "wait=1";
 
 /// A client of one shop. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -63,6 +63,11 @@ impl Ask {
     /// Under this key.
     pub fn key(self, key: impl Into<String>) -> Self {
         Self { key: Some(key.into()), ..self }
+    }
+
+    /// That waits for its outcome as long as one can.
+    pub fn patiently(self) -> Self {
+        Self { prefer: "wait=30", ..self }
     }
 
     /// The outcome is not waited for.

@@ -5,6 +5,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use shop_domain::kind::Kind;
@@ -56,6 +57,8 @@ pub struct Cluster {
     launcher: Launcher,
     /// In how many partitions every kind is to be cut, if that is said.
     partitions: Option<u16>,
+    /// How long bridges serve after SIGTERM, for those who choose between them.
+    leave_time: Duration,
     /// Where the bridge was at its first start; it stays there.
     http: SocketAddr,
     folder: Folder,
@@ -94,7 +97,8 @@ impl Cluster {
     pub fn of(servers: Servers, folder: Folder, partitions: Option<u16>) -> Self {
         let http = SocketAddr::from(([127, 0, 0, 1], 0));
         let (hosts, launcher) = (BTreeMap::new(), Launcher::default());
-        Self { hosts, bridge: None, servers, disks: None, lines: None, launcher, partitions, http, folder }
+        let (bridge, disks, lines, leave_time) = (None, None, None, Duration::ZERO);
+        Self { hosts, bridge, servers, disks, lines, launcher, partitions, leave_time, http, folder }
     }
 
     /// Like [`Self::start`], with disks that can be filled and lines that can be cut. Without
@@ -128,6 +132,12 @@ impl Cluster {
     /// From now on processes are started so that Ctrl-C in the terminal does not reach them.
     pub fn apart(mut self) -> Self {
         self.launcher.apart = true;
+        self
+    }
+
+    /// From now on bridges are started that serve so long after SIGTERM.
+    pub fn whose_bridges_leave_in(mut self, leave_time: Duration) -> Self {
+        self.leave_time = leave_time;
         self
     }
 
@@ -231,7 +241,8 @@ impl Cluster {
     /// Runs `shop-bridge-http` beside the cluster's own bridge, and says where it listens.
     pub async fn spawn_bridge(&self, name: &str, http: SocketAddr) -> (Process, SocketAddr) {
         let (nats_url, http) = (self.nats_url(|lines| &lines.bridge), http.to_string());
-        let options = ["--nats-url", &nats_url, "--http-addr", &http];
+        let leave_ms = self.leave_time.as_millis().to_string();
+        let options = ["--nats-url", &nats_url, "--http-addr", &http, "--leave-ms", &leave_ms];
         let launcher = Launcher { command: vec![], ..self.launcher.clone() };
         let mut bridge = Process::spawn_by(&launcher, Program::Bridge, self.folder(), name, options);
         let http = bridge.says("where it listens", address_in).await;

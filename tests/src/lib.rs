@@ -4,6 +4,7 @@
 //! Must not know how the shop works inside: everything here is seen through HTTP, NATS,
 //! signals, exit codes and files.
 
+pub mod balancer;
 pub mod bench;
 pub mod client;
 pub mod cluster;
@@ -17,4 +18,5 @@ pub mod proxy;
 pub mod rush;
 pub mod seed;
 pub mod servers;
+pub mod siege;
 pub mod wait;

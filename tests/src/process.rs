@@ -67,9 +67,31 @@ impl Process {
         name: &str,
         arguments: impl IntoIterator<Item = A>,
     ) -> Self {
+        Self::start(launcher, &program.path(), folder, name, arguments)
+    }
+
+    /// Starts a program that is not the shop's. Whatever it keeps at home it keeps in the folder.
+    pub fn spawn_other<A: AsRef<OsStr>>(
+        program: &Path,
+        folder: &Path,
+        name: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let mut home = OsString::from("HOME=");
+        home.push(folder);
+        let launcher = Launcher { command: vec!["env".into(), home], apart: true };
+        Self::start(&launcher, program, folder, name, arguments)
+    }
+
+    fn start<A: AsRef<OsStr>>(
+        launcher: &Launcher,
+        path: &Path,
+        folder: &Path,
+        name: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
         let (stdout, to_stdout) = Output::open(folder.join(format!("{name}.stdout")));
         let (stderr, to_stderr) = Output::open(folder.join(format!("{name}.stderr")));
-        let path = program.path();
         let mut words = launcher.command.iter().map(OsString::as_os_str).chain([path.as_os_str()]);
         let mut command = Command::new(words.next().expect("there is the program at least"));
         command.args(words);

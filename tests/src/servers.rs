@@ -177,15 +177,16 @@ pub fn name(number: usize) -> String {
     format!("nats-{}", number + 1)
 }
 
-/// A port that is nobody else's. The server may listen there all the same: both sides allow the
+/// An address on loopback that is nobody else's for as long as the socket is there. A server may listen there all the same: both sides allow the
 /// address to be used again, and this one does not listen.
-fn reserve() -> TcpSocket {
+pub fn reserve() -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("there are sockets");
     socket.set_reuseaddr(true).expect("an address may be used again");
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("there is a free port");
     socket
 }
 
-fn address_of(socket: &TcpSocket) -> SocketAddr {
+/// Where that is.
+pub fn address_of(socket: &TcpSocket) -> SocketAddr {
     socket.local_addr().expect("a bound socket knows where it is")
 }

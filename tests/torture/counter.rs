@@ -64,15 +64,16 @@ impl Counter {
 
     /// Asks until the outcome is known.
     pub(crate) async fn settled(&self, ask: &Ask) -> Found<Answer> {
-        self.asked_until(ask, |status| status != 202).await
+        self.asked_until(ask, |answer| answer.status != 202).await
     }
 
     /// Asks until the shop says at least that it has taken the request.
     pub(crate) async fn taken(&self, ask: &Ask) -> Found<Answer> {
-        self.asked_until(ask, |_| true).await
+        // What is only promised says when it may be there.
+        self.asked_until(ask, |answer| answer.header("retry-after").is_none()).await
     }
 
-    async fn asked_until(&self, ask: &Ask, is_enough: impl Fn(u16) -> bool) -> Found<Answer> {
+    async fn asked_until(&self, ask: &Ask, is_enough: impl Fn(&Answer) -> bool) -> Found<Answer> {
         let start = Instant::now();
         loop {
             self.count(|figures| figures.requests += 1);
@@ -86,7 +87,7 @@ impl Counter {
                     said(&answer)
                 }
                 Ok(answer) if answer.status >= 500 => return untrue(format!("{ask}: {}", said(&answer))),
-                Ok(answer) if is_enough(answer.status) => {
+                Ok(answer) if is_enough(&answer) => {
                     self.count(|figures| figures.answered += 1);
                     self.clock(ask, start.elapsed());
                     return Ok(answer);

@@ -5,14 +5,18 @@ use std::{
     time::Duration,
 };
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use serde_json::json;
 use shop_domain::{id::ProductId, kind::Kind, order::Wanted, product::Quote};
 use shop_nats::{
     connection::Connection,
-    request::{Request, RequestError},
+    request::{Reply, Request, RequestError},
     subject,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::command::QUOTES_MAX;
 
@@ -20,6 +24,9 @@ use super::command::QUOTES_MAX;
 const WAITING_MAX: usize = 4_096;
 /// How long the products may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long there may be no answer before they are asked once more: the host that was asked may be gone,
+/// and all orders without a price wait for this one answer.
+const SILENCE_MAX: Duration = Duration::from_millis(300);
 
 /// Asks products for their price and stock.
 #[derive(Clone, Debug)]
@@ -103,7 +110,18 @@ async fn ask(
         traceparent: None,
         respond_async: false,
     };
-    let reply = connection.request(request, ANSWER_TIMEOUT).await?;
+    let reply = persistently(connection, request).await?;
     let quotes: Vec<Quote> = serde_json::from_slice(&reply.body).unwrap_or_default();
     Ok(products.into_iter().zip(quotes).collect())
+}
+
+/// The first answer to a question that is asked again and again, or the reason why there is none.
+async fn persistently(connection: &Connection, request: Request) -> Result<Reply, RequestError> {
+    let mut asks = FuturesUnordered::new();
+    loop {
+        asks.push(connection.request(request.clone(), ANSWER_TIMEOUT));
+        if let Ok(Some(answer)) = timeout(SILENCE_MAX, asks.next()).await {
+            return answer;
+        }
+    }
 }

@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
+use hyper::Method;
 use serde_json::{Value, json};
 use shop_domain::kind::Kind;
 use shop_tests::{
-    client::Client,
+    client::{Ask, Client},
     cluster::{A_PROCESS_PER_KIND, Cluster},
 };
+use tokio::time::timeout;
 
-/// How soon a customer hears that nobody serves orders.
-const UNAVAILABLE_WITHIN: Duration = Duration::from_secs(1);
+/// How soon a question for a price that nobody has answered is asked again.
+const AGAIN_WITHIN: Duration = Duration::from_secs(2);
+/// How soon a customer who waits a second hears that nobody serves orders.
+const UNAVAILABLE_WITHIN: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn five_processes_play_the_story_and_my_page_outlives_the_order_process() {
@@ -60,6 +65,31 @@ async fn story(client: &Client) -> Value {
     assert_eq!(page["items"][0]["status"], "CANCELLED");
     assert_eq!(page["items"][0]["delivery_status"], "CANCELLED");
     cancelled
+}
+
+#[tokio::test]
+async fn a_question_for_a_price_that_dies_with_a_host_of_products_is_asked_again_soon() {
+    let mut cluster = Cluster::start(1, &A_PROCESS_PER_KIND).await;
+    let client = cluster.client();
+    client.post("/wallets", &json!({ "id": "alice", "balance": 999_999 })).await.json(201);
+    client.post("/products", &json!({ "id": "apple", "name": "apple", "price": 7, "stock": 9 })).await.json(201);
+    cluster.take_host("products").terminate().await;
+    // In their place, somebody who hears what is asked and says nothing until he is asked once more.
+    let nats = async_nats::connect(cluster.nats().url()).await.unwrap();
+    let mut questions = nats.subscribe("shop.product.quote").await.unwrap();
+    nats.flush().await.unwrap();
+    let order = json!({ "id": "o-1", "user": "alice", "product": "apple", "quantity": 1 });
+    let answers = async {
+        questions.next().await.unwrap();
+        let second = timeout(AGAIN_WITHIN, questions.next()).await.expect("it is asked again").unwrap();
+        let quote = json!([{ "offer": { "price": 7, "stock": 9 } }]).to_string();
+        nats.publish(second.reply.unwrap(), quote.into()).await.unwrap();
+        nats.flush().await.unwrap();
+        cluster.start_host("products");
+    };
+    let ask = Ask::new(Method::POST, "/orders").body(order).patiently();
+    let (placed, ()) = tokio::join!(client.exchange(&ask), answers);
+    assert_eq!(placed.unwrap().json(201)["amount"], 7);
 }
 
 async fn nobody_serves_orders(cluster: &mut Cluster, page: &Value) {

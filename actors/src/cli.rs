@@ -9,7 +9,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::{config::Config, host, operator::Tool};
+use crate::{
+    config::{Config, SnapshotOptions},
+    host,
+    operator::Tool,
+};
 
 /// The host of a shop: runs wallets, products, orders, deliveries and my pages over NATS, and
 /// looks into what happened there.
@@ -48,6 +52,8 @@ struct Serve {
     /// Where to serve /healthz, /readyz and /metrics of this host, for example 127.0.0.1:9090 [default: nowhere].
     #[arg(long, env = "SHOP_OBSERVE_ADDR", value_name = "HOST:PORT")]
     observe_addr: Option<String>,
+    #[command(flatten)]
+    snapshots: SnapshotOptions,
 }
 
 impl Cli {
@@ -76,12 +82,12 @@ impl Cli {
 
 impl Serve {
     async fn run(self, stop: CancellationToken) -> ExitCode {
-        let Self { mut kinds, nats_url, data_dir, partitions, replicas, observe_addr } = self;
+        let Self { mut kinds, nats_url, data_dir, partitions, replicas, observe_addr, snapshots } = self;
         let observe_addr = observe_addr.filter(|address| !address.is_empty());
         kinds.sort_unstable();
         kinds.dedup();
         let topology = Topology { partitions, replicas };
-        match host::run(Config { kinds, nats_url, data_dir, observe_addr, topology }, stop).await {
+        match host::run(Config { kinds, nats_url, data_dir, observe_addr, snapshots, topology }, stop).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 tracing::error!("{error}");

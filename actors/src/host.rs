@@ -30,6 +30,10 @@ use crate::{
     outbox::Logs,
     query::Reads,
     reply::Answers,
+    snapshot::{
+        SnapshotError, Snapshots,
+        keeper::{Keeper, Schedule},
+    },
     store::{Store, StoreError, sled::SledStore},
 };
 
@@ -52,6 +56,9 @@ pub enum HostError {
     /// Checkpoints cannot be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There is no place for snapshots.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// A kind cannot be served.
     #[error(transparent)]
     Kind(#[from] KindError),
@@ -76,6 +83,8 @@ struct Shared {
     doors: Connection,
     logs: Logs,
     observed: Arc<Observed>,
+    /// Where snapshots are, and how often they are written.
+    snapshots: Option<(Snapshots, Schedule)>,
 }
 
 /// Runs the host until `stop`: first the doors close and what came in is appended, then the
@@ -102,7 +111,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostErro
     let log: SharedLog = Arc::new(JetStreamLog::new(&reading, &publishing));
     let connections = [("reader", reading.clone()), ("publisher", publishing.clone()), ("doors", doors.clone())];
     observed.connected(Connected { log: log.clone(), connections });
-    let shared = Arc::new(Shared { log, publishing, doors, logs, observed });
+    let snapshots = config.snapshots.snapshots.as_deref().filter(|url| !url.is_empty()).map(Snapshots::open);
+    let snapshots = snapshots.transpose()?.map(|snapshots| (snapshots, config.snapshots.schedule()));
+    let shared = Arc::new(Shared { log, publishing, doors, logs, observed, snapshots });
 
     let mut kinds = JoinSet::new();
     let failed = stop.child_token();
@@ -147,11 +158,17 @@ async fn serve(
     let (replies, to_send) = mpsc::channel(REPLIES_MAX);
     let logs = shared.logs.clone();
     let log = shared.log.clone();
-    let host = KindHost { kind, log, identity, logs, store, replies, view };
+    let snapshots = shared.snapshots.as_ref().map(|(snapshots, _)| snapshots.clone());
+    let host = KindHost { kind, log, identity, logs, store, snapshots, replies, view };
     let stop_partitions = CancellationToken::new();
     let mut running = tokio::spawn(host.run(stop_partitions.clone()));
     let sending = tokio::spawn(answers.clone().run(to_send));
 
+    let stop_keeping = CancellationToken::new();
+    let keeping = shared.snapshots.clone().map(|(snapshots, schedule)| {
+        let keeper = Keeper::new(kind, identity, snapshots, schedule, seen.clone());
+        tokio::spawn(keeper.run(stop_keeping.clone()))
+    });
     let fence = Fence::new(shared.log.clone(), kind);
     let is_open = shared.observed.begins(kind, seen.clone());
     let described = seen.clone();
@@ -181,6 +198,10 @@ async fn serve(
     is_open.store(false, Ordering::Relaxed);
     stop_partitions.cancel();
     let ended = flatten(running.await);
+    stop_keeping.cancel();
+    if let Some(Err(panic)) = futures::future::OptionFuture::from(keeping).await {
+        tracing::error!("snapshots of {kind} could not be written: {panic}");
+    }
     if let Err(panic) = sending.await {
         tracing::error!("answers of {kind} could not all be sent: {panic}");
     }

@@ -29,5 +29,6 @@ pub mod query;
 pub mod replay;
 pub mod reply;
 pub mod settle;
+pub mod snapshot;
 pub mod store;
 pub mod tape;

@@ -98,6 +98,8 @@ pub struct MemoryLog {
 #[derive(Debug)]
 struct KindLog {
     records: Vec<Record>,
+    /// How many records were cut off; they are still in there.
+    cut_off: u64,
     appended: Observers,
 }
 
@@ -127,7 +129,7 @@ impl MemoryLog {
 
     /// The same with the logic of an older shop.
     pub fn with_logic(partitions: u16, logic: Logic, chaos: Arc<dyn Chaos>) -> Self {
-        let empty = |kind| (kind, KindLog { records: vec![], appended: Observers::default() });
+        let empty = |kind| (kind, KindLog { records: vec![], cut_off: 0, appended: Observers::default() });
         Self {
             logs: Arc::new(Mutex::new(Kind::ALL.into_iter().map(empty).collect())),
             dead: Arc::default(),
@@ -156,6 +158,11 @@ impl MemoryLog {
         self.logs().get(&kind).map(|log| log.records.clone()).unwrap_or_default()
     }
 
+    /// Removes all records of a kind before the one at `from`.
+    pub fn cut(&self, kind: Kind, from: u64) {
+        self.logs().get_mut(&kind).expect("every kind has a log").cut_off = from - 1;
+    }
+
     /// Dead letters, with the sequence that they come from and the reason.
     pub fn dead(&self) -> Vec<(Kind, u64, String)> {
         self.dead.lock().expect("nobody panics while changing it").clone()
@@ -179,7 +186,9 @@ impl MemoryLog {
 
     fn record_at(&self, kind: Kind, sequence: u64) -> Option<Record> {
         let index = usize::try_from(sequence.checked_sub(1)?).ok()?;
-        self.logs().get(&kind)?.records.get(index).cloned()
+        let logs = self.logs();
+        let log = logs.get(&kind)?;
+        (sequence > log.cut_off).then(|| log.records.get(index).cloned())?
     }
 }
 
@@ -228,10 +237,11 @@ impl Log for MemoryLog {
 
     fn identity(&self, kind: Kind) -> BoxFuture<'static, Result<Identity, LogError>> {
         let (partitions, logic, last) = (self.partitions, self.logic.number(), self.last_sequence(kind));
+        let first_sequence = self.logs().get(&kind).map_or(0, |log| log.cut_off) + 1;
         async move {
             let epoch = kind as u64 + 1;
             let last_sequence = last.await?;
-            Ok(Identity { created_unix_ns: 0, epoch, partitions, logic, first_sequence: 1, last_sequence })
+            Ok(Identity { created_unix_ns: 0, epoch, partitions, logic, first_sequence, last_sequence })
         }
         .boxed()
     }

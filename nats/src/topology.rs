@@ -127,7 +127,8 @@ impl Connection {
             // A log that is full refuses; it never forgets.
             discard: DiscardPolicy::New,
             deny_delete: true,
-            deny_purge: true,
+            // Only from its beginning on, and only what snapshots stand for: `shop-actors trim`.
+            deny_purge: false,
             metadata: HashMap::from([
                 (EPOCH.into(), format!("{epoch:016x}")),
                 (PARTITIONS.into(), partitions.to_string()),

@@ -104,7 +104,7 @@ async fn production(
     for kind in Kind::ALL {
         logs.insert(kind, log.identity(kind).await.expect("the log in memory answers"));
     }
-    KindHost { kind, identity: logs[&kind], logs, log: Arc::new(log), store, replies, view }
+    KindHost { kind, identity: logs[&kind], logs, log: Arc::new(log), store, snapshots: None, replies, view }
 }
 
 /// The sequence of a partition's last record.

@@ -11,7 +11,8 @@ use std::{
 use bytes::Bytes;
 use shop_actors::{
     kind_host::KindError,
-    store::{Checkpoint, Meta, SharedShelf, Shelf, Store, StoreError, memory::MemoryStore},
+    snapshot::SnapshotError,
+    store::{Checkpoint, Frozen, Items, Meta, SharedShelf, Shelf, Store, StoreError, memory::MemoryStore},
 };
 use shop_domain::{entity::Reply, id::Id, kind::Kind, rows::RowKey};
 use shop_nats::{
@@ -259,5 +260,13 @@ impl Shelf for CellarShelf {
 
     fn blocks(&self) -> bool {
         self.shelf.blocks()
+    }
+
+    fn freeze(&self) -> Result<Option<Box<dyn Frozen>>, StoreError> {
+        self.shelf.freeze()
+    }
+
+    fn restore(&self, meta: &Meta, items_max: u64, items: &mut Items<'_>) -> Result<(), SnapshotError> {
+        self.shelf.restore(meta, items_max, items)
     }
 }

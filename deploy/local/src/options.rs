@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
+use shop_actors::config::SnapshotOptions;
 
 /// Runs the whole shop on this machine: a nats-server, the five kinds and the HTTP bridge.
 #[derive(Clone, Debug, clap::Parser)]
@@ -31,6 +32,10 @@ pub struct Options {
     /// Plays a customer's story through HTTP first, checks every number, and stays open
     #[arg(long, env = "SHOP_DEMO", value_parser = FalseyValueParser::new())]
     pub demo: bool,
+
+    /// Where snapshots are, unless in the data folder
+    #[command(flatten)]
+    pub snapshots: SnapshotOptions,
 }
 
 impl Options {
@@ -43,6 +48,7 @@ impl Options {
             data_dir: data_dir.into(),
             partitions: None,
             demo: false,
+            snapshots: SnapshotOptions::default(),
         }
     }
 }

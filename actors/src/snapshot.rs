@@ -10,6 +10,7 @@ pub mod keeper;
 mod name;
 mod pace;
 pub mod restore;
+pub mod trim;
 
 use std::{
     fmt,
@@ -22,6 +23,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart, local::LocalFileSystem};
+use shop_nats::log::LogError;
 use tokio::sync::mpsc;
 
 pub use self::{format::Header, name::Name, pace::Pace};
@@ -72,6 +74,9 @@ pub enum SnapshotError {
     /// It is not as it was written.
     #[error("it is damaged: {0}")]
     Damaged(String),
+    /// The log could not be asked whether it is of this log.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The checkpoint on this machine could not be read or written.
     #[error(transparent)]
     Checkpoint(#[from] StoreError),
@@ -95,15 +100,20 @@ impl fmt::Debug for Snapshots {
 impl Snapshots {
     /// The snapshots at an address: a folder, which is made where there is none, or a URL.
     pub fn open(url: &str) -> Result<Self, SnapshotError> {
-        let store = match url.split_once("://") {
-            None => folder(url, FilePath::new(url))?,
-            Some(("file", path)) => folder(url, FilePath::new(path))?,
-            Some((scheme, _)) => {
-                let reason = format!("this program knows no {scheme}");
-                return Err(SnapshotError::Address { url: url.to_owned(), reason });
-            }
-        };
-        Ok(Self { store, url: url.to_owned() })
+        if let Some(folder) = folder_in(url) {
+            let failed = |error: io::Error| SnapshotError::Address { url: url.to_owned(), reason: error.to_string() };
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
+        Self::find(url)
+    }
+
+    /// The snapshots at an address, where there must be some.
+    pub fn find(url: &str) -> Result<Self, SnapshotError> {
+        let failed = |reason: String| SnapshotError::Address { url: url.to_owned(), reason };
+        let folder = folder_in(url).ok_or_else(|| failed("this program cannot reach it".to_owned()))?;
+        let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| failed(error.to_string()))?;
+        // What is written there is on the disk before it counts: the log may be cut because of it.
+        Ok(Self { store: Arc::new(store.with_fsync(true)), url: url.to_owned() })
     }
 
     /// Where they are.
@@ -218,12 +228,13 @@ impl Snapshots {
     }
 }
 
-/// A folder. What is written there is on the disk before it counts: the log may be cut because of it.
-fn folder(url: &str, path: &FilePath) -> Result<Arc<dyn ObjectStore>, SnapshotError> {
-    let failed = |reason: String| SnapshotError::Address { url: url.to_owned(), reason };
-    std::fs::create_dir_all(path).map_err(|error| failed(error.to_string()))?;
-    let store = LocalFileSystem::new_with_prefix(path).map_err(|error| failed(error.to_string()))?;
-    Ok(Arc::new(store.with_fsync(true)))
+/// The folder that an address names, if it does.
+fn folder_in(url: &str) -> Option<&FilePath> {
+    match url.split_once("://") {
+        None => Some(FilePath::new(url)),
+        Some(("file", path)) => Some(FilePath::new(path)),
+        Some(_) => None,
+    }
 }
 
 /// What an object store hands over, as something to read from.

@@ -36,7 +36,7 @@ pub async fn where_needed(
                 return Ok(());
             }
             Ok(Some(misfit)) => tracing::warn!("{name} of {}/{} is of no use: {misfit}", place.0, place.1),
-            Err(SnapshotError::Checkpoint(error)) => return Err(error.into()),
+            Err(error @ (SnapshotError::Checkpoint(_) | SnapshotError::Log(_))) => return Err(error),
             Err(error) => tracing::error!("{name} of {}/{} is of no use: {error}", place.0, place.1),
         }
     }
@@ -56,8 +56,7 @@ async fn restore(
         return Ok(Some(format!("the log begins at sequence {} only", identity.first_sequence)));
     }
     let meta = snapshots.meta(place, name).await?;
-    let misfit = misfit(log, place.0, &meta, identity).await;
-    if let Some(misfit) = misfit.map_err(|error| SnapshotError::Store(error.to_string()))? {
+    if let Some(misfit) = misfit(log, place.0, &meta, identity).await? {
         return Ok(Some(misfit));
     }
     let shelf = Arc::clone(shelf);

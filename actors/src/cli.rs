@@ -52,6 +52,10 @@ struct Serve {
     /// Where to serve /healthz, /readyz and /metrics of this host, for example 127.0.0.1:9090 [default: nowhere].
     #[arg(long, env = "SHOP_OBSERVE_ADDR", value_name = "HOST:PORT")]
     observe_addr: Option<String>,
+    /// How large each kind's log may become, in bytes; 0: without limit. When one is full, its door answers
+    /// `overloaded`, nothing is lost, and `shop-actors trim` makes room [default: as it is; without limit].
+    #[arg(long, env = "SHOP_LOG_MAX_BYTES", value_name = "BYTES")]
+    log_max_bytes: Option<u64>,
     #[command(flatten)]
     snapshots: SnapshotOptions,
 }
@@ -82,11 +86,11 @@ impl Cli {
 
 impl Serve {
     async fn run(self, stop: CancellationToken) -> ExitCode {
-        let Self { mut kinds, nats_url, data_dir, partitions, replicas, observe_addr, snapshots } = self;
+        let Self { mut kinds, nats_url, data_dir, partitions, replicas, observe_addr, log_max_bytes, snapshots } = self;
         let observe_addr = observe_addr.filter(|address| !address.is_empty());
         kinds.sort_unstable();
         kinds.dedup();
-        let topology = Topology { partitions, replicas };
+        let topology = Topology { partitions, replicas, log_max_bytes };
         match host::run(Config { kinds, nats_url, data_dir, observe_addr, snapshots, topology }, stop).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -136,8 +136,11 @@ impl Gateway {
         match (error, again) {
             (RequestError::NoResponders { .. }, _) => Err(unserved(asked.route)),
             (RequestError::TimedOut { .. } | RequestError::Failed { .. }, Some(again)) => {
-                let reply = self.doors.request(again, ACCEPT_WAIT).await;
-                reply.map_err(|_| unknown_fate(asked, with_key))
+                match self.doors.request(again, ACCEPT_WAIT).await {
+                    // There was no room for the question, which says nothing of what was asked first.
+                    Ok(Reply { error: Some(Code::OVERLOADED), .. }) | Err(_) => Err(unknown_fate(asked, with_key)),
+                    Ok(reply) => Ok(reply),
+                }
             }
             (error @ (RequestError::TimedOut { .. } | RequestError::Failed { .. }), None) => {
                 tracing::debug!("{error}");

@@ -4,7 +4,9 @@ use std::{fs, path::Path};
 
 use async_nats::jetstream;
 use serde_json::{Value, json};
+use shop_actors::config::SnapshotOptions;
 use shop_domain::kind::Kind;
+use shop_local::Options;
 use shop_tests::{client::Client, market::Market, rush::Rush, seed::rng};
 
 use crate::{
@@ -83,6 +85,61 @@ async fn a_shop_whose_logs_were_cut_and_whose_checkpoints_are_lost_is_as_it_was(
     let orders = &report["books"]["orders"];
     let all = orders["confirmed"].as_u64().unwrap() + orders["rejected"].as_u64().unwrap();
     assert_eq!(all, 3 * ORDERS as u64, "the books hold what was before the cut as well: {report}");
+    shop.close().await;
+}
+
+/// Fills the logs until the door says that there is no room, and answers what it has told by then.
+async fn fill(shop: &TestShop) -> Vec<(String, u16)> {
+    let mut told = Vec::new();
+    for number in 0..100_000 {
+        let id = format!("o-{number}");
+        let order =
+            json!({ "id": id, "user": "alice", "lines": [{ "product": "apple", "quantity": 1, "unit_price": 1 }] });
+        let answer = shop.post("/orders", order).prefer("wait=1").await;
+        told.push((id, answer.status));
+        if answer.status == 503 {
+            assert!(answer.header("retry-after").is_some());
+            answer.has("/code", "overloaded");
+            return told;
+        }
+    }
+    panic!("the logs are not full after {} orders", told.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_log_refuses_loses_nothing_and_goes_on_when_there_is_room() {
+    let small = |options| Options {
+        log_max_bytes: Some(60_000),
+        snapshots: SnapshotOptions { snapshot_every: 10, ..SnapshotOptions::default() },
+        ..options
+    };
+    let shop = TestShop::open_as(small).await;
+    shop.product("apple", 1, 1_000_000).await;
+    shop.wallet("alice", 1_000_000).await;
+    let told = fill(&shop).await;
+    let (refused, taken): (Vec<_>, Vec<_>) = told.into_iter().partition(|(_, status)| *status == 503);
+    assert!(taken.len() > 50, "{taken:?}");
+    assert!(taken.iter().all(|(_, status)| [201, 202].contains(status)), "{taken:?}");
+    // Room is made for one log after the other: what waited for it goes on, and so do the snapshots of the next.
+    let settled = async || {
+        with_snapshots(&shop, "trim --margin 1").await;
+        let mut open = 0;
+        for (id, _) in &taken {
+            open += usize::from(shop.order_status(id).await == "PENDING");
+        }
+        open
+    };
+    eventually("every order that was taken is settled", settled, |open| *open == 0).await;
+    for (id, _) in &taken {
+        assert_eq!(shop.order_status(id).await, "CONFIRMED");
+    }
+    for (id, _) in &refused {
+        shop.get(format!("/orders/{id}")).await.is(404);
+    }
+    let audit = || with_snapshots(&shop, "audit");
+    eventually("the audit", audit, |said| said.stdout.contains("no differences")).await;
+    assert_eq!(shop.stock("apple").await, 1_000_000 - taken.len() as u64);
+    shop.order("after", "alice", "apple", 1).await;
     shop.close().await;
 }
 

@@ -87,7 +87,11 @@ impl Life {
         match outcome {
             Ok(()) | Err(KindError::Log(_) | KindError::Stuck(_)) => {}
             Err(
-                error @ (KindError::Attach(_) | KindError::Store(_) | KindError::Partition(_) | KindError::Bug(..)),
+                error @ (KindError::Attach(_)
+                | KindError::Store(_)
+                | KindError::Snapshot(_)
+                | KindError::Partition(_)
+                | KindError::Bug(..)),
             ) => self.world.observer.report(format!("the host of {} ended: {error}", self.kind)),
         }
         let _the_run_is_over = self.world.events.send(Event::Ended(self.number));

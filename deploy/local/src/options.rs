@@ -33,6 +33,11 @@ pub struct Options {
     #[arg(long, env = "SHOP_DEMO", value_parser = FalseyValueParser::new())]
     pub demo: bool,
 
+    /// How large each kind's log may become, in bytes; 0: without limit. When one is full, orders are answered with
+    /// `overloaded`, nothing is lost, and `shop-actors trim` makes room [default: as it is; without limit]
+    #[arg(long, value_name = "BYTES", env = "SHOP_LOG_MAX_BYTES")]
+    pub log_max_bytes: Option<u64>,
+
     /// Where snapshots are, unless in the data folder
     #[command(flatten)]
     pub snapshots: SnapshotOptions,
@@ -48,6 +53,7 @@ impl Options {
             data_dir: data_dir.into(),
             partitions: None,
             demo: false,
+            log_max_bytes: None,
             snapshots: SnapshotOptions::default(),
         }
     }

@@ -114,6 +114,7 @@ impl Shop {
             nats_url: nats.url(),
             hosts_folder: folder.join("hosts"),
             partitions: options.partitions,
+            log_max_bytes: options.log_max_bytes,
             snapshots: options.snapshots.or_in(&folder.join("snapshots")),
         };
         // One failure ends the shop, so one place is enough.

@@ -9,7 +9,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::{config::Config, host, operator::Tool};
+use crate::{
+    config::{Config, SnapshotOptions},
+    host,
+    operator::Tool,
+};
 
 /// The host of a shop: runs wallets, products, orders, deliveries and my pages over NATS, and
 /// looks into what happened there.
@@ -48,6 +52,12 @@ struct Serve {
     /// Where to serve /healthz, /readyz and /metrics of this host, for example 127.0.0.1:9090 [default: nowhere].
     #[arg(long, env = "SHOP_OBSERVE_ADDR", value_name = "HOST:PORT")]
     observe_addr: Option<String>,
+    /// How large each kind's log may become, in bytes; 0: without limit. When one is full, its door answers
+    /// `overloaded`, nothing is lost, and `shop-actors trim` makes room [default: as it is; without limit].
+    #[arg(long, env = "SHOP_LOG_MAX_BYTES", value_name = "BYTES")]
+    log_max_bytes: Option<u64>,
+    #[command(flatten)]
+    snapshots: SnapshotOptions,
 }
 
 impl Cli {
@@ -76,12 +86,12 @@ impl Cli {
 
 impl Serve {
     async fn run(self, stop: CancellationToken) -> ExitCode {
-        let Self { mut kinds, nats_url, data_dir, partitions, replicas, observe_addr } = self;
+        let Self { mut kinds, nats_url, data_dir, partitions, replicas, observe_addr, log_max_bytes, snapshots } = self;
         let observe_addr = observe_addr.filter(|address| !address.is_empty());
         kinds.sort_unstable();
         kinds.dedup();
-        let topology = Topology { partitions, replicas };
-        match host::run(Config { kinds, nats_url, data_dir, observe_addr, topology }, stop).await {
+        let topology = Topology { partitions, replicas, log_max_bytes };
+        match host::run(Config { kinds, nats_url, data_dir, observe_addr, snapshots, topology }, stop).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 tracing::error!("{error}");

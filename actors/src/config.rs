@@ -1,9 +1,15 @@
 //! What a host is told when it starts.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use clap::{Args, builder::RangedU64ValueParser};
 use shop_domain::kind::Kind;
 use shop_nats::topology::Topology;
+
+use crate::snapshot::keeper::Schedule;
 
 /// What a host runs, and where.
 #[derive(Clone, Debug)]
@@ -16,6 +22,53 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where it answers whoever looks at it, `host:port`; nowhere when there is none.
     pub observe_addr: Option<String>,
+    /// Where snapshots are, and how often they are written.
+    pub snapshots: SnapshotOptions,
     /// How the streams are to be.
     pub topology: Topology,
+}
+
+/// Where snapshots are, and how often they are written.
+#[derive(Clone, Debug, Args)]
+pub struct SnapshotOptions {
+    /// Where snapshots are: a folder that all hosts of a kind share, or a URL [default: nowhere]
+    #[arg(long, env = "SHOP_SNAPSHOTS", value_name = "URL")]
+    pub snapshots: Option<String>,
+
+    /// A partition's snapshot is written after so many records of its kind's log: what a host without a checkpoint
+    /// has to replay, half a minute of work
+    #[arg(long, env = "SHOP_SNAPSHOT_EVERY", value_name = "RECORDS", default_value_t = 100_000,
+          value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    pub snapshot_every: u64,
+
+    /// And after so many minutes, if there were any records
+    #[arg(long, env = "SHOP_SNAPSHOT_MINUTES", value_name = "MINUTES", default_value_t = 60,
+          value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    pub snapshot_minutes: u64,
+
+    /// So many snapshots of each partition are kept, so that one may be damaged
+    #[arg(long, env = "SHOP_SNAPSHOTS_KEPT", value_name = "COUNT", default_value_t = 3,
+          value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    pub snapshots_kept: usize,
+}
+
+impl SnapshotOptions {
+    /// How often, and how many.
+    pub fn schedule(&self) -> Schedule {
+        let interval = Duration::from_secs(self.snapshot_minutes.saturating_mul(60));
+        Schedule { records: self.snapshot_every, interval, keep: self.snapshots_kept }
+    }
+
+    /// The same, in a folder if no other place is named.
+    #[must_use]
+    pub fn or_in(self, folder: &Path) -> Self {
+        let in_folder = || folder.to_string_lossy().into_owned();
+        Self { snapshots: Some(self.snapshots.filter(|url| !url.is_empty()).unwrap_or_else(in_folder)), ..self }
+    }
+}
+
+impl Default for SnapshotOptions {
+    fn default() -> Self {
+        Self { snapshots: None, snapshot_every: 100_000, snapshot_minutes: 60, snapshots_kept: 3 }
+    }
 }

@@ -31,6 +31,10 @@ use crate::{
     outbox::Logs,
     query::Reads,
     reply::Answers,
+    snapshot::{
+        SnapshotError, Snapshots,
+        keeper::{Keeper, Schedule},
+    },
     store::{Store, StoreError, sled::SledStore},
     turn::Turn,
 };
@@ -54,6 +58,9 @@ pub enum HostError {
     /// Checkpoints cannot be kept.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There is no place for snapshots.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// A kind cannot be served.
     #[error(transparent)]
     Kind(#[from] KindError),
@@ -78,6 +85,8 @@ struct Shared {
     doors: Connection,
     logs: Logs,
     observed: Arc<Observed>,
+    /// Where snapshots are, and how often they are written.
+    snapshots: Option<(Snapshots, Schedule)>,
 }
 
 /// Runs the host until `stop`: first the doors close and what came in is appended, then the
@@ -104,7 +113,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostErro
     let log: SharedLog = Arc::new(JetStreamLog::new(&reading, &publishing));
     let connections = [("reader", reading.clone()), ("publisher", publishing.clone()), ("doors", doors.clone())];
     observed.connected(Connected { log: log.clone(), connections });
-    let shared = Arc::new(Shared { log, publishing, doors, logs, observed });
+    let snapshots = config.snapshots.snapshots.as_deref().filter(|url| !url.is_empty()).map(Snapshots::open);
+    let snapshots = snapshots.transpose()?.map(|snapshots| (snapshots, config.snapshots.schedule()));
+    let shared = Arc::new(Shared { log, publishing, doors, logs, observed, snapshots });
 
     let mut kinds = JoinSet::new();
     let failed = stop.child_token();
@@ -149,17 +160,25 @@ async fn serve(
     let (replies, to_send) = mpsc::channel(REPLIES_MAX);
     let logs = shared.logs.clone();
     let log = shared.log.clone();
+    let snapshots = shared.snapshots.as_ref().map(|(snapshots, _)| snapshots.clone());
     let (decisions, turns) = (0..identity.partitions).map(|_| Turn::new()).unzip();
     let (is_ready, ready) = watch::channel(false);
     let here = Here { kind, epoch: identity.epoch, is_ready: ready, view: seen.clone(), decisions };
-    let membership = here.join(shared.doors.clone(), stop.clone()).await?;
+    // Not over the connection of the doors: a message that is sent just when a door closes can make it lose what
+    // was on its way in (async-nats drops a drained subscription as soon as anything else happens).
+    let membership = here.join(shared.publishing.clone(), stop.clone()).await?;
     // Ends with this function: whoever hears nothing more of this host takes over.
     let _membership = AbortOnDropHandle::new(tokio::spawn(membership));
-    let host = KindHost { kind, log, identity, logs, store, replies, view, turns };
+    let host = KindHost { kind, log, identity, logs, store, snapshots, replies, view, turns };
     let stop_partitions = CancellationToken::new();
     let mut running = tokio::spawn(host.run(stop_partitions.clone()));
     let sending = tokio::spawn(answers.clone().run(to_send));
 
+    let stop_keeping = CancellationToken::new();
+    let keeping = shared.snapshots.clone().map(|(snapshots, schedule)| {
+        let keeper = Keeper::new(kind, identity, snapshots, schedule, seen.clone());
+        tokio::spawn(keeper.run(stop_keeping.clone()))
+    });
     let fence = Fence::new(shared.log.clone(), kind);
     let is_open = shared.observed.begins(kind, seen.clone());
     let described = seen.clone();
@@ -190,6 +209,10 @@ async fn serve(
     is_open.store(false, Ordering::Relaxed);
     stop_partitions.cancel();
     let ended = flatten(running.await);
+    stop_keeping.cancel();
+    if let Some(Err(panic)) = futures::future::OptionFuture::from(keeping).await {
+        tracing::error!("snapshots of {kind} could not be written: {panic}");
+    }
     if let Err(panic) = sending.await {
         tracing::error!("answers of {kind} could not all be sent: {panic}");
     }

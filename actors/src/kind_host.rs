@@ -25,6 +25,7 @@ use crate::{
     outbox::Logs,
     partition::{AttachError, Handle, Outlet, Pace, Partition, PartitionError},
     patience,
+    snapshot::{SnapshotError, Snapshots, keeper::NewestSnapshot, restore},
     store::{SharedShelf, Store, StoreError},
     turn::{Role, Turn},
 };
@@ -50,6 +51,8 @@ pub struct KindHost {
     pub logs: Logs,
     /// Where checkpoints go.
     pub store: Arc<dyn Store>,
+    /// Where snapshots are, if there are any.
+    pub snapshots: Option<Snapshots>,
     /// Where answers go.
     pub replies: mpsc::Sender<Reply>,
     /// Where others see what is going on.
@@ -106,6 +109,10 @@ pub struct PartitionView {
     pub handle: Handle,
     /// The sequence of the last record that was handed to it.
     pub assigned: Arc<AtomicU64>,
+    /// Its checkpoint.
+    pub shelf: SharedShelf,
+    /// Its newest snapshot, as far as this host knows.
+    pub snapshot: Arc<NewestSnapshot>,
 }
 
 /// Why a kind cannot be served any more.
@@ -120,6 +127,9 @@ pub enum KindError {
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// What it needs of a snapshot is not to be had.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// A partition cannot go on.
     #[error(transparent)]
     Partition(PartitionError),
@@ -192,8 +202,8 @@ impl KindHost {
         let shelves = shelves.collect::<Result<Vec<_>, StoreError>>()?;
         // A partition that starts again may have a checkpoint beyond what the log held at the first start.
         let furthest = furthest(&shelves, &self.identity)?;
-        let last_sequence = patience::last_sequence(&self.log, self.kind, furthest).await?;
-        let identity = Identity { last_sequence, ..self.identity };
+        let Identity { first_sequence, last_sequence, .. } = patience::identity(&self.log, self.kind, furthest).await?;
+        let identity = Identity { first_sequence, last_sequence, ..self.identity };
         let attempt = stop.child_token();
         let mut tasks = PartitionTasks::new();
         let mut settlers = SettlerTasks::new();
@@ -202,6 +212,9 @@ impl KindHost {
         let mut view = View { parked: parked.clone(), counts: Arc::clone(&counts), ..View::default() };
         let mut after = identity.last_sequence;
         for (number, shelf) in shelves {
+            if let Some(snapshots) = &self.snapshots {
+                restore::where_needed(snapshots, &self.log, (self.kind, number), &shelf, &identity).await?;
+            }
             let attached = patience::attached(&self.log, self.kind, number, &shelf, &identity).await?;
             let cursor = attached.0.cursor;
             after = after.min(cursor);
@@ -210,14 +223,17 @@ impl KindHost {
             let (log, logs) = (self.log.clone(), self.logs.clone());
             let turn = self.turns[usize::from(number)].clone();
             let outlet = Outlet { replies: self.replies.clone(), counts: Arc::clone(&counts), turn };
-            let (partition, settler, handle) = Partition::new(self.kind, number, log, shelf, attached, logs, outlet);
+            let (partition, settler, handle) =
+                Partition::new(self.kind, number, log, Arc::clone(&shelf), attached, logs, outlet);
             let (records, received) = mpsc::channel(PARTITION_BUFFER);
             let run = partition.run(received, pace, attempt.clone());
             tasks.spawn(async move { (number, run.await) });
             settlers.spawn(settler);
             routes.insert(number, (records, Arc::clone(&assigned)));
-            view.partitions.insert(number, PartitionView { handle, assigned });
+            view.partitions.insert(number, PartitionView { handle, assigned, shelf, snapshot: Arc::default() });
         }
+        // What a log was cut off of is in the checkpoints, so nobody waits for it.
+        let after = after.max(identity.first_sequence.saturating_sub(1));
         let (dispatched, dispatched_to) = watch::channel(after);
         view.dispatched = Some(dispatched_to);
         self.view.send_replace(Arc::new(view));

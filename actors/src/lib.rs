@@ -30,6 +30,7 @@ pub mod query;
 pub mod replay;
 pub mod reply;
 pub mod settle;
+pub mod snapshot;
 pub mod store;
 pub mod tape;
 pub mod turn;

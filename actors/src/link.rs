@@ -61,6 +61,16 @@ impl Links {
         self.accepted.get(&source).map_or(0, |accepted| accepted.number)
     }
 
+    /// The number of the last message accepted from each source.
+    pub fn all_accepted(&self) -> impl Iterator<Item = (Source, u64)> {
+        self.accepted.iter().map(|(source, accepted)| (*source, accepted.number))
+    }
+
+    /// The number of the last message sent to each target.
+    pub fn all_sent(&self) -> impl Iterator<Item = (Target, u64)> {
+        self.sent.iter().map(|(target, number)| (*target, *number))
+    }
+
     /// Numbers the next `count` messages to a target; returns the first number.
     pub fn number(&mut self, target: Target, count: usize) -> u64 {
         let sent = self.sent.entry(target).or_default();

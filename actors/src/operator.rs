@@ -1,15 +1,17 @@
 //! Tools for whoever runs a shop: what its logs hold, and whether all of it adds up.
 //!
 //! They read the logs and ask the doors, like anybody; they need no host's data folder and may run
-//! beside a live shop. Only `upgrade` and `dead requeue` write. They exit with 0, with 1 when the
+//! beside a live shop. Only `upgrade`, `dead requeue` and `trim` change anything. They exit with 0, with 1 when the
 //! answer is a no (differences, nothing of that name), and with 2 when they could not find out.
 
 pub mod at;
 pub mod audit;
+mod begin;
 pub mod dead;
 pub mod log;
 mod progress;
 pub mod trace;
+pub mod trim;
 pub mod upgrade;
 pub mod why;
 mod words;
@@ -18,7 +20,6 @@ use std::{
     fmt,
     io::{self, Stdout, Write},
     process::ExitCode,
-    sync::Arc,
 };
 
 use clap::{Args, Subcommand};
@@ -26,14 +27,15 @@ use shop_domain::kind::Kind;
 use shop_nats::{
     connection::{ConnectError, Connection},
     dead::DeadError,
-    jetstream::JetStreamLog,
     log::{AppendError, LogError},
+    trim::TrimError,
 };
 
 use self::progress::Progress;
 use crate::{
     replay::{Replay, ReplayError},
-    tape::{Tape, TapeError},
+    snapshot::{SnapshotError, Snapshots},
+    tape::TapeError,
 };
 
 /// What one may want to know.
@@ -53,6 +55,8 @@ pub enum Tool {
     Dead(dead::Options),
     /// Let all entities behave by a newer logic version from now on.
     Upgrade(upgrade::Options),
+    /// Cut the beginnings of the logs off, as far as snapshots stand for them.
+    Trim(trim::Options),
 }
 
 /// Where the shop is, and how to answer.
@@ -64,6 +68,9 @@ pub struct Common {
     /// Answer in JSON, for programs.
     #[arg(long)]
     json: bool,
+    /// Where the snapshots are: a folder or a URL. Needed once the logs were cut.
+    #[arg(long, env = "SHOP_SNAPSHOTS", value_name = "URL")]
+    snapshots: Option<String>,
 }
 
 /// Why there is no answer.
@@ -87,6 +94,37 @@ pub enum OperatorError {
     /// What was to be written is not in the log.
     #[error("{0}; what is not in the log yet can be tried again")]
     Append(#[from] AppendError),
+    /// A log was cut, and nobody says where its snapshots are.
+    #[error(
+        "the log of {kind} was cut, and begins at sequence {first}: what came before is in snapshots; say where \
+         these are with --snapshots"
+    )]
+    Cut {
+        /// Whose log.
+        kind: Kind,
+        /// Where it begins.
+        first: u64,
+    },
+    /// A log was cut, and its snapshots are not there.
+    #[error(
+        "the log of {kind} was cut, and begins at sequence {first}, but no snapshot of {kind}/{partition} in {url} goes up to there"
+    )]
+    NoSnapshot {
+        /// Whose log.
+        kind: Kind,
+        /// Of which partition there is none.
+        partition: u16,
+        /// Where it begins.
+        first: u64,
+        /// Where they should be.
+        url: String,
+    },
+    /// There is no snapshot to be had.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A log was not cut.
+    #[error(transparent)]
+    Trim(#[from] TrimError),
     /// Nobody says who serves.
     #[error("cannot ask who serves: {0}")]
     Hosts(String),
@@ -112,6 +150,7 @@ impl Tool {
             Self::At(options) => at::run(options, &mut out).await,
             Self::Dead(options) => dead::run(options, &mut out).await,
             Self::Upgrade(options) => upgrade::run(options, &mut out).await,
+            Self::Trim(options) => trim::run(options, &mut out).await,
         };
         match answered.and_then(|code| Ok(out.flush().map(|()| code)?)) {
             Ok(code) => code,
@@ -133,13 +172,9 @@ impl Common {
         Ok(Connection::connect(&self.nats_url, &format!("shop-actors {tool}")).await?)
     }
 
-    /// The logs of these kinds.
-    async fn tape(connection: &Connection, kinds: &[Kind]) -> Result<Tape, OperatorError> {
-        let log = Arc::new(JetStreamLog::new(connection, connection));
-        Tape::open(log, kinds).await.map_err(|error| match error {
-            TapeError::Log(error) => OperatorError::Log(error),
-            TapeError::Silent { .. } | TapeError::Gap { .. } => OperatorError::Tape(error),
-        })
+    /// The snapshots, if somebody says where they are.
+    fn snapshots(&self) -> Result<Option<Snapshots>, SnapshotError> {
+        self.snapshots.as_deref().filter(|url| !url.is_empty()).map(Snapshots::find).transpose()
     }
 }
 

@@ -131,6 +131,21 @@ pub enum AttachError {
         /// How it differs.
         reason: String,
     },
+    /// The log was cut, and what is known here ends before.
+    #[error(
+        "the log of {kind} begins at sequence {first}, but {kind}/{partition} has to go on from {needed}, and there is \
+         no snapshot from which it could; start the host with --snapshots and the place where those of this log are"
+    )]
+    Trimmed {
+        /// Whose log.
+        kind: Kind,
+        /// Which partition.
+        partition: u16,
+        /// Where it begins.
+        first: u64,
+        /// Where it should begin at the latest.
+        needed: u64,
+    },
     /// Its entities behave in a way that this program does not know.
     #[error("{0}/{1}: {2}")]
     Logic(Kind, u16, UnknownLogic),
@@ -175,25 +190,38 @@ pub async fn attach(
     identity: &Identity,
 ) -> Result<(Meta, Logic), AttachError> {
     let meta = shelf.meta()?.unwrap_or_else(|| Meta::new(identity));
-    let other = |reason: String| Err(AttachError::OtherLog { kind, partition, reason });
-    if identity.first_sequence > meta.cursor + 1 {
-        return other(format!("the log begins at {}, the checkpoint ends at {}", identity.first_sequence, meta.cursor));
+    let (first, needed) = (identity.first_sequence, meta.needs_from());
+    if meta.epoch == identity.epoch && first > needed {
+        return Err(AttachError::Trimmed { kind, partition, first, needed });
     }
     let logic = Logic::try_from(meta.logic).map_err(|unknown| AttachError::Logic(kind, partition, unknown))?;
+    match misfit(log, kind, &meta, identity).await? {
+        Some(reason) => Err(AttachError::OtherLog { kind, partition, reason }),
+        None => Ok((meta, logic)),
+    }
+}
+
+/// Why a checkpoint is not of this log, if it is not.
+///
+/// Its record at the cursor tells, which a log that was cut behind a snapshot still holds: it keeps a
+/// margin before it. Only where others had the last word is it gone, and a snapshot vouches for all
+/// that came since. There, epoch and creation must do.
+pub async fn misfit(log: &SharedLog, kind: Kind, meta: &Meta, identity: &Identity) -> Result<Option<String>, LogError> {
     if (meta.epoch, meta.created_unix_ns) != (identity.epoch, identity.created_unix_ns) {
-        return other(format!("the log has the epoch {:016x} instead of {:016x}", identity.epoch, meta.epoch));
+        return Ok(Some(format!("the log has the epoch {:016x} instead of {:016x}", identity.epoch, meta.epoch)));
     }
     if identity.last_sequence < meta.cursor {
-        return other(format!("the log ends at {}, the checkpoint at {}", identity.last_sequence, meta.cursor));
+        return Ok(Some(format!("the log ends at {}, the checkpoint at {}", identity.last_sequence, meta.cursor)));
     }
-    if meta.cursor > 0 {
-        match log.record(kind, meta.cursor).await? {
-            Some(record) if hash(&record.payload) == meta.cursor_hash => {}
-            Some(_) => return other(format!("the log holds another message at sequence {}", meta.cursor)),
-            None => return other(format!("the log does not hold sequence {} any more", meta.cursor)),
-        }
+    let is_cut_off = meta.cursor < identity.first_sequence && meta.cursor < meta.complete_to;
+    if meta.cursor == 0 || is_cut_off {
+        return Ok(None);
     }
-    Ok((meta, logic))
+    Ok(match log.record(kind, meta.cursor).await? {
+        Some(record) if hash(&record.payload) == meta.cursor_hash => None,
+        Some(_) => Some(format!("the log holds another message at sequence {}", meta.cursor)),
+        None => Some(format!("the log does not hold sequence {} any more", meta.cursor)),
+    })
 }
 
 impl Partition {

@@ -20,12 +20,12 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 /// Pause before it is asked again.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How far a log goes; at least to `expected`, unless it does not come to that.
-pub async fn last_sequence(log: &SharedLog, kind: Kind, expected: u64) -> Result<u64, LogError> {
+/// From where to where a log goes; at least to `expected`, unless it does not come to that.
+pub async fn identity(log: &SharedLog, kind: Kind, expected: u64) -> Result<Identity, LogError> {
     let start = Instant::now();
     loop {
-        match log.last_sequence(kind).await {
-            Ok(last) if last < expected && start.elapsed() < END_LIMIT => {
+        match log.identity(kind).await {
+            Ok(Identity { last_sequence: last, .. }) if last < expected && start.elapsed() < END_LIMIT => {
                 tracing::warn!("the log of {kind} ends at {last}, a checkpoint at {expected}; asking again");
             }
             Err(error @ LogError::Failed { .. }) if start.elapsed() < ANSWER_LIMIT => {

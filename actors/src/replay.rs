@@ -30,7 +30,11 @@ use shop_domain::{
 use shop_nats::{log::Record, subject::partition_of};
 
 pub use self::acceptor::{Acceptor, Arrival, Content, Fate, Place, ReplayError, Step};
-use crate::{link::Target, outbox::Logs};
+use crate::{
+    link::Target,
+    outbox::Logs,
+    store::{Item, Meta},
+};
 
 /// The entities of some kinds, and the links between their partitions.
 #[derive(Debug)]
@@ -38,7 +42,7 @@ pub struct Replay {
     logs: Logs,
     links: Acceptor,
     /// As on a host, an entity belongs to the partition that its messages came to.
-    entities: BTreeMap<Place, BTreeMap<Id, Entity>>,
+    entities: BTreeMap<Place, Entities>,
     parked: BTreeMap<Place, Parked>,
 }
 
@@ -52,6 +56,9 @@ pub struct Parked {
     /// What it said.
     pub panic: String,
 }
+
+/// The entities of one partition.
+pub type Entities = BTreeMap<Id, Entity>;
 
 /// One entity.
 #[derive(Debug)]
@@ -89,6 +96,18 @@ impl Replay {
     /// Nothing has happened yet.
     pub fn new(logs: Logs) -> Self {
         Self { links: Acceptor::new(logs.clone()), logs, entities: BTreeMap::new(), parked: BTreeMap::new() }
+    }
+
+    /// Puts a partition where a snapshot has it.
+    pub fn restore(&mut self, place: Place, meta: &Meta, entities: Entities) -> Result<(), ReplayError> {
+        self.links.restore(place, meta)?;
+        self.entities.insert(place, entities);
+        Ok(())
+    }
+
+    /// The receiving ends of all links.
+    pub const fn acceptor(&self) -> &Acceptor {
+        &self.links
     }
 
     /// Applies the next record of a kind's log.
@@ -173,6 +192,16 @@ impl Replay {
         }
         handled
     }
+}
+
+/// Takes in a state or a row as it is stored.
+pub fn insert(entities: &mut Entities, kind: Kind, item: Item) -> Result<(), rmp_serde::decode::Error> {
+    let entity = entities.entry(item.id).or_insert_with(|| Entity::absent(kind));
+    match item.row {
+        Some(row) => drop(entity.rows.insert(row, item.value.into())),
+        None => entity.state = State::decode(kind, &item.value)?,
+    }
+    Ok(())
 }
 
 impl Entity {

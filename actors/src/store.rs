@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use shop_domain::{id::Id, rows::RowKey};
 use shop_nats::log::Identity;
 
-use crate::{changes::Changes, link::Links};
+use crate::{changes::Changes, link::Links, snapshot::SnapshotError};
 
 /// The checkpoints of one kind.
 pub trait Store: Debug + Send + Sync {
@@ -54,7 +54,40 @@ pub trait Shelf: Debug + Send + Sync {
 
     /// Whether writing takes long enough to be done on a thread for blocking work.
     fn blocks(&self) -> bool;
+
+    /// The checkpoint as it is now, which stays so while others are written; none when there is none.
+    fn freeze(&self) -> Result<Option<Box<dyn Frozen>>, StoreError>;
+
+    /// Puts another checkpoint in the place of this one: all of it or, after an error, nothing. Its
+    /// items come in the order in which [`Frozen::each`] gives them; there are at most so many.
+    fn restore(&self, meta: &Meta, items_max: u64, items: &mut Items<'_>) -> Result<(), SnapshotError>;
 }
+
+/// A checkpoint that does not change any more.
+pub trait Frozen: Debug + Send {
+    /// Up to where it goes.
+    fn meta(&self) -> &Meta;
+
+    /// How many items it may have.
+    fn items_max(&self) -> u64;
+
+    /// Hands over every item once: the rows by id and key, then the states by id.
+    fn each(&self, take: &mut dyn FnMut(Item) -> Result<(), SnapshotError>) -> Result<(), SnapshotError>;
+}
+
+/// A state or a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Of which entity.
+    pub id: Id,
+    /// The row's key; none for a state.
+    pub row: Option<RowKey>,
+    /// As it is stored.
+    pub value: Bytes,
+}
+
+/// Items on their way into a checkpoint.
+pub type Items<'a> = dyn Iterator<Item = Result<Item, SnapshotError>> + 'a;
 
 /// A partition's checkpoint, shared.
 pub type SharedShelf = Arc<dyn Shelf>;
@@ -74,6 +107,10 @@ pub struct Meta {
     pub cursor_hash: u64,
     /// The numbers of all links at the cursor.
     pub links: Links,
+    /// The sequence up to which the log is known to hold nothing for the partition that is not in here.
+    /// Beyond the cursor only where others had the last word.
+    #[serde(default)]
+    pub complete_to: u64,
 }
 
 impl Meta {
@@ -86,7 +123,13 @@ impl Meta {
             cursor: 0,
             cursor_hash: 0,
             links: Links::default(),
+            complete_to: 0,
         }
+    }
+
+    /// The sequence from which on the log must hold all that is for the partition, so that it goes on from here.
+    pub fn needs_from(&self) -> u64 {
+        self.cursor.max(self.complete_to) + 1
     }
 }
 

@@ -1,13 +1,14 @@
-//! Logs as a tape: every record of some kinds from the first one on, in the order of their times,
-//! up to where the logs ended when they were looked at. Read-only.
+//! Logs as a tape: every record of some kinds from the first one on, or of each partition from behind
+//! its snapshot on, in the order of their times, up to where the logs ended when they were looked at.
+//! Read-only.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use shop_domain::kind::Kind;
 use shop_nats::log::{Identity, LogError, Record, SharedLog};
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::outbox::Logs;
+use crate::{outbox::Logs, replay::Place};
 
 /// How long a record that the log says it has may take to arrive. Longer than a reader needs to
 /// be made anew a few times.
@@ -26,6 +27,8 @@ struct Track {
     kind: Kind,
     identity: Identity,
     records: mpsc::Receiver<Result<Record, LogError>>,
+    /// What is known already of some partitions: up to there.
+    known: BTreeMap<u16, u64>,
     /// What was read and not handed out.
     next: Option<Record>,
     /// The sequence up to which records were read.
@@ -65,13 +68,26 @@ pub enum TapeError {
 impl Tape {
     /// The logs of these kinds from their beginning, up to where they end now.
     pub async fn open(log: SharedLog, kinds: &[Kind]) -> Result<Self, TapeError> {
-        let mut tracks = Vec::with_capacity(kinds.len());
-        for kind in kinds.iter().copied() {
-            let identity = log.identity(kind).await?;
-            let records = log.read(kind, identity.epoch, 0);
-            tracks.push(Track { kind, identity, records, next: None, read: 0, end: identity.last_sequence });
+        let mut logs = Logs::new();
+        for kind in kinds {
+            logs.insert(*kind, log.identity(*kind).await?);
         }
-        Ok(Self { log, tracks })
+        Ok(Self::behind(log, &logs, &BTreeMap::new()))
+    }
+
+    /// These logs from behind what is known already of their partitions. A log of which nothing is
+    /// known is read from its beginning.
+    pub fn behind(log: SharedLog, logs: &Logs, known: &BTreeMap<Place, u64>) -> Self {
+        let track = |(kind, identity): (&Kind, &Identity)| {
+            let of_kind = known.iter().filter(|((of, _), _)| of == kind);
+            let known: BTreeMap<u16, u64> = of_kind.map(|((_, partition), cursor)| (*partition, *cursor)).collect();
+            // Where little comes to a partition, the log may have been cut far behind what is known of it.
+            let cut_off = if known.is_empty() { 0 } else { identity.first_sequence - 1 };
+            let read = known.values().copied().min().unwrap_or(0).max(cut_off);
+            let records = log.read(*kind, identity.epoch, read);
+            Track { kind: *kind, identity: *identity, records, known, next: None, read, end: identity.last_sequence }
+        };
+        Self { tracks: logs.iter().map(track).collect(), log }
     }
 
     /// Goes on to where the logs end now.
@@ -102,6 +118,11 @@ impl Tape {
         self.tracks.iter().map(|track| (track.kind, track.identity)).collect()
     }
 
+    /// How many records there are to read.
+    pub fn remaining(&self) -> u64 {
+        self.tracks.iter().map(|track| track.end.saturating_sub(track.read)).sum()
+    }
+
     /// For every kind, the sequence up to which it is read.
     pub fn ends(&self) -> impl Iterator<Item = (Kind, u64)> {
         self.tracks.iter().map(|track| (track.kind, track.end))
@@ -127,7 +148,8 @@ impl Track {
             // A reader may bring a record twice.
             if record.sequence > after {
                 self.read = record.sequence;
-                self.next = Some(record);
+                let is_known = self.known.get(&record.partition).is_some_and(|cursor| record.sequence <= *cursor);
+                self.next = Some(record).filter(|_| !is_known);
             }
         }
         Ok(())

@@ -72,6 +72,8 @@ pub(crate) struct Errand {
     pub(crate) wait: Duration,
     /// How long to wait for somebody who could give it.
     pub(crate) patience: Duration,
+    /// Whether it asks what became of an earlier one.
+    is_question: bool,
     /// How long the kind may have been away already.
     absence_max: Duration,
 }
@@ -106,13 +108,13 @@ impl Errand {
     /// Asks so long, and waits for a process only as long as one is restarted.
     pub(crate) fn new(kind: Kind, request: Request, is_repeatable: bool, wait: Duration, patience: Duration) -> Self {
         let request = Arc::new(request);
-        Self { kind, request, is_repeatable, wait, patience, absence_max: ABSENCE_MAX }
+        Self { kind, request, is_repeatable, wait, patience, is_question: false, absence_max: ABSENCE_MAX }
     }
 
     /// The question whether it was taken, which is the request once more; for those that may be repeated.
     pub(crate) fn was_it_taken(&self, wait: Duration) -> Self {
         let request = Arc::new(Request { respond_async: true, ..(*self.request).clone() });
-        Self { request, wait, patience: wait, ..self.clone() }
+        Self { request, wait, patience: wait, is_question: true, ..self.clone() }
     }
 
     /// The same, until it is, however long nobody is there.
@@ -125,9 +127,14 @@ impl Errand {
         SILENCE_MIN.min(self.wait / 2)
     }
 
-    /// Whether another ask can only bring something better.
-    fn is_poor(&self, reply: &Reply) -> bool {
-        self.is_repeatable && reply.error == Some(Code::UNAVAILABLE)
+    /// Whether another ask can only bring something better. That there is no room for one says nothing of
+    /// those before it that may have been taken.
+    fn is_poor(&self, reply: &Reply, may_be_taken: bool) -> bool {
+        match reply.error {
+            Some(Code::UNAVAILABLE) => self.is_repeatable,
+            Some(Code::OVERLOADED) => self.is_question || may_be_taken,
+            _ => false,
+        }
     }
 }
 
@@ -157,7 +164,7 @@ impl Doors {
         }
         let mut first = pin!(self.multiplexer.ask(Arc::clone(&errand.request)));
         match timeout(errand.first_silence(), &mut first).await {
-            Ok(Ok(reply)) if !errand.is_poor(&reply) => {
+            Ok(Ok(reply)) if !errand.is_poor(&reply, false) => {
                 self.away[errand.kind as usize].is_back();
                 Ok(reply)
             }
@@ -243,7 +250,7 @@ impl<'a> Persistence<'a> {
         match heard {
             Ok(reply) => {
                 away.is_back();
-                if !self.errand.is_poor(&reply) {
+                if !self.errand.is_poor(&reply, self.may_be_taken()) {
                     return Some(reply);
                 }
                 self.refusal = Some(reply);

@@ -14,7 +14,11 @@ use shop_domain::{
     id::Id,
     problem::{Code, Problem},
 };
-use shop_nats::{connection::Connection, request::Request, subject};
+use shop_nats::{
+    connection::Connection,
+    request::{Reply, Request},
+    subject,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use warp::{
     http::{HeaderMap, Method},
@@ -158,6 +162,10 @@ impl Gateway {
             Unanswered::Unknown if !is_repeatable => Err(unknown_fate(asked, with_key)),
             Unanswered::Unknown => match (self.doors.ask(&errand.was_it_taken(ACCEPT_WAIT)).await, id) {
                 (Ok(reply), _) => Ok(reply::of(reply, asked)),
+                // There is no room for the question, which says nothing of what was asked first.
+                (Err(Unanswered::Refused(Reply { error: Some(Code::OVERLOADED), .. })), _) => {
+                    Err(unknown_fate(asked, with_key))
+                }
                 (Err(_), Some(id)) if route.repeat == Repeat::Always => {
                     self.insist(errand, id.clone(), permit);
                     Ok(reply::promised(asked))

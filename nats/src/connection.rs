@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, Event, ServerAddr, connection::State};
+use async_nats::{Client, ConnectOptions, Event, Request, RequestErrorKind, ServerAddr, connection::State};
 use futures::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
-use crate::cut_off;
+use crate::{cut_off, subject};
 
 /// Oldest server that the shop runs on: before 2.12, `sync_interval: always` could still
 /// lose acknowledged messages and stream metadata was rewritten on update.
@@ -142,10 +142,23 @@ impl Connection {
         self.client.max_payload()
     }
 
-    /// Lets all that was published leave, in at most `limit`, and closes the connection.
+    /// Waits until the server has done all that it was sent before: it answers in turn that nobody listens there.
+    pub(crate) async fn round_trip(&self, limit: Duration) -> Result<(), String> {
+        let request = Request::new().timeout(Some(limit));
+        match self.client.send_request(subject::NOBODY, request).await {
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
+            Err(error) => Err(error.to_string()),
+            Ok(_) => Err(format!("somebody answers on {}", subject::NOBODY)),
+        }
+    }
+
+    /// Lets all that was published arrive, in at most `limit`, and closes the connection. That it has left is not
+    /// enough: a socket that is closed before all that came in was read takes back what the server has not read yet.
     pub async fn close(&self, limit: Duration) {
-        if self.is_connected() && !matches!(tokio::time::timeout(limit, self.client.flush()).await, Ok(Ok(()))) {
-            tracing::warn!("not everything published could be sent within {limit:?}");
+        if self.is_connected()
+            && let Err(error) = self.round_trip(limit).await
+        {
+            tracing::warn!("not everything published has arrived within {limit:?}: {error}");
         }
         if let Err(error) = self.client.drain().await {
             tracing::debug!("the connection was closed already: {error}");

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use async_nats::{HeaderMap, Message, Subscriber};
@@ -17,6 +18,9 @@ use crate::{bundle, connection::Connection, discovery::Stats, header, subject};
 
 /// Hosts of the same kind share the requests: each goes to one of them.
 pub(crate) const QUEUE_GROUP: &str = "shop";
+
+/// How long the server may take to let requests come in.
+const LISTEN_WAIT: Duration = Duration::from_secs(10);
 
 /// Seconds after which a refused caller may try again.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -84,7 +88,7 @@ impl Connection {
         let requests = subscribed.map_err(|error| failed(error.to_string()))?;
         self.announce(kind, Arc::clone(stats)).await.map_err(failed)?;
         // From here on, a request cannot find nobody.
-        self.client().flush().await.map_err(|error| failed(error.to_string()))?;
+        self.round_trip(LISTEN_WAIT).await.map_err(failed)?;
         Ok(Listener { kind, requests, unpacked: VecDeque::new() })
     }
 

@@ -101,6 +101,7 @@ impl Log for JetStreamLog {
             let subject = subject::log(kind, partition);
             let failed = move |error: async_nats::error::Error<PublishErrorKind>| AppendError {
                 subject: subject::log(kind, partition),
+                is_full: is_full(&error),
                 reason: error.to_string(),
             };
             let ack = context.publish(subject, frame).await.map_err(failed)?;
@@ -342,6 +343,22 @@ impl Reader {
         let reason = format!("it ends at {} though {} was read", identity.last_sequence, self.after);
         if self.rolled_back < ROLLED_BACK_ANSWERS { Err(Lost::Broken(reason)) } else { other(reason) }
     }
+}
+
+/// Whether a server says that it has not stored something for want of room: that of the stream, of the
+/// account or of the server itself.
+fn is_full(error: &async_nats::error::Error<PublishErrorKind>) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<jetstream::Error>());
+    let Some(error) = source else { return false };
+    let no_room = [
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+        ErrorCode::INSUFFICIENT_RESOURCES,
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+    ];
+    // Other failures of a store have the same code, of which nobody knows how far they came.
+    let is_beyond_limit =
+        error.error_code() == ErrorCode::STREAM_STORE_FAILED && error.to_string().contains("maximum ");
+    is_beyond_limit || no_room.contains(&error.error_code())
 }
 
 /// A server that was cut off from the others, or frozen, goes on for seconds to believe that it leads,

@@ -21,3 +21,4 @@ pub mod publisher;
 pub mod request;
 pub mod subject;
 pub mod topology;
+pub mod trim;

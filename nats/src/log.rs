@@ -82,6 +82,8 @@ pub struct AppendError {
     pub subject: String,
     /// Why.
     pub reason: String,
+    /// Whether it is not there for sure, because there is no room for it.
+    pub is_full: bool,
 }
 
 /// Why the log could not be asked, or is not what was expected.

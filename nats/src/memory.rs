@@ -98,6 +98,10 @@ pub struct MemoryLog {
 #[derive(Debug)]
 struct KindLog {
     records: Vec<Record>,
+    /// How many records were cut off; they are still in there.
+    cut_off: u64,
+    /// How many there may be.
+    room: u64,
     appended: Observers,
 }
 
@@ -127,7 +131,8 @@ impl MemoryLog {
 
     /// The same with the logic of an older shop.
     pub fn with_logic(partitions: u16, logic: Logic, chaos: Arc<dyn Chaos>) -> Self {
-        let empty = |kind| (kind, KindLog { records: vec![], appended: Observers::default() });
+        let empty =
+            |kind| (kind, KindLog { records: vec![], cut_off: 0, room: u64::MAX, appended: Observers::default() });
         Self {
             logs: Arc::new(Mutex::new(Kind::ALL.into_iter().map(empty).collect())),
             dead: Arc::default(),
@@ -156,6 +161,20 @@ impl MemoryLog {
         self.logs().get(&kind).map(|log| log.records.clone()).unwrap_or_default()
     }
 
+    /// Removes all records of a kind before the one at `from`.
+    pub fn cut(&self, kind: Kind, from: u64) {
+        self.logs().get_mut(&kind).expect("every kind has a log").cut_off = from - 1;
+    }
+
+    /// Lets a kind's log have so many records from now on.
+    pub fn limit(&self, kind: Kind, records: u64) {
+        self.logs().get_mut(&kind).expect("every kind has a log").room = records;
+    }
+
+    fn is_full(&self, kind: Kind) -> bool {
+        self.logs().get(&kind).is_some_and(|log| log.records.len() as u64 - log.cut_off >= log.room)
+    }
+
     /// Dead letters, with the sequence that they come from and the reason.
     pub fn dead(&self) -> Vec<(Kind, u64, String)> {
         self.dead.lock().expect("nobody panics while changing it").clone()
@@ -179,18 +198,29 @@ impl MemoryLog {
 
     fn record_at(&self, kind: Kind, sequence: u64) -> Option<Record> {
         let index = usize::try_from(sequence.checked_sub(1)?).ok()?;
-        self.logs().get(&kind)?.records.get(index).cloned()
+        let logs = self.logs();
+        let log = logs.get(&kind)?;
+        (sequence > log.cut_off).then(|| log.records.get(index).cloned())?
     }
 }
 
 impl Log for MemoryLog {
     fn append(&self, kind: Kind, partition: u16, frame: Bytes) -> BoxFuture<'static, Result<Appending, AppendError>> {
+        if self.is_full(kind) {
+            let (subject, reason) = (subject::log(kind, partition), "it is full".to_owned());
+            let refused: Appending = std::future::ready(Err(AppendError { subject, reason, is_full: true })).boxed();
+            return std::future::ready(Ok(refused)).boxed();
+        }
         let fate = self.chaos.append(kind, partition);
         let stored = match fate {
             Fate::Stored(_) | Fate::Unacknowledged => Some(self.store(kind, partition, frame)),
             Fate::Refused(_) | Fate::Lost => None,
         };
-        let failed = move |reason: &str| AppendError { subject: subject::log(kind, partition), reason: reason.into() };
+        let failed = move |reason: &str| AppendError {
+            subject: subject::log(kind, partition),
+            reason: reason.into(),
+            is_full: false,
+        };
         let acknowledgement: Appending = async move {
             match (fate, stored) {
                 (Fate::Stored(after), Some(sequence)) => {
@@ -228,10 +258,11 @@ impl Log for MemoryLog {
 
     fn identity(&self, kind: Kind) -> BoxFuture<'static, Result<Identity, LogError>> {
         let (partitions, logic, last) = (self.partitions, self.logic.number(), self.last_sequence(kind));
+        let first_sequence = self.logs().get(&kind).map_or(0, |log| log.cut_off) + 1;
         async move {
             let epoch = kind as u64 + 1;
             let last_sequence = last.await?;
-            Ok(Identity { created_unix_ns: 0, epoch, partitions, logic, first_sequence: 1, last_sequence })
+            Ok(Identity { created_unix_ns: 0, epoch, partitions, logic, first_sequence, last_sequence })
         }
         .boxed()
     }
@@ -287,6 +318,7 @@ async fn read(log: MemoryLog, kind: Kind, mut after: u64, records: mpsc::Sender<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::publisher::Room;
 
     /// Of seven frames, one is refused, one is lost, one is stored without an acknowledgement. (A
     /// period that the window does not divide: else the same frame would be hit for ever.)
@@ -333,6 +365,26 @@ mod tests {
         }
         assert_eq!(next, 20);
         assert!(resent.load(std::sync::atomic::Ordering::Relaxed) > 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_offered_to_a_full_log_is_given_up_and_what_is_sent_waits_for_room() {
+        let log = MemoryLog::new(1, Arc::new(Calm));
+        log.limit(Kind::Wallet, 1);
+        let publisher = || crate::publisher::Publisher::new(Arc::new(log.clone()), Kind::Wallet, 0, 1);
+        let (door, partition) = (publisher(), publisher());
+        assert_eq!(door.offer("a".into()).await.await, Ok(Room::Taken));
+        assert_eq!(door.offer("b".into()).await.await, Ok(Room::Full));
+        let mut sent = partition.send("c".into()).await;
+        sleep(Duration::from_secs(10)).await;
+        assert!(sent.try_recv().is_err());
+        log.cut(Kind::Wallet, 2);
+        sent.await.unwrap();
+        assert_eq!(door.offer("d".into()).await.await, Ok(Room::Full));
+        log.limit(Kind::Wallet, 2);
+        assert_eq!(door.offer("e".into()).await.await, Ok(Room::Taken));
+        let payloads: Vec<_> = log.records(Kind::Wallet).into_iter().map(|record| record.payload).collect();
+        assert_eq!(payloads, ["a", "c", "e"]);
     }
 
     /// The reader is lost at the second record, and the third comes twice; the fourth never comes.

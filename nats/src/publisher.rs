@@ -30,13 +30,44 @@ pub struct Publisher {
 /// Resolves when the log has the frame. Its error means that the process is ending.
 pub type Acknowledged = oneshot::Receiver<()>;
 
+/// Resolves when the log has the frame, or has no room for it. Its error means that the process is ending.
+pub type Offered = oneshot::Receiver<Room>;
+
+/// Whether there was room for a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// The log has it.
+    Taken,
+    /// The log does not have it, and it is not sent again.
+    Full,
+}
+
 /// Counts the frames that publishers have sent again.
 pub type Resent = Arc<AtomicU64>;
 
 #[derive(Debug)]
 struct Unsent {
     frame: Bytes,
-    done: oneshot::Sender<()>,
+    done: Done,
+}
+
+/// Who waits for a frame.
+#[derive(Debug)]
+enum Done {
+    /// Somebody for whom it is sent until the log has it.
+    Sent(oneshot::Sender<()>),
+    /// Somebody who can do without.
+    Offered(oneshot::Sender<Room>),
+}
+
+impl Done {
+    /// Nobody waits any more when the sender is being stopped.
+    fn taken(self) {
+        match self {
+            Self::Sent(done) => drop(done.send(())),
+            Self::Offered(done) => drop(done.send(Room::Taken)),
+        }
+    }
 }
 
 impl Publisher {
@@ -55,10 +86,23 @@ impl Publisher {
     /// Hands in a frame; waits while the window is full.
     pub async fn send(&self, frame: Bytes) -> Acknowledged {
         let (done, acknowledged) = oneshot::channel();
+        self.hand_in(frame, Done::Sent(done)).await;
+        acknowledged
+    }
+
+    /// The same for a frame without which everything goes on: unless it may be in the log already, it is
+    /// given up when there is no room for it. Only for a window of one: a frame behind it would be
+    /// beyond a hole.
+    pub async fn offer(&self, frame: Bytes) -> Offered {
+        let (done, offered) = oneshot::channel();
+        self.hand_in(frame, Done::Offered(done)).await;
+        offered
+    }
+
+    async fn hand_in(&self, frame: Bytes, done: Done) {
         if self.frames.send(Unsent { frame, done }).await.is_err() {
             tracing::error!("a publisher ended before its sender");
         }
-        acknowledged
     }
 }
 
@@ -74,8 +118,10 @@ struct Window {
 
 struct Sent {
     frame: Bytes,
-    done: oneshot::Sender<()>,
+    done: Done,
     ack: Result<Appending, AppendError>,
+    /// Whether an attempt before may have been stored.
+    may_be_there: bool,
 }
 
 impl Window {
@@ -93,9 +139,10 @@ impl Window {
                     Ok(sequence) => {
                         last = sequence;
                         delay = RETRY.0;
-                        let acknowledged = self.sent.pop_front();
-                        // Nobody waits any more when the sender is being stopped.
-                        let _ = acknowledged.map(|sent| sent.done.send(()));
+                        self.sent.pop_front().into_iter().for_each(|sent| sent.done.taken());
+                    }
+                    Err(error) if error.is_full && self.give_up() => {
+                        tracing::debug!("{error}; given up");
                     }
                     Err(error) => {
                         // Said once for all that fail in a row.
@@ -116,7 +163,7 @@ impl Window {
                 next = unsent.recv(), if has_room => match next {
                     Some(Unsent { frame, done }) => {
                         let ack = self.log.append(self.kind, self.partition, frame.clone()).await;
-                        self.sent.push_back(Sent { frame, done, ack });
+                        self.sent.push_back(Sent { frame, done, ack, may_be_there: false });
                     }
                     None if self.sent.is_empty() => return,
                     None => return self.finish().await,
@@ -125,9 +172,24 @@ impl Window {
         }
     }
 
+    /// Gives the oldest frame up, which was refused for want of room, if its sender can do without it. One that
+    /// may be there nonetheless must be sent until it is there, or else its number would be used twice.
+    fn give_up(&mut self) -> bool {
+        let is_offered = |sent: &mut Sent| matches!(sent.done, Done::Offered(_)) && !sent.may_be_there;
+        match self.sent.pop_front_if(is_offered) {
+            Some(Sent { done: Done::Offered(done), .. }) => {
+                // Nobody waits any more when the sender is being stopped.
+                let _ = done.send(Room::Full);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
     async fn send_all_again(&mut self) {
         self.resent.fetch_add(self.sent.len() as u64, Relaxed);
         for sent in &mut self.sent {
+            sent.may_be_there = true;
             sent.ack = self.log.append(self.kind, self.partition, sent.frame.clone()).await;
         }
     }
@@ -138,7 +200,7 @@ impl Window {
             if let Ok(ack) = sent.ack
                 && ack.await.is_ok()
             {
-                let _ = sent.done.send(());
+                sent.done.taken();
             }
         }
     }
@@ -148,7 +210,10 @@ impl Window {
 async fn oldest(sent: &mut VecDeque<Sent>) -> Result<u64, AppendError> {
     match sent.front_mut().map(|sent| &mut sent.ack) {
         Some(Ok(ack)) => ack.await,
-        Some(Err(error)) => Err(AppendError { subject: error.subject.clone(), reason: error.reason.clone() }),
+        Some(Err(error)) => {
+            let AppendError { subject, reason, is_full } = error;
+            Err(AppendError { subject: subject.clone(), reason: reason.clone(), is_full: *is_full })
+        }
         None => std::future::pending().boxed().await,
     }
 }

@@ -8,6 +8,9 @@ pub const DEAD_STREAM: &str = "SHOP_DEAD";
 /// Where the servers of a cluster say which of them leads a stream from now on.
 pub(crate) const ELECTIONS: &str = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*";
 
+/// Where nobody listens, and everybody may ask: the status of a kind that there is not.
+pub(crate) const NOBODY: &str = "shop.nobody.status";
+
 /// `shop.<kind>.<id>.<verb>`: where a request about one entity goes.
 pub fn door(kind: Kind, id: &str, verb: &str) -> String {
     format!("shop.{kind}.{id}.{verb}")

@@ -29,6 +29,9 @@ const FORMAT: &str = "shop.format";
 /// The format of what is in the log.
 const FORMAT_VERSION: &str = "1";
 
+/// A stream without a limit, as its configuration says it.
+const UNLIMITED: i64 = -1;
+
 /// How long one answer of a single server may take: it may be reading a long log.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one answer of a cluster may take until it is asked again: whoever asks while a leader
@@ -47,6 +50,9 @@ pub struct Topology {
     pub partitions: Option<u16>,
     /// Copies of each new stream (1, 3 or 5); none: 3 on a cluster, 1 on a single server.
     pub replicas: Option<usize>,
+    /// How large each log may become, in bytes, 0 for without limit; none: as they are, or without limit. One
+    /// that has no room refuses.
+    pub log_max_bytes: Option<u64>,
 }
 
 /// Why the streams are not as they should be.
@@ -126,8 +132,10 @@ impl Connection {
             subjects: (0..partitions).map(|partition| subject::log(kind, partition)).collect(),
             // A log that is full refuses; it never forgets.
             discard: DiscardPolicy::New,
+            max_bytes: topology.log_max_bytes.map_or(UNLIMITED, max_bytes),
             deny_delete: true,
-            deny_purge: true,
+            // Only from its beginning on, and only what snapshots stand for: `shop-actors trim`.
+            deny_purge: false,
             metadata: HashMap::from([
                 (EPOCH.into(), format!("{epoch:016x}")),
                 (PARTITIONS.into(), partitions.to_string()),
@@ -138,6 +146,7 @@ impl Connection {
         };
         let info = self.ensure_stream(config, topology).await?;
         let identity = identity_of(&info)?;
+        self.ensure_room(&info.config, topology).await?;
         match topology.partitions {
             Some(expected) if expected != identity.partitions => {
                 Err(TopologyError::Partitions { kind, found: identity.partitions, expected })
@@ -184,6 +193,18 @@ impl Connection {
         }
     }
 
+    /// Gives a log another limit than the one that it has. Nothing that is in it goes because of that.
+    async fn ensure_room(&self, config: &Config, topology: Topology) -> Result<(), TopologyError> {
+        let Some(wanted) = topology.log_max_bytes.map(max_bytes).filter(|wanted| *wanted != config.max_bytes) else {
+            return Ok(());
+        };
+        let failed = |reason: String| TopologyError::Server { stream: config.name.clone(), reason };
+        tracing::info!("the stream {} may have {wanted} bytes from now on (-1: without limit)", config.name);
+        let context = jetstream::new(self.client().clone());
+        let changed = context.update_stream(Config { max_bytes: wanted, ..config.clone() }).await;
+        changed.map(drop).map_err(|error| failed(error.to_string()))
+    }
+
     /// On a cluster, asks again what was not answered or not possible yet.
     async fn make_or_find_stream(&self, config: Config) -> Result<jetstream::stream::Info, TopologyError> {
         let is_clustered = self.is_clustered();
@@ -200,6 +221,11 @@ impl Connection {
             sleep(CLUSTER_RETRY).await;
         }
     }
+}
+
+/// As a stream's configuration says it.
+fn max_bytes(bytes: u64) -> i64 {
+    if bytes == 0 { UNLIMITED } else { i64::try_from(bytes).unwrap_or(i64::MAX) }
 }
 
 async fn find_or_make(context: &jetstream::Context, config: &Config) -> Result<jetstream::stream::Info, TopologyError> {

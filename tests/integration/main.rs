@@ -14,5 +14,6 @@ mod processes;
 mod readme;
 mod reads;
 mod shop;
+mod snapshots;
 mod story;
 mod upgrade;

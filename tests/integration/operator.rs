@@ -22,7 +22,7 @@ const TOOL_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Said {
     code: i32,
-    stdout: String,
+    pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
@@ -42,7 +42,7 @@ impl Said {
     }
 
     #[track_caller]
-    fn json(&self) -> Vec<Value> {
+    pub(crate) fn json(&self) -> Vec<Value> {
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         self.stdout.lines().map(parse).collect()
     }
@@ -60,7 +60,7 @@ pub(crate) async fn tool_at(nats_url: &str, line: &str) -> Said {
     Said { code, stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
-async fn tool(shop: &TestShop, line: &str) -> Said {
+pub(crate) async fn tool(shop: &TestShop, line: &str) -> Said {
     tool_at(&shop.shop.nats_url(), line).await
 }
 

@@ -37,35 +37,44 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct TestShop {
     pub(crate) shop: Shop,
     folder: TempDir,
+    options: Options,
     customer: Customer,
 }
 
 impl TestShop {
     /// A new shop as it is by default.
     pub(crate) async fn open() -> Self {
-        Self::start(tempfile::tempdir().unwrap(), None).await
+        Self::open_as(|options| options).await
+    }
+
+    /// A new shop that is not quite as it is by default.
+    pub(crate) async fn open_as(change: impl FnOnce(Options) -> Options) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = change(Options::for_test(folder.path()));
+        Self::start(folder, options).await
     }
 
     /// A new shop in which every kind is cut into so many partitions.
     pub(crate) async fn open_with(partitions: u16) -> Self {
-        Self::start(tempfile::tempdir().unwrap(), Some(partitions)).await
+        Self::open_as(|options| Options { partitions: Some(partitions), ..options }).await
     }
 
     /// Stops everything, lets `meanwhile` do something to the folder, and starts again in it.
     pub(crate) async fn reopen(self, meanwhile: impl FnOnce(&Path)) -> Self {
         self.shop.stop().await.unwrap();
         meanwhile(self.folder.path());
-        Self::start(self.folder, None).await
+        let options = Options { partitions: None, ..self.options };
+        Self::start(self.folder, options).await
     }
 
     pub(crate) async fn close(self) {
         self.shop.stop().await.unwrap();
     }
 
-    async fn start(folder: TempDir, partitions: Option<u16>) -> Self {
-        let shop = Shop::start(Options { partitions, ..Options::for_test(folder.path()) }).await.unwrap();
+    async fn start(folder: TempDir, options: Options) -> Self {
+        let shop = Shop::start(options.clone()).await.unwrap();
         let customer = Customer::of(&shop.http_address().to_string());
-        Self { shop, folder, customer }
+        Self { shop, folder, options, customer }
     }
 }
 

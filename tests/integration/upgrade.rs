@@ -22,7 +22,10 @@ pub(crate) async fn logs_of_an_old_shop(nats_url: &str) {
     let connection = Connection::connect(nats_url, "test").await.unwrap();
     let jetstream = jetstream::new(async_nats::connect(nats_url).await.unwrap());
     for kind in Kind::ALL {
-        connection.ensure_log(kind, Topology { partitions: Some(PARTITIONS), replicas: None }).await.unwrap();
+        connection
+            .ensure_log(kind, Topology { partitions: Some(PARTITIONS), replicas: None, log_max_bytes: None })
+            .await
+            .unwrap();
         let stream = jetstream.get_stream(shop_nats::subject::stream(kind)).await.unwrap();
         let mut config = stream.cached_info().config.clone();
         assert_eq!(config.metadata.remove("shop.logic").as_deref(), Some("2"));

@@ -107,7 +107,7 @@ async fn production(
     }
     let identity = logs[&kind];
     let turns = vec![Turn::alone(); usize::from(identity.partitions)];
-    KindHost { kind, identity, logs, log: Arc::new(log), store, replies, view, turns }
+    KindHost { kind, identity, logs, log: Arc::new(log), store, snapshots: None, replies, view, turns }
 }
 
 /// The sequence of a partition's last record.

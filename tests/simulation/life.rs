@@ -11,7 +11,8 @@ use std::{
 use bytes::Bytes;
 use shop_actors::{
     kind_host::KindError,
-    store::{Checkpoint, Meta, SharedShelf, Shelf, Store, StoreError, memory::MemoryStore},
+    snapshot::SnapshotError,
+    store::{Checkpoint, Frozen, Items, Meta, SharedShelf, Shelf, Store, StoreError, memory::MemoryStore},
 };
 use shop_domain::{entity::Reply, id::Id, kind::Kind, rows::RowKey};
 use shop_nats::{
@@ -86,7 +87,11 @@ impl Life {
         match outcome {
             Ok(()) | Err(KindError::Log(_) | KindError::Stuck(_)) => {}
             Err(
-                error @ (KindError::Attach(_) | KindError::Store(_) | KindError::Partition(_) | KindError::Bug(..)),
+                error @ (KindError::Attach(_)
+                | KindError::Store(_)
+                | KindError::Snapshot(_)
+                | KindError::Partition(_)
+                | KindError::Bug(..)),
             ) => self.world.observer.report(format!("the host of {} ended: {error}", self.kind)),
         }
         let _the_run_is_over = self.world.events.send(Event::Ended(self.number));
@@ -259,5 +264,13 @@ impl Shelf for CellarShelf {
 
     fn blocks(&self) -> bool {
         self.shelf.blocks()
+    }
+
+    fn freeze(&self) -> Result<Option<Box<dyn Frozen>>, StoreError> {
+        self.shelf.freeze()
+    }
+
+    fn restore(&self, meta: &Meta, items_max: u64, items: &mut Items<'_>) -> Result<(), SnapshotError> {
+        self.shelf.restore(meta, items_max, items)
     }
 }

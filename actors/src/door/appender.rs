@@ -1,11 +1,16 @@
 //! From the door into the log: commands for one partition, as frames that form by themselves
 //! while the frame before is being made durable.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use foldhash::HashSet;
 use serde_json::json;
 use shop_domain::{
+    id::Id,
     kind::Kind,
     message::Message,
     message::{Envelope, ReplyTo},
@@ -16,7 +21,7 @@ use shop_nats::{
     door::Response,
     frame::{EncodedMessage, Origin, Source, frames},
     log::SharedLog,
-    publisher::{Publisher, Resent},
+    publisher::{Publisher, Resent, Room},
 };
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
@@ -34,6 +39,9 @@ const FRAME_COMMANDS_MAX: usize = 1_024;
 const WINDOW_FRAMES: usize = 1;
 /// A command that has waited this long without being sent is refused: its caller has given up.
 const WAIT_MAX: Duration = Duration::from_secs(10);
+/// Orders that a door remembers to have placed. A bridge asks again after some seconds at most, in which one
+/// partition takes no more than this.
+const PLACED_MAX: usize = 32_768;
 /// A door that was idle this long counts its messages from 1 again under a new epoch, because
 /// partitions remember the doors' numbers only for the most recent ones.
 const IDLE_MAX: Duration = Duration::from_secs(60);
@@ -83,27 +91,72 @@ impl Appender {
 
 async fn append(publisher: Publisher, mut waiting: mpsc::Receiver<Pending>, answers: Answers) {
     let mut link = Link::new();
+    let mut placed = Placed::default();
     let mut taken = Vec::new();
     while waiting.recv_many(&mut taken, FRAME_COMMANDS_MAX).await > 0 {
         let mut messages = Vec::with_capacity(taken.len());
-        let mut accepted = Vec::new();
+        let mut waiting = Vec::with_capacity(taken.len());
         for Pending { envelope, tell_accepted, since } in taken.drain(..) {
             if since.elapsed() > WAIT_MAX {
-                give_up(&answers, envelope, tell_accepted).await;
+                refuse(&answers, envelope, tell_accepted, &late()).await;
                 continue;
             }
             messages.push(EncodedMessage::new(&envelope));
-            accepted.extend(tell_accepted.map(|to| (to, acceptance(&envelope), envelope.trace)));
+            waiting.push((envelope, tell_accepted));
         }
         let (source, first) = link.number(messages.len());
-        for (frame, _) in frames(source, first, &messages) {
-            // The publisher resends until the log has it; it ends only with the process.
-            let _ = publisher.send(frame).await.await;
+        let (mut waiting, mut number) = (waiting.into_iter(), first);
+        for (frame, next) in frames(source, first, &messages) {
+            // Unless there is no room for it, the publisher resends until the log has it; it ends only with
+            // the process.
+            if publisher.offer(frame).await.await == Ok(Room::Full) {
+                break;
+            }
+            for (envelope, tell_accepted) in waiting.by_ref().take((next - number) as usize) {
+                placed.remember(&envelope);
+                let Some(to) = tell_accepted else { continue };
+                let (body, traceparent) = (acceptance(&envelope), envelope.trace.map(Into::into));
+                answers.send(to, Response { body, error: None, replayed: false, accepted: true, traceparent }).await;
+            }
+            number = next;
         }
-        for (to, body, trace) in accepted {
-            let traceparent = trace.map(Into::into);
-            answers.send(to, Response { body, error: None, replayed: false, accepted: true, traceparent }).await;
+        // What found no room has no number either: the next one has it.
+        link.next = number;
+        for (envelope, tell_accepted) in waiting {
+            match tell_accepted {
+                Some(to) if placed.remembers(&envelope) => {
+                    let (body, traceparent) = (acceptance(&envelope), envelope.trace.map(Into::into));
+                    answers
+                        .send(to, Response { body, error: None, replayed: false, accepted: true, traceparent })
+                        .await;
+                }
+                tell_accepted => refuse(&answers, envelope, tell_accepted, &no_room()).await,
+            }
         }
+    }
+}
+
+/// The orders that the log has taken through this door, newest last: who asks once more whether one was taken
+/// is told so, though there be no room for the question.
+#[derive(Default)]
+struct Placed {
+    ids: HashSet<Id>,
+    in_order: VecDeque<Id>,
+}
+
+impl Placed {
+    fn remember(&mut self, envelope: &Envelope) {
+        let Message::Order(order::Message::Place(_)) = &envelope.message else { return };
+        if self.ids.insert(envelope.to.clone()) {
+            self.in_order.push_back(envelope.to.clone());
+        }
+        if self.in_order.len() > PLACED_MAX {
+            self.in_order.pop_front().map(|oldest| self.ids.remove(&oldest));
+        }
+    }
+
+    fn remembers(&self, envelope: &Envelope) -> bool {
+        matches!(&envelope.message, Message::Order(order::Message::Place(_))) && self.ids.contains(&envelope.to)
     }
 }
 
@@ -147,10 +200,17 @@ fn acceptance(envelope: &Envelope) -> Bytes {
     body.to_string().into()
 }
 
-async fn give_up(answers: &Answers, envelope: Envelope, tell_accepted: Option<ReplyTo>) {
+async fn refuse(answers: &Answers, envelope: Envelope, tell_accepted: Option<ReplyTo>, problem: &Problem) {
     let reply = envelope.request.and_then(|request| request.reply).or(tell_accepted);
     if let Some(to) = reply {
-        let detail = "the log did not take the request in time; nothing was done, try again";
-        answers.problem(to, &Problem::new(Code::UNAVAILABLE, detail), envelope.trace.map(Into::into)).await;
+        answers.problem(to, problem, envelope.trace.map(Into::into)).await;
     }
+}
+
+fn late() -> Problem {
+    Problem::new(Code::UNAVAILABLE, "the log did not take the request in time; nothing was done, try again")
+}
+
+fn no_room() -> Problem {
+    Problem::new(Code::OVERLOADED, "the log has no room for more; nothing was done, try again later")
 }

@@ -19,7 +19,7 @@ use shop_nats::{
 };
 
 use super::*;
-use crate::store::{Checkpoint, Meta, SharedShelf, Shelf, memory::MemoryStore};
+use crate::store::{Checkpoint, Frozen, Items, Meta, SharedShelf, Shelf, memory::MemoryStore};
 
 const ORDERS: Source = Source { origin: Origin::Partition(Kind::Order, 0), epoch: 7 };
 /// The order whose charge cannot be read.
@@ -89,6 +89,14 @@ impl Shelf for SpoilingShelf {
     fn blocks(&self) -> bool {
         self.shelf.blocks()
     }
+
+    fn freeze(&self) -> Result<Option<Box<dyn Frozen>>, StoreError> {
+        self.shelf.freeze()
+    }
+
+    fn restore(&self, meta: &Meta, items_max: u64, items: &mut Items<'_>) -> Result<(), SnapshotError> {
+        self.shelf.restore(meta, items_max, items)
+    }
 }
 
 /// Wallets that are served, and what is seen of them.
@@ -117,6 +125,7 @@ impl Wallets {
             identity,
             logs,
             store,
+            snapshots: None,
             replies,
             view,
             turns: vec![Turn::alone(); usize::from(partitions)],

@@ -83,6 +83,7 @@ impl Observed {
         let views: Vec<_> = served.into_iter().map(|(kind, served)| (kind, served.view.borrow().clone())).collect();
         of_kinds(&mut registry, &views);
         of_partitions(&mut registry, &views);
+        of_snapshots(&mut registry, &views);
         if let Some(connected) = self.connected.get() {
             of_connections(&mut registry, connected);
             of_logs(&mut registry, connected, &views).await;
@@ -132,6 +133,25 @@ fn of_partitions(registry: &mut Registry, views: &Views) {
         }
         registry.register(name, meaning, family);
     }
+}
+
+/// Of partitions without a snapshot there is nothing to say.
+fn of_snapshots(registry: &mut Registry, views: &Views) {
+    let age = Family::<OfPartition, Gauge<f64, AtomicU64>>::default();
+    let [bytes, sequence] = [(); 2].map(|()| Family::<OfPartition, Number>::default());
+    for (kind, view) in views {
+        for (partition, PartitionView { snapshot, .. }) in &view.partitions {
+            let Some(written_ago) = snapshot.age() else { continue };
+            let label = OfPartition { kind: kind.as_str(), partition: *partition };
+            age.get_or_create(&label).set(written_ago.as_secs_f64());
+            bytes.get_or_create(&label).set(snapshot.bytes.load(Relaxed));
+            sequence.get_or_create(&label).set(snapshot.sequence.load(Relaxed));
+        }
+    }
+    let meaning = "How long ago the partition's newest snapshot was written";
+    registry.register_with_unit("partition_snapshot_age", meaning, Unit::Seconds, age);
+    registry.register_with_unit("partition_snapshot", "How large it is", Unit::Bytes, bytes);
+    registry.register("partition_snapshot_sequence", "Record up to which it goes", sequence);
 }
 
 fn of_connections(registry: &mut Registry, connected: &Connected) {

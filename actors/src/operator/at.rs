@@ -6,11 +6,14 @@ use std::io::Write;
 
 use clap::Args;
 use shop_domain::{id::Id, kind::Kind, timestamp::Timestamp};
-use shop_nats::{log::Record, subject::partition_of};
+use shop_nats::{
+    jetstream::JetStreamLog,
+    log::{Log, LogError, Record},
+    subject::partition_of,
+};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Answered, Common, Out, Progress, name_parked, no, words};
-use crate::replay::Replay;
+use super::{Answered, Common, Out, Progress, begin::Wanted, name_parked, no, words};
 
 /// Which entity, and when.
 #[derive(Debug, Args)]
@@ -39,13 +42,21 @@ struct Moment {
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Options { kind, id, moment, common } = options;
     let connection = common.connect("at").await?;
-    let mut tape = Common::tape(&connection, &[kind]).await?;
-    let last = tape.ends().map(|(_, end)| end).next().unwrap_or(0);
+    let beginning = common.begin(&connection, &[kind], Wanted::Entities).await?;
+    let last = beginning.tape.ends().map(|(_, end)| end).next().unwrap_or(0);
     if let Some(seq) = moment.seq.filter(|seq| *seq > last) {
         return Ok(no(&format!("the log of {kind} ends at sequence {last}: {seq} is yet to come")));
     }
-    let partition = tape.logs().get(&kind).map(|log| partition_of(&id, log.partitions));
-    let mut replay = Replay::new(tape.logs());
+    let partition = beginning.tape.logs().get(&kind).map(|log| partition_of(&id, log.partitions));
+    let known = partition.and_then(|partition| beginning.known((kind, partition)));
+    let cut = words::cut(beginning.cut());
+    let log = JetStreamLog::new(&connection, &connection);
+    if let (Some(known), Some(cut)) = (known, cut)
+        && moment.is_unknown(&log, kind, known).await?
+    {
+        return Ok(no(&format!("what was before sequence {known} of {kind} cannot be told any more: {cut}")));
+    }
+    let (mut tape, mut replay) = beginning.replay()?;
     let mut progress = Progress::of(&tape);
     while let Some((kind, record)) = tape.next().await? {
         progress.step();
@@ -69,6 +80,15 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
 }
 
 impl Moment {
+    /// Whether it is before the snapshot that goes up to `known`.
+    async fn is_unknown(&self, log: &JetStreamLog, kind: Kind, known: u64) -> Result<bool, LogError> {
+        let Some(time) = self.time else { return Ok(self.seq.is_some_and(|seq| seq < known)) };
+        let first = log.identity(kind).await?.first_sequence;
+        // Where others had the last word, the log may begin behind it.
+        let record = log.record(kind, known.max(first)).await?;
+        Ok(record.is_some_and(|record| record.time > time))
+    }
+
     fn is_before(&self, record: &Record) -> bool {
         self.seq.is_some_and(|seq| record.sequence > seq) || self.time.is_some_and(|time| record.time > time)
     }

@@ -1,6 +1,9 @@
 //! `shop-actors audit`: replays all logs through the domain code, in memory, and holds everything
 //! against everything else.
 //!
+//! Where a log was cut, the replay begins at the snapshots of its partitions. These are of different moments,
+//! so that of some messages only the cause or only the arrival is replayed: their numbers are compared.
+//!
 //! The shop may be open meanwhile. What is compared is therefore fixed first, and whatever is on
 //! its way there is given the time to arrive:
 //!
@@ -32,7 +35,7 @@ use shop_domain::kind::Kind;
 use shop_nats::connection::Connection;
 
 use self::{books::Books, hosts::Hosts, messages::Messages};
-use super::{Answered, Common, NO, OperatorError, Out, Progress, words};
+use super::{Answered, Common, NO, OperatorError, Out, Progress, begin::Wanted, words};
 use crate::{
     replay::{Content, Fate, Handled, Replay, Step},
     tape::Tape,
@@ -72,8 +75,10 @@ struct Tally {
 
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let connection = options.common.connect("audit").await?;
-    let tape = Common::tape(&connection, &Kind::ALL).await?;
-    let report = Audit::new(tape).run(&connection).await?;
+    let beginning = options.common.begin(&connection, &Kind::ALL, Wanted::Entities).await?;
+    let cut = words::cut(beginning.cut());
+    let (tape, replay) = beginning.replay()?;
+    let report = Audit::new(tape, replay, cut).run(&connection).await?;
     if options.common.json {
         report.for_programs(out)?
     } else {
@@ -89,10 +94,13 @@ struct Audit {
     messages: Messages,
     differences: Differences,
     progress: Option<Progress>,
+    /// Which logs were cut.
+    cut: Option<String>,
 }
 
 /// What came out.
 struct Report {
+    cut: Option<String>,
     tallies: BTreeMap<Kind, Tally>,
     books: Books,
     messages: Messages,
@@ -103,10 +111,9 @@ struct Report {
 }
 
 impl Audit {
-    fn new(tape: Tape) -> Self {
-        let replay = Replay::new(tape.logs());
-        let messages = Messages::new(&tape);
-        Self { tape, replay, messages, differences: Differences::default(), progress: None }
+    fn new(tape: Tape, replay: Replay, cut: Option<String>) -> Self {
+        let messages = Messages::new(&tape.logs(), &replay);
+        Self { tape, replay, messages, differences: Differences::default(), progress: None, cut }
     }
 
     async fn run(mut self, connection: &Connection) -> Result<Report, OperatorError> {
@@ -140,6 +147,7 @@ impl Audit {
         drop(waiting);
         hosts.name(&mut self.differences);
         self.messages.name_unexpected(&cut, &mut self.differences);
+        self.messages.name_lost(&mut self.differences);
         let mut waiting = 0;
         for message in self.messages.missing(&cut) {
             if hosts.serve(message.from.0) {
@@ -148,8 +156,8 @@ impl Audit {
                 waiting += 1;
             }
         }
-        let Self { messages, differences, .. } = self;
-        Ok(Report { tallies, books, messages, waiting, hosts, differences })
+        let Self { messages, differences, cut, .. } = self;
+        Ok(Report { cut, tallies, books, messages, waiting, hosts, differences })
     }
 
     /// Replays up to the end of the tape.
@@ -221,6 +229,9 @@ impl Report {
             write!(out, ", {} wait for the host of their sender", self.waiting)?;
         }
         writeln!(out)?;
+        if let Some(cut) = &self.cut {
+            writeln!(out, "snapshots stand for what came before: {cut}")?;
+        }
         let Hosts { agreed, unanswered, .. } = &self.hosts;
         writeln!(out, "hosts     {agreed} entities are as their hosts say")?;
         for (kind, (count, why)) in unanswered {
@@ -244,6 +255,7 @@ impl Report {
         let unanswered: BTreeMap<_, _> =
             unanswered.iter().map(|(kind, (count, why))| (kind, json!({ "entities": count, "why": why }))).collect();
         let report = json!({
+            "cut": self.cut,
             "clean": self.differences.count == 0,
             "kinds": self.tallies,
             "books": self.books,

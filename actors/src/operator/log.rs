@@ -10,8 +10,8 @@ use serde_json::json;
 use shop_domain::kind::Kind;
 use shop_nats::frame::{Origin, Source};
 
-use super::{Answered, Common, Out, Progress, words};
-use crate::replay::{Acceptor, Arrival, Content, Fate, Step};
+use super::{Answered, Common, Out, Progress, begin::Wanted, say, words};
+use crate::replay::{Arrival, Content, Fate, Step};
 
 /// What to print.
 #[derive(Debug, Args)]
@@ -31,11 +31,15 @@ pub struct Options {
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Options { kind, from, follow, common } = options;
     let connection = common.connect("log").await?;
-    let mut tape = Common::tape(&connection, &[kind]).await?;
+    let beginning = common.begin(&connection, &[kind], Wanted::Links).await?;
+    for (kind, first) in beginning.cut() {
+        let from = "it is printed from its oldest snapshots on";
+        say(&format_args!("the log of {kind} was cut, and begins at sequence {first}; {from}"));
+    }
+    let (mut tape, mut acceptor) = beginning.acceptor()?;
     if follow {
         tape.follow();
     }
-    let mut acceptor = Acceptor::new(tape.logs());
     if !common.json {
         let [sequence, time, partition, source] = ["sequence", "time", "partition", "source"];
         writeln!(out, "{sequence:>8}  {time:<24}  {partition:>9}  {source:<11}  {:>6}  entity  message", "number")?;

@@ -36,7 +36,7 @@ impl Progress {
 
     /// All records of a tape are to be read.
     pub(super) fn of(tape: &Tape) -> Self {
-        Self::new("reading the logs", tape.ends().map(|(_, end)| end).sum())
+        Self::new("reading the logs", tape.remaining())
     }
 
     /// One more step is done.

@@ -21,7 +21,7 @@ use shop_domain::{
 };
 use shop_nats::frame::Origin;
 
-use super::{Answered, Common, OperatorError, Out, Progress, name_parked, no, words};
+use super::{Answered, Common, OperatorError, Out, Progress, begin::Wanted, name_parked, no, say, words};
 use crate::{
     replay::{Content, Entity, Fate, Handled, Place, Replay, Step},
     tape::Tape,
@@ -68,9 +68,16 @@ pub(super) struct Outcome {
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Options { order, common } = options;
     let connection = common.connect("trace").await?;
-    let (life, duplicates, code) = life(Common::tape(&connection, &Kind::ALL).await?, &order).await?;
+    let beginning = common.begin(&connection, &Kind::ALL, Wanted::Entities).await?;
+    let cut = words::cut(beginning.cut());
+    let (tape, replay) = beginning.replay()?;
+    let (life, duplicates, code) = life(tape, replay, &order).await?;
     if life.is_empty() {
-        return Ok(no(&format!("no log knows of an order {order}")));
+        let since = cut.map(|cut| format!(" any more: {cut}"));
+        return Ok(no(&format!("no log knows of an order {order}{}", since.unwrap_or_default())));
+    }
+    if let Some(cut) = cut {
+        say(&format_args!("what came before is not told: {cut}"));
     }
     if !common.json {
         let [time, since, log, sequence] = ["time", "since", "log", "sequence"];
@@ -89,8 +96,11 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
 }
 
 /// The messages of an order's life, causes first, how many came again, and how to exit.
-async fn life(mut tape: Tape, order: &OrderId) -> Result<(Vec<Moment>, u64, ExitCode), OperatorError> {
-    let mut replay = Replay::new(tape.logs());
+async fn life(
+    mut tape: Tape,
+    mut replay: Replay,
+    order: &OrderId,
+) -> Result<(Vec<Moment>, u64, ExitCode), OperatorError> {
     let (mut moments, mut duplicates) = (Vec::new(), 0);
     let mut progress = Progress::of(&tape);
     while let Some((kind, record)) = tape.next().await? {

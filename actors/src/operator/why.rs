@@ -17,11 +17,13 @@ use shop_domain::{
 };
 
 use super::{
-    Answered, Common, Out, Progress, name_parked, no,
+    Answered, Common, Out, Progress,
+    begin::Wanted,
+    name_parked, no, say,
     trace::{Moment, Outcome, look},
     words,
 };
-use crate::replay::{Content, Handled, Replay, Step};
+use crate::replay::{Content, Handled, Step};
 
 /// Which order.
 #[derive(Debug, Args)]
@@ -59,8 +61,9 @@ struct Findings {
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Options { order, common } = options;
     let connection = common.connect("why").await?;
-    let mut tape = Common::tape(&connection, &Kind::ALL).await?;
-    let mut replay = Replay::new(tape.logs());
+    let beginning = common.begin(&connection, &Kind::ALL, Wanted::Entities).await?;
+    let cut = words::cut(beginning.cut());
+    let (mut tape, mut replay) = beginning.replay()?;
     let mut findings = Findings::default();
     let mut progress = Progress::of(&tape);
     while let Some((kind, record)) = tape.next().await? {
@@ -73,6 +76,9 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Some(State::Order(Order::Placed(placed))) = replay.entity(Kind::Order, &id).map(|entity| &entity.state) else {
         return Ok(no(&format!("there is no order {order}")));
     };
+    if let Some(cut) = cut {
+        say(&format_args!("what came before is not told: {cut}"));
+    }
     let text = findings.explain(&order, placed);
     if common.json {
         writeln!(out, "{}", findings.for_programs(&order, placed, &text))?;

@@ -22,6 +22,17 @@ pub(super) fn source(source: Source) -> String {
     }
 }
 
+/// A partition: `order/0`.
+pub(super) fn place((kind, partition): Place) -> String {
+    format!("{kind}/{partition}")
+}
+
+/// Which logs were cut and where they begin, if any were.
+pub(super) fn cut(logs: impl Iterator<Item = (Kind, u64)>) -> Option<String> {
+    let logs: Vec<_> = logs.map(|(kind, first)| format!("that of {kind} begins at sequence {first}")).collect();
+    (!logs.is_empty()).then(|| format!("logs were cut, {}", logs.join(", ")))
+}
+
 /// The name of what became of a message, for programs.
 pub(super) const fn fate(fate: Fate) -> &'static str {
     match fate {

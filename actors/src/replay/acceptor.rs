@@ -14,7 +14,7 @@ use shop_nats::{
     subject::partition_of,
 };
 
-use crate::{link::Links, outbox::Logs, partition::OTHER_PARTITION};
+use crate::{link::Links, outbox::Logs, partition::OTHER_PARTITION, store::Meta};
 
 /// The receiving ends of all links: tells what a partition lets in, without handling it.
 #[derive(Clone, Debug)]
@@ -99,6 +99,19 @@ impl Acceptor {
     /// Nothing has come yet.
     pub fn new(logs: Logs) -> Self {
         Self { logs, links: BTreeMap::new(), logic: BTreeMap::new() }
+    }
+
+    /// What a partition has let in, and how it behaves, is as this says.
+    pub fn restore(&mut self, place: Place, meta: &Meta) -> Result<(), ReplayError> {
+        let logic = known(place.0, meta.cursor + 1, meta.logic)?;
+        self.links.insert(place, meta.links.clone());
+        self.logic.insert(place, logic);
+        Ok(())
+    }
+
+    /// The links of a partition; none when it has none yet.
+    pub fn links(&self, place: Place) -> Option<&Links> {
+        self.links.get(&place)
     }
 
     /// Reads the next record of a kind's log.

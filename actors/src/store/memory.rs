@@ -8,7 +8,8 @@ use std::{
 use bytes::Bytes;
 use shop_domain::{id::Id, rows::RowKey};
 
-use super::{Checkpoint, Meta, SharedShelf, Shelf, Store, StoreError};
+use super::{Checkpoint, Frozen, Item, Items, Meta, SharedShelf, Shelf, Store, StoreError};
+use crate::snapshot::SnapshotError;
 
 /// The checkpoints of one kind, in memory. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -105,5 +106,47 @@ impl Shelf for MemoryShelf {
 
     fn blocks(&self) -> bool {
         false
+    }
+
+    fn freeze(&self) -> Result<Option<Box<dyn Frozen>>, StoreError> {
+        let Saved { meta, states, rows } = self.saved().clone();
+        Ok(meta.map(|meta| Box::new(FrozenMemory { meta, states, rows }) as Box<dyn Frozen>))
+    }
+
+    fn restore(&self, meta: &Meta, _: u64, items: &mut Items<'_>) -> Result<(), SnapshotError> {
+        let mut restored = Saved { meta: Some(meta.clone()), ..Saved::default() };
+        for item in items {
+            match item? {
+                Item { id, row: Some(row), value } => drop(restored.rows.insert((id, row), value)),
+                Item { id, row: None, value } => drop(restored.states.insert(id, value)),
+            }
+        }
+        *self.saved() = restored;
+        Ok(())
+    }
+}
+
+/// A copy.
+#[derive(Debug)]
+struct FrozenMemory {
+    meta: Meta,
+    states: BTreeMap<Id, Bytes>,
+    rows: BTreeMap<(Id, RowKey), Bytes>,
+}
+
+impl Frozen for FrozenMemory {
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn items_max(&self) -> u64 {
+        (self.states.len() + self.rows.len()) as u64
+    }
+
+    fn each(&self, take: &mut dyn FnMut(Item) -> Result<(), SnapshotError>) -> Result<(), SnapshotError> {
+        let row = |((id, row), value): (&(Id, RowKey), &Bytes)| (id.clone(), Some(row.clone()), value.clone());
+        let state = |(id, value): (&Id, &Bytes)| (id.clone(), None, value.clone());
+        let mut items = self.rows.iter().map(row).chain(self.states.iter().map(state));
+        items.try_for_each(|(id, row, value)| take(Item { id, row, value }))
     }
 }

@@ -9,6 +9,7 @@ mod block;
 mod bounds;
 mod files;
 mod filter;
+mod frozen;
 mod index;
 mod key;
 mod merge;

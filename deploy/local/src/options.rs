@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
+use shop_actors::config::SnapshotOptions;
 
 /// Runs the whole shop on this machine: a nats-server, the five kinds and the HTTP bridge.
 #[derive(Clone, Debug, clap::Parser)]
@@ -31,6 +32,15 @@ pub struct Options {
     /// Plays a customer's story through HTTP first, checks every number, and stays open
     #[arg(long, env = "SHOP_DEMO", value_parser = FalseyValueParser::new())]
     pub demo: bool,
+
+    /// How large each kind's log may become, in bytes; 0: without limit. When one is full, orders are answered with
+    /// `overloaded`, nothing is lost, and `shop-actors trim` makes room [default: as it is; without limit]
+    #[arg(long, value_name = "BYTES", env = "SHOP_LOG_MAX_BYTES")]
+    pub log_max_bytes: Option<u64>,
+
+    /// Where snapshots are, unless in the data folder
+    #[command(flatten)]
+    pub snapshots: SnapshotOptions,
 }
 
 impl Options {
@@ -43,6 +53,8 @@ impl Options {
             data_dir: data_dir.into(),
             partitions: None,
             demo: false,
+            log_max_bytes: None,
+            snapshots: SnapshotOptions::default(),
         }
     }
 }

@@ -5,7 +5,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use futures::future::BoxFuture;
-use shop_actors::{config::Config, host};
+use shop_actors::{
+    config::{Config, SnapshotOptions},
+    host,
+};
 use shop_domain::kind::Kind;
 use shop_nats::{connection::Connection, topology::Topology};
 use tokio::net::TcpListener;
@@ -25,14 +28,19 @@ pub(crate) struct Settings {
     pub(crate) hosts_folder: PathBuf,
     /// How many partitions each kind has, if that was said.
     pub(crate) partitions: Option<u16>,
+    /// How large each log may become, if that was said.
+    pub(crate) log_max_bytes: Option<u64>,
+    /// Where hosts keep snapshots, and how often they write them.
+    pub(crate) snapshots: SnapshotOptions,
 }
 
 /// Serves one kind until `shutdown`, then drains and returns.
 pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> Outcome {
-    let Settings { nats_url, hosts_folder: data_dir, partitions } = settings;
-    let topology = Topology { partitions, replicas: None };
+    let Settings { nats_url, hosts_folder: data_dir, partitions, log_max_bytes, snapshots } = settings;
+    let topology = Topology { partitions, replicas: None, log_max_bytes };
     let stop = CancellationToken::new();
-    let host = host::run(Config { kinds: vec![kind], nats_url, data_dir, observe_addr: None, topology }, stop.clone());
+    let config = Config { kinds: vec![kind], nats_url, data_dir, observe_addr: None, snapshots, topology };
+    let host = host::run(config, stop.clone());
     tokio::pin!(host);
     tokio::select! {
         ended = &mut host => return Ok(ended?),

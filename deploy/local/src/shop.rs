@@ -36,7 +36,7 @@ const READY_INTERVAL: Duration = Duration::from_millis(10);
 const BRIDGE_STOP_LIMIT: Duration = Duration::from_secs(12);
 /// How long a host may take to acknowledge, answer and checkpoint. Being cut off costs only
 /// time: it replays from its last checkpoint.
-const HOST_STOP_LIMIT: Duration = Duration::from_secs(20);
+const HOST_STOP_LIMIT: Duration = Duration::from_secs(25);
 /// A nats-server that ends sooner than this after it was started counts as a failed start.
 const NATS_RUN_MIN: Duration = Duration::from_secs(5);
 /// So many of those in a row, and the shop gives up.
@@ -110,8 +110,13 @@ impl Shop {
             Some(url) => Nats::Foreign(url),
             None => Nats::Own(Box::new(NatsServer::start(&folder.join("nats"), options.nats_port).await?)),
         };
-        let settings =
-            Settings { nats_url: nats.url(), hosts_folder: folder.join("hosts"), partitions: options.partitions };
+        let settings = Settings {
+            nats_url: nats.url(),
+            hosts_folder: folder.join("hosts"),
+            partitions: options.partitions,
+            log_max_bytes: options.log_max_bytes,
+            snapshots: options.snapshots.or_in(&folder.join("snapshots")),
+        };
         // One failure ends the shop, so one place is enough.
         let failures = mpsc::channel(1);
         let host = |kind| Ok((kind, spawn_host(kind, &settings, &failures.0)?));

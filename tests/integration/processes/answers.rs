@@ -174,7 +174,10 @@ async fn a_question_to_the_log_that_is_lost_with_the_line_is_asked_again_at_once
     let mut cluster = Cluster::without_processes(1).await;
     let line = Proxy::to(SocketAddr::from(([127, 0, 0, 1], cluster.nats().port()))).await;
     let connection = Connection::connect(&format!("nats://{}", line.address()), "test").await.unwrap();
-    connection.ensure_log(Kind::Wallet, Topology { partitions: None, replicas: None }).await.unwrap();
+    connection
+        .ensure_log(Kind::Wallet, Topology { partitions: None, replicas: None, log_max_bytes: None })
+        .await
+        .unwrap();
     let log = JetStreamLog::new(&connection, &connection);
     line.set(Line::Silent);
     let start = Instant::now();

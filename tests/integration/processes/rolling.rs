@@ -61,15 +61,16 @@ async fn hosts_that_are_killed_in_the_rush_and_started_again_turn_nobody_away() 
 }
 
 #[tokio::test]
-async fn a_host_that_is_stopped_answers_what_it_has_taken_also_what_has_no_key() {
+async fn a_host_that_is_stopped_and_those_after_it_answer_all_that_has_a_key() {
     const TOP_UPS: usize = 400;
     let mut cluster = Cluster::start(2, &[(HOST, ALL_KINDS)]).await;
     let client = cluster.client();
     client.post("/wallets", &json!({ "id": "alice" })).await.json(201);
     let top_up = Ask::new(Method::POST, "/wallets/alice/top-up").body(json!({ "amount": 1 })).patiently();
-    let top_ups = join_all((0..16).map(async |_| {
-        for _ in 0..TOP_UPS / 16 {
-            client.exchange(&top_up).await.unwrap().json(200);
+    let (top_up, client) = (&top_up, &client);
+    let top_ups = join_all((0..16).map(async |caller| {
+        for number in 0..TOP_UPS / 16 {
+            client.exchange(&top_up.clone().key(format!("{caller}-{number}"))).await.unwrap().json(200);
         }
     }));
     let restarts = async {

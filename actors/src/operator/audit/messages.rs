@@ -15,8 +15,8 @@ use shop_nats::frame::Origin;
 use super::Differences;
 use crate::{
     operator::words,
-    replay::{Content, Fate, Handled, Place, Step},
-    tape::Tape,
+    outbox::Logs,
+    replay::{Content, Fate, Handled, Place, Replay, Step},
 };
 
 /// The messages on all links.
@@ -29,6 +29,10 @@ pub(super) struct Messages {
 
 #[derive(Default)]
 struct Link {
+    /// What its two ends said in their snapshots: the last number sent, and the last one accepted.
+    began: (u64, u64),
+    /// The same at the end.
+    ended: (u64, u64),
     /// Sent and not arrived.
     sent: VecDeque<Waiting>,
     /// Arrived and not sent.
@@ -63,9 +67,26 @@ fn name((kind, partition): Place) -> String {
 }
 
 impl Messages {
-    pub(super) fn new(tape: &Tape) -> Self {
-        let epochs = tape.logs().into_iter().map(|(kind, log)| (kind, log.epoch)).collect();
-        Self { epochs, links: BTreeMap::new(), matched: 0 }
+    /// Nothing has been sent but what the snapshots say with which the replay begins.
+    pub(super) fn new(logs: &Logs, replay: &Replay) -> Self {
+        let epochs: BTreeMap<_, _> = logs.iter().map(|(kind, log)| (*kind, log.epoch)).collect();
+        let mut links = BTreeMap::<_, Link>::new();
+        let places = logs.iter().flat_map(|(kind, log)| (0..log.partitions).map(|partition| (*kind, partition)));
+        for here in places {
+            let Some(known) = replay.acceptor().links(here) else { continue };
+            for (target, number) in known.all_sent().filter(|(to, _)| epochs.get(&to.kind) == Some(&to.epoch)) {
+                let link = links.entry((here, (target.kind, target.partition))).or_default();
+                (link.began.0, link.ended.0) = (number, number);
+            }
+            for (source, number) in known.all_accepted() {
+                let Origin::Partition(kind, partition) = source.origin else { continue };
+                if epochs.get(&kind) == Some(&source.epoch) {
+                    let link = links.entry(((kind, partition), here)).or_default();
+                    (link.began.1, link.ended.1) = (number, number);
+                }
+            }
+        }
+        Self { epochs, links, matched: 0 }
     }
 
     /// Enters what a record brought and caused.
@@ -91,14 +112,20 @@ impl Messages {
                 }
                 Origin::Partition(kind, partition) => {
                     let link = self.links.entry(((kind, partition), here)).or_default();
-                    link.arrived.push_back(Waiting { number, envelope: envelope(), sequence: *sequence });
+                    link.ended.1 = number;
+                    if number > link.began.0 {
+                        link.arrived.push_back(Waiting { number, envelope: envelope(), sequence: *sequence });
+                    }
                     self.matched += link.meet(((kind, partition), here), differences);
                 }
             }
             for message in sent {
                 let (number, envelope) = (message.number, message.envelope.clone());
                 let link = self.links.entry((here, message.to)).or_default();
-                link.sent.push_back(Waiting { number, envelope, sequence: *sequence });
+                link.ended.0 = number;
+                if number > link.began.1 {
+                    link.sent.push_back(Waiting { number, envelope, sequence: *sequence });
+                }
                 self.matched += link.meet((here, message.to), differences);
             }
         }
@@ -116,6 +143,22 @@ impl Messages {
             let is_due = |waiting: &&Waiting| waiting.sequence <= cut.get(&from.0).copied().unwrap_or(0);
             link.sent.iter().filter(is_due).map(|waiting| Named { from: *from, to: *to, waiting })
         })
+    }
+
+    /// Names what was sent before one snapshot, or had arrived before another, and is not at the other end.
+    pub(super) fn name_lost(&self, differences: &mut Differences) {
+        for ((from, to), link) in &self.links {
+            let (link_name, (sent, arrived)) = (format!("from {} to {}", name(*from), name(*to)), link.ended);
+            if arrived < link.began.0 {
+                let began = link.began.0;
+                differences
+                    .name(|| format!("{began} messages were sent {link_name}, but only {arrived} are in the log"));
+            }
+            if sent < link.began.1 {
+                let began = link.began.1;
+                differences.name(|| format!("{began} messages arrived {link_name}, but only {sent} were sent"));
+            }
+        }
     }
 
     /// Names what had arrived at the cut, and was not caused even then when more had been read.

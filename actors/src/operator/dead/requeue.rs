@@ -16,7 +16,7 @@ use shop_nats::{
     subject::{self, partition_of},
 };
 
-use super::super::{Answered, Common, NO, OperatorError, Out, Progress, log, no, say};
+use super::super::{Answered, Common, NO, OperatorError, Out, Progress, begin::Wanted, log, no, say};
 use crate::{
     replay::{Acceptor, Arrival, Content, Fate, Step},
     tape::Tape,
@@ -39,7 +39,7 @@ pub(super) async fn run(common: &Common, sequence: u64, out: &mut Out) -> Answer
     };
     let log: SharedLog = Arc::new(JetStreamLog::new(&connection, &connection));
     match read(&log, &letter).await? {
-        Ok(readable) => put_back(&connection, &log, &dead, &letter, readable, common.json, out).await,
+        Ok(readable) => put_back(common, &connection, &log, &dead, &letter, readable, out).await,
         Err(why) => Ok(no(&format!("dead letter {sequence} stays where it is: {why}"))),
     }
 }
@@ -74,17 +74,16 @@ async fn read(log: &SharedLog, letter: &DeadLetter) -> Result<Result<Readable, S
 }
 
 async fn put_back(
+    common: &Common,
     connection: &Connection,
     log: &SharedLog,
     dead: &DeadLetters,
     letter: &DeadLetter,
     readable: Readable,
-    json: bool,
     out: &mut Out,
 ) -> Answered {
     let Readable { kind, frame, record } = readable;
-    let mut tape = Common::tape(connection, &[kind]).await?;
-    let mut acceptor = Acceptor::new(tape.logs());
+    let (mut tape, mut acceptor) = common.begin(connection, &[kind], Wanted::Links).await?.acceptor()?;
     read_to_the_end(&mut tape, &mut acceptor).await?;
     let would_be = acceptor.clone().read(kind, &record)?;
     if !is_accepted(&would_be) {
@@ -104,7 +103,7 @@ async fn put_back(
     while let Some((kind, record)) = tape.next().await? {
         let step = acceptor.read(kind, &record)?;
         if record.sequence == sequence {
-            log::one(&step, json, out)?;
+            log::one(&step, common.json, out)?;
             return Ok(if is_accepted(&step) { ExitCode::SUCCESS } else { ExitCode::from(NO) });
         }
     }

@@ -54,6 +54,11 @@ impl Bounds {
         around
     }
 
+    /// Takes in a key of that shape.
+    pub(super) fn extend(&mut self, Shape { sort, id, row }: Shape) {
+        self.widen(Bound { sort, ids: (id, id), rows: (row, row) });
+    }
+
     fn widen(&mut self, other: Bound) {
         let wider =
             |one: (Beginning, Beginning), other: (Beginning, Beginning)| (one.0.min(other.0), one.1.max(other.1));
@@ -67,9 +72,7 @@ impl Bounds {
 impl FromIterator<Shape> for Bounds {
     fn from_iter<I: IntoIterator<Item = Shape>>(shapes: I) -> Self {
         let mut bounds = Self::default();
-        for Shape { sort, id, row } in shapes {
-            bounds.widen(Bound { sort, ids: (id, id), rows: (row, row) });
-        }
+        shapes.into_iter().for_each(|shape| bounds.extend(shape));
         bounds
     }
 }

@@ -1,6 +1,6 @@
 //! How states and rows are keyed: `s`, then the id; or `r`, the id, a zero byte, and the row's own key.
 
-use shop_domain::id::Id;
+use shop_domain::{id::Id, rows::RowKey};
 
 /// What the keys of states begin with.
 pub(super) const STATE: u8 = b's';
@@ -17,6 +17,16 @@ pub(super) fn of_state(id: &Id) -> Vec<u8> {
 /// The key of one of its rows.
 pub(super) fn of_row(id: &Id, row: &str) -> Vec<u8> {
     [&[ROW], id.as_str().as_bytes(), &[END], row.as_bytes()].concat()
+}
+
+/// The id in a key and, unless it is a state's, the row's own key.
+pub(super) fn read(key: &[u8]) -> Option<(Id, Option<RowKey>)> {
+    let (id, row) = parts(key);
+    let row = match key.first()? {
+        &ROW => Some(std::str::from_utf8(row).ok()?.into()),
+        _ => None,
+    };
+    Some((std::str::from_utf8(id).ok()?.parse().ok()?, row))
 }
 
 /// The id in the key of a state.

@@ -9,6 +9,7 @@ use std::{
     io::{self, BufWriter, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use bytes::Bytes;
@@ -48,6 +49,8 @@ pub(super) struct Run {
     pub(super) info: RunInfo,
     /// Opened for each block that is read, because there may be more runs than files a process may have open.
     path: PathBuf,
+    /// The file of a run that was removed while somebody may still read it.
+    removed: OnceLock<File>,
     index: Index,
     filter: Filter,
 }
@@ -72,7 +75,14 @@ impl Run {
     pub(super) fn open(folder: &RunFolder, info: RunInfo) -> Result<Self, StoreError> {
         let path = folder.path(info.number);
         let (index, filter) = read_tail(&path).map_err(|error| unreadable(info.number, &path, error))?;
-        Ok(Self { info, path, index, filter })
+        Ok(Self { info, path, removed: OnceLock::new(), index, filter })
+    }
+
+    /// Keeps the file at hand, because its name is about to be removed: whoever holds the run reads on.
+    pub(super) fn keep_open(&self) -> Result<(), StoreError> {
+        let file = File::open(&self.path).map_err(|error| unreadable(self.info.number, &self.path, error))?;
+        self.removed.get_or_init(|| file);
+        Ok(())
     }
 
     /// The value of a key.
@@ -118,7 +128,10 @@ impl Run {
         let Place { start, bytes, checksum, .. } = self.index.blocks()[number];
         let read = || {
             let mut stored = vec![0; bytes as usize];
-            File::open(&self.path)?.read_exact_at(&mut stored, start)?;
+            match File::open(&self.path) {
+                Ok(file) => file.read_exact_at(&mut stored, start)?,
+                Err(error) => self.removed.get().ok_or(error)?.read_exact_at(&mut stored, start)?,
+            }
             checked(&stored, checksum)?;
             let block = Block::read(&stored).ok_or_else(not_as_written)?;
             Ok((stored, block))
@@ -202,6 +215,12 @@ impl RunWriter {
         if self.block.bytes() >= BLOCK_BYTES { self.close_block() } else { Ok(()) }
     }
 
+    /// The next entry, whose key may be beyond the bounds that were given.
+    pub(super) fn push_beyond(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.index.bounds.extend(Shape::of(key));
+        self.push(key, value)
+    }
+
     /// A whole block of another run, whose keys are all larger than the one before, as it is stored there.
     pub(super) fn push_block(&mut self, block: &Block, stored: &[u8]) -> Result<(), StoreError> {
         self.close_block()?;
@@ -230,7 +249,7 @@ impl RunWriter {
         self.write(&tail)?;
         self.sync()?;
         let Self { info, path, index, filter, .. } = self;
-        Ok(Run { info, path, index, filter })
+        Ok(Run { info, path, removed: OnceLock::new(), index, filter })
     }
 
     /// Writes the block that was begun, if one was.

@@ -21,11 +21,15 @@ use super::{
     block::Entry,
     bounds::{Bounds, Shape},
     files::RunFolder,
+    frozen::{self, FrozenRuns},
     key::{self, STATE},
     merge::{Merge, Progress},
     run::{Run, RunInfo, RunWriter, Wanted},
 };
-use crate::store::{Checkpoint, Meta, Shelf, StoreError};
+use crate::{
+    snapshot::SnapshotError,
+    store::{Checkpoint, Frozen, Items, Meta, Shelf, StoreError},
+};
 
 /// So many runs of a level are merged into one of the next. More would be written less often, and
 /// each look would go through more filters.
@@ -148,7 +152,10 @@ impl RunShelf {
         self.list(runs, meta)?;
         // Whatever happens from here on, nobody finds a list that names the old ones.
         self.tree.flush()?;
-        old.iter().try_for_each(|old| self.folder.remove(old.info.number))
+        old.iter().try_for_each(|old| {
+            old.keep_open()?;
+            self.folder.remove(old.info.number)
+        })
     }
 }
 
@@ -227,6 +234,27 @@ impl Shelf for RunShelf {
 
     fn blocks(&self) -> bool {
         true
+    }
+
+    fn freeze(&self) -> Result<Option<Box<dyn Frozen>>, StoreError> {
+        loop {
+            let Some(List { meta, runs: listed }) = list(&self.tree)? else { return Ok(None) };
+            let runs = self.read().clone();
+            let run = |info: &RunInfo| runs.iter().find(|run| run.info.number == info.number).cloned();
+            // A list that is just being written is in sled first: it is a matter of microseconds.
+            match listed.iter().map(run).collect::<Option<Vec<_>>>() {
+                Some(runs) => return Ok(Some(Box::new(FrozenRuns::new(meta, runs)))),
+                None => std::thread::yield_now(),
+            }
+        }
+    }
+
+    fn restore(&self, meta: &Meta, items_max: u64, items: &mut Items<'_>) -> Result<(), SnapshotError> {
+        let run = frozen::write(&self.folder, self.next_number(), items_max, items)?;
+        let old = self.read().clone();
+        self.list(run.into_iter().map(Arc::new).collect(), meta.clone())?;
+        self.tree.flush().map_err(StoreError::from)?;
+        Ok(old.iter().try_for_each(|old| self.folder.remove(old.info.number))?)
     }
 }
 

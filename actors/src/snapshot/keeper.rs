@@ -1,0 +1,271 @@
+//! When snapshots are written: every so many records or minutes, and when a host stops. One at a time for each
+//! kind, beside the partitions, of checkpoints that these have written anyway; of each partition by its owner.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed},
+        },
+    },
+    time::{Duration, SystemTime},
+};
+
+use shop_domain::kind::Kind;
+use shop_nats::log::Identity;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Kept, Pace, SnapshotError, Snapshots};
+use crate::{
+    kind_host::{PartitionView, View},
+    store::{Frozen, Item, Meta},
+    turn::Role,
+};
+
+/// How often is looked whether a snapshot is due.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Pause after one that could not be written: what is wrong with an object store takes its time.
+const RETRY: Duration = Duration::from_secs(30);
+/// How long a stopping host may take for its last snapshots. What is cut off was not needed: the log
+/// still holds it.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// A stopping host leaves a snapshot if it saves replaying so many records at least, as a part of all
+/// items: it takes far longer to replay a record than to write an item.
+const ITEMS_PER_RECORD: u64 = 10;
+
+/// How often, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// After so many records of the kind's log.
+    pub records: u64,
+    /// After so long, if there was any.
+    pub interval: Duration,
+    /// So many of each partition are kept.
+    pub keep: usize,
+}
+
+/// The newest snapshot of a partition, in numbers; all 0 when there is none, or another host writes them.
+#[derive(Debug, Default)]
+pub struct NewestSnapshot {
+    written_unix_s: AtomicU64,
+    /// How large it is.
+    pub bytes: AtomicU64,
+    /// The sequence up to which it goes.
+    pub sequence: AtomicU64,
+}
+
+impl NewestSnapshot {
+    fn set(&self, Kept { name, bytes, written }: Kept) {
+        let unix = written.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.bytes.store(bytes, Relaxed);
+        self.sequence.store(name.complete_to, Relaxed);
+        self.written_unix_s.store(unix.as_secs(), Relaxed);
+    }
+
+    /// It is no business of this host any more.
+    fn clear(&self) {
+        for number in [&self.written_unix_s, &self.bytes, &self.sequence] {
+            number.store(0, Relaxed);
+        }
+    }
+
+    /// How long ago it was written, if there is one.
+    pub fn age(&self) -> Option<Duration> {
+        let written = SystemTime::UNIX_EPOCH + Duration::from_secs(self.written_unix_s.load(Relaxed));
+        let age = SystemTime::now().duration_since(written).unwrap_or_default();
+        (written > SystemTime::UNIX_EPOCH).then_some(age)
+    }
+}
+
+/// Writes the snapshots of one kind on this host.
+pub struct Keeper {
+    kind: Kind,
+    identity: Identity,
+    snapshots: Snapshots,
+    schedule: Schedule,
+    view: watch::Receiver<Arc<View>>,
+    /// Of each partition that this host owns or owned: another one may have written newer ones since.
+    last: BTreeMap<u16, Last>,
+}
+
+/// The last snapshot of a partition.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    kept: Option<Kept>,
+    /// When it was written, or when this host began.
+    at: Instant,
+}
+
+impl Last {
+    fn complete_to(&self) -> u64 {
+        self.kept.map_or(0, |kept| kept.name.complete_to)
+    }
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl Keeper {
+    /// Writes the snapshots of the partitions that are seen there.
+    pub fn new(
+        kind: Kind,
+        identity: Identity,
+        snapshots: Snapshots,
+        schedule: Schedule,
+        view: watch::Receiver<Arc<View>>,
+    ) -> Self {
+        Self { kind, identity, snapshots, schedule, view, last: BTreeMap::new() }
+    }
+
+    /// Writes snapshots until `stop`, which comes when the partitions have written their last checkpoints;
+    /// then the last ones.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let write = async {
+            loop {
+                sleep(LOOK_INTERVAL).await;
+                if let Err(error) = self.write_due().await {
+                    tracing::error!("{} has no new snapshot: {error}; trying again in {RETRY:?}", self.kind);
+                    sleep(RETRY).await;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = write => {}
+        }
+        match timeout(STOP_LIMIT, self.write_last()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("{} stops without a last snapshot: {error}", self.kind),
+            Err(_) => {
+                tracing::warn!("{} stops without a last snapshot: it takes longer than {STOP_LIMIT:?}", self.kind)
+            }
+        }
+    }
+
+    async fn write_due(&mut self) -> Result<(), SnapshotError> {
+        let view = self.view.borrow().clone();
+        for (number, partition) in &view.partitions {
+            if partition.handle.turn.role() == Role::Standby {
+                partition.snapshot.clear();
+                continue;
+            }
+            let last = self.last(*number).await?;
+            last.kept.iter().for_each(|kept| partition.snapshot.set(*kept));
+            let advanced = complete_to(&view, partition).saturating_sub(last.complete_to());
+            let is_due = advanced >= self.schedule.records || last.at.elapsed() >= self.schedule.interval;
+            if advanced > 0 && is_due {
+                self.write(&view, *number, partition, Pace::beside_orders()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Also of partitions that it has handed over because it stops: whoever comes next may need them.
+    async fn write_last(&mut self) -> Result<(), SnapshotError> {
+        let view = self.view.borrow().clone();
+        for (number, partition) in &view.partitions {
+            if partition.handle.turn.role() == Role::Standby && !self.last.contains_key(number) {
+                continue;
+            }
+            let last = self.last(*number).await?;
+            let advanced = complete_to(&view, partition).saturating_sub(last.complete_to());
+            let items = partition.shelf.freeze()?.map_or(0, |frozen| frozen.items_max());
+            if advanced > 0 && advanced.saturating_mul(ITEMS_PER_RECORD) >= items {
+                self.write(&view, *number, partition, Pace::at_once()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(
+        &mut self,
+        view: &View,
+        number: u16,
+        partition: &PartitionView,
+        pace: Pace,
+    ) -> Result<(), SnapshotError> {
+        let place = (self.kind, number);
+        let Some(frozen) = freeze(view, partition, &self.identity)? else { return Ok(()) };
+        let kept = self.snapshots.write(place, frozen, pace).await?;
+        partition.snapshot.set(kept);
+        self.last.insert(number, Last { kept: Some(kept), at: Instant::now() });
+        tracing::debug!("{}/{number}: wrote {}, {} bytes", self.kind, kept.name, kept.bytes);
+        self.snapshots.prune(place, self.identity.epoch, self.schedule.keep).await
+    }
+
+    /// The last snapshot of a partition, whoever has written it.
+    async fn last(&mut self, number: u16) -> Result<Last, SnapshotError> {
+        if let Some(last) = self.last.get(&number) {
+            return Ok(*last);
+        }
+        let kept = self.snapshots.list((self.kind, number), self.identity.epoch).await?.first().copied();
+        let last = Last { kept, at: Instant::now() };
+        self.last.insert(number, last);
+        Ok(last)
+    }
+}
+
+/// The sequence up to which a snapshot would be complete that is written now.
+fn complete_to(view: &View, partition: &PartitionView) -> u64 {
+    let dispatched = view.dispatched.as_ref().map_or(0, |dispatched| *dispatched.borrow());
+    let assigned = partition.assigned.load(Acquire);
+    let saved = *partition.handle.saved.borrow();
+    if saved >= assigned { saved.max(dispatched) } else { saved }
+}
+
+/// A partition's checkpoint, and up to where it is known to be complete.
+///
+/// A partition learns only of its own records, and the log may be cut far behind the last one of them. That
+/// others had the last word is known to whoever hands the records out: first it is looked how far that
+/// has come, then which record the partition got last. If the checkpoint goes up to that one, all
+/// that was handed out is in it.
+fn freeze(
+    view: &View,
+    partition: &PartitionView,
+    identity: &Identity,
+) -> Result<Option<Box<dyn Frozen>>, SnapshotError> {
+    let dispatched = view.dispatched.as_ref().map_or(0, |dispatched| *dispatched.borrow());
+    let assigned = partition.assigned.load(Acquire);
+    let frozen = partition.shelf.freeze()?;
+    let mut meta = match &frozen {
+        Some(frozen) => frozen.meta().clone(),
+        None if assigned == 0 => Meta::new(identity),
+        None => return Ok(None),
+    };
+    if meta.cursor >= assigned {
+        meta.complete_to = meta.complete_to.max(dispatched);
+    }
+    Ok(Some(Box::new(Complete { meta, frozen })))
+}
+
+/// A checkpoint, or that of a partition to which nothing has come yet, and up to where it is complete.
+#[derive(Debug)]
+struct Complete {
+    meta: Meta,
+    frozen: Option<Box<dyn Frozen>>,
+}
+
+impl Frozen for Complete {
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn items_max(&self) -> u64 {
+        self.frozen.as_ref().map_or(0, |frozen| frozen.items_max())
+    }
+
+    fn each(&self, take: &mut dyn FnMut(Item) -> Result<(), SnapshotError>) -> Result<(), SnapshotError> {
+        self.frozen.iter().try_for_each(|frozen| frozen.each(take))
+    }
+}

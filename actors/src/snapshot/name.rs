@@ -1,0 +1,66 @@
+//! How snapshots are named: so that a list of names tells which is the newest, and of which log.
+
+use std::fmt;
+
+use object_store::path::Path;
+
+use crate::{replay::Place, store::Meta};
+
+/// The name of a snapshot among those of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    /// See [`Meta::complete_to`]; not below the cursor.
+    pub complete_to: u64,
+    /// See [`Meta::cursor`].
+    pub cursor: u64,
+    /// The epoch of the log.
+    pub epoch: u64,
+}
+
+impl Name {
+    /// The name of the snapshot that goes up to there.
+    pub fn of(meta: &Meta) -> Self {
+        Self { complete_to: meta.needs_from() - 1, cursor: meta.cursor, epoch: meta.epoch }
+    }
+
+    /// The folder of all snapshots of a partition of a log.
+    pub(super) fn folder((kind, partition): Place, epoch: u64) -> Path {
+        Path::from(format!("{kind}/{partition}/{epoch:016x}"))
+    }
+
+    /// Where the snapshot of a partition is.
+    pub(super) fn path(&self, place: Place) -> Path {
+        let Self { complete_to, cursor, epoch } = self;
+        Self::folder(place, *epoch).join(format!("{complete_to:020}-{cursor:020}.snapshot"))
+    }
+
+    /// The name that is there, if it is one.
+    pub(super) fn at(path: &Path, epoch: u64) -> Option<Self> {
+        let (complete_to, cursor) = path.filename()?.strip_suffix(".snapshot")?.split_once('-')?;
+        Some(Self { complete_to: complete_to.parse().ok()?, cursor: cursor.parse().ok()?, epoch })
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the snapshot up to {}", self.cursor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shop_domain::kind::Kind;
+
+    use super::*;
+
+    #[test]
+    fn a_name_says_where_it_is_and_sorts_by_how_far_it_goes() {
+        let name = |complete_to, cursor| Name { complete_to, cursor, epoch: 0xbeef };
+        let path = name(17, 9).path((Kind::Order, 3));
+        let expected = "order/3/000000000000beef/00000000000000000017-00000000000000000009.snapshot";
+        assert_eq!(path.as_ref(), expected);
+        assert_eq!(Name::at(&path, 0xbeef), Some(name(17, 9)));
+        assert_eq!(Name::at(&Path::from("order/3/000000000000beef/notes.txt"), 0xbeef), None);
+        assert!(name(17, 9) > name(9, 9) && name(17, 17) > name(17, 9));
+    }
+}

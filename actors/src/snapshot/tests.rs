@@ -1,0 +1,279 @@
+//! A host of wallets in memory, whose folder is lost, whose log is cut, and whose snapshots are damaged.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use shop_domain::{
+    entity::State,
+    id::Id,
+    kind::Kind,
+    message::{Envelope, Message},
+    money::Money,
+    wallet::{self, Wallet},
+};
+use shop_nats::{
+    frame::{EncodedMessage, Origin, Source, frames},
+    log::Log,
+    memory::{Calm, MemoryLog},
+    subject::partition_of,
+};
+use tempfile::TempDir;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    keeper::{Keeper, Schedule},
+    *,
+};
+use crate::{
+    kind_host::{KindError, KindHost, View},
+    outbox::Logs,
+    partition::AttachError,
+    store::sled::SledStore,
+    turn::Turn,
+};
+
+const KIND: Kind = Kind::Wallet;
+const KEEP: usize = 3;
+
+struct World {
+    log: MemoryLog,
+    partitions: u16,
+    folder: TempDir,
+    sent: u64,
+}
+
+struct Running {
+    host: tokio::task::JoinHandle<Result<(), KindError>>,
+    keeper: tokio::task::JoinHandle<()>,
+    view: watch::Receiver<Arc<View>>,
+    stop: [CancellationToken; 2],
+}
+
+impl World {
+    fn new(partitions: u16) -> Self {
+        let log = MemoryLog::new(partitions, Arc::new(Calm));
+        Self { log, partitions, folder: tempfile::tempdir().unwrap(), sent: 0 }
+    }
+
+    fn snapshots(&self) -> Snapshots {
+        Snapshots::open(&self.folder.path().join("snapshots").to_string_lossy()).unwrap()
+    }
+
+    /// A host with the folder that was there.
+    async fn start(&self) -> Running {
+        let mut logs = Logs::new();
+        for kind in Kind::ALL {
+            logs.insert(kind, self.log.identity(kind).await.unwrap());
+        }
+        let store = Arc::new(SledStore::open(&self.folder.path().join("host"), KIND).unwrap());
+        let (replies, _) = mpsc::channel(1);
+        let (view, seen) = watch::channel(Arc::default());
+        let (log, identity, snapshots) = (Arc::new(self.log.clone()), logs[&KIND], self.snapshots());
+        let schedule = Schedule { records: u64::MAX, interval: Duration::MAX, keep: KEEP };
+        let keeper = Keeper::new(KIND, identity, snapshots.clone(), schedule, seen.clone());
+        let (snapshots, turns) = (Some(snapshots), vec![Turn::alone(); usize::from(identity.partitions)]);
+        let host = KindHost { kind: KIND, log, identity, logs, store, snapshots, replies, view, turns };
+        let stop = [(); 2].map(|()| CancellationToken::new());
+        let host = tokio::spawn(host.run(stop[0].clone()));
+        Running { host, keeper: tokio::spawn(keeper.run(stop[1].clone())), view: seen, stop }
+    }
+
+    /// What a host says of why it does not start.
+    async fn refusal(&self) -> String {
+        let running = self.start().await;
+        match running.host.await.unwrap() {
+            Err(KindError::Attach(error @ AttachError::Trimmed { .. })) => error.to_string(),
+            other => panic!("the host should not start, but: {other:?}"),
+        }
+    }
+
+    fn lose_the_folder(&self) {
+        fs::remove_dir_all(self.folder.path().join("host")).unwrap();
+    }
+
+    /// So many records with a top-up of 1 each.
+    fn top_up(&mut self, wallet: &Id, times: u64) -> u64 {
+        let partition = partition_of(wallet, self.partitions);
+        for _ in 0..times {
+            self.sent += 1;
+            // Each from a door of its own, so that none of them needs the others.
+            let source = Source { origin: Origin::Door, epoch: self.sent };
+            let messages = [wallet::Message::Open { balance: Money::ZERO }, wallet::Message::TopUp { amount: one() }];
+            let encode = |message| {
+                let message = Message::Wallet(message);
+                EncodedMessage::new(&Envelope { to: wallet.clone(), message, request: None, trace: None })
+            };
+            self.log.store(KIND, partition, frames(source, 1, &messages.map(encode)).remove(0).0);
+        }
+        self.sent
+    }
+
+    /// The files of a partition's snapshots, newest first.
+    fn files(&self, partition: u16) -> Vec<PathBuf> {
+        let epochs = fs::read_dir(self.folder.path().join(format!("snapshots/wallet/{partition}"))).unwrap();
+        let files = epochs.flat_map(|epoch| fs::read_dir(epoch.unwrap().path()).unwrap());
+        let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        files.sort_by(|one, other| other.cmp(one));
+        files
+    }
+
+    fn damage(&self, partition: u16, number: usize) {
+        let path = &self.files(partition)[number];
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+impl Running {
+    async fn balance(&mut self, partition: u16, wallet: &Id, settled: u64) -> u64 {
+        let is_settled = |view: &Arc<View>| {
+            view.partitions.get(&partition).is_some_and(|one| *one.handle.settled.borrow() >= settled)
+        };
+        while !is_settled(&self.view.borrow()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let view = self.view.borrow().clone();
+        let state = view.partitions[&partition].handle.memory.look(|look| look.state(wallet)).unwrap().unwrap();
+        let State::Wallet(Wallet::Open(open)) = State::decode(KIND, &state).unwrap() else { panic!("{state:?}") };
+        open.balance.get()
+    }
+
+    /// How many records it has applied.
+    fn applied(&self) -> u64 {
+        self.view.borrow().counts.records.get()
+    }
+
+    async fn stop(self) {
+        self.stop[0].cancel();
+        self.host.await.unwrap().unwrap();
+        self.stop[1].cancel();
+        self.keeper.await.unwrap();
+    }
+}
+
+fn one() -> Money {
+    Money::new(1).unwrap()
+}
+
+fn id(id: &str) -> Id {
+    id.parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_lost_its_folder_goes_on_from_the_newest_snapshot_that_is_whole() {
+    let mut world = World::new(1);
+    let alice = id("alice");
+    for _ in 0..5 {
+        let last = world.top_up(&alice, 10);
+        let mut running = world.start().await;
+        assert_eq!(running.balance(0, &alice, last).await, last);
+        running.stop().await;
+    }
+    assert_eq!(world.files(0).len(), KEEP);
+
+    for (damaged, replayed) in [(None, 0), (Some(0), 10), (Some(1), 20), (Some(2), 50)] {
+        damaged.into_iter().for_each(|number| world.damage(0, number));
+        world.lose_the_folder();
+        let mut running = world.start().await;
+        assert_eq!(running.balance(0, &alice, 50).await, 50);
+        assert_eq!(running.applied(), replayed);
+        // Without a last snapshot.
+        running.keeper.abort();
+        running.stop[0].cancel();
+        running.host.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_goes_on_in_a_log_that_was_cut_and_without_a_snapshot_says_why_not() {
+    let mut world = World::new(1);
+    let alice = id("alice");
+    world.top_up(&alice, 30);
+    let mut running = world.start().await;
+    running.balance(0, &alice, 30).await;
+    running.stop().await;
+    fs::rename(world.folder.path().join("host"), world.folder.path().join("old")).unwrap();
+    world.top_up(&alice, 20);
+    let mut running = world.start().await;
+    running.balance(0, &alice, 50).await;
+    running.stop().await;
+    world.log.cut(KIND, 41);
+    world.top_up(&alice, 5);
+
+    // Without a checkpoint, and with one that ends before the log begins.
+    world.lose_the_folder();
+    let mut running = world.start().await;
+    assert_eq!((running.balance(0, &alice, 55).await, running.applied()), (55, 5));
+    running.stop().await;
+    world.lose_the_folder();
+    fs::rename(world.folder.path().join("old"), world.folder.path().join("host")).unwrap();
+    let mut running = world.start().await;
+    assert_eq!(running.balance(0, &alice, 55).await, 55);
+    running.stop().await;
+
+    world.lose_the_folder();
+    fs::remove_dir_all(world.folder.path().join("snapshots")).unwrap();
+    let refusal = world.refusal().await;
+    assert!(refusal.contains("the log of wallet begins at sequence 41, but wallet/0 has to go on from 1"), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_may_be_cut_far_behind_the_last_record_of_a_partition_to_which_little_comes() {
+    let mut world = World::new(3);
+    let of = |partition| (0..).map(|n| id(&format!("user-{n}"))).find(|id| partition_of(id, 3) == partition).unwrap();
+    let (busy, idle) = (of(0), of(1));
+    world.top_up(&idle, 2);
+    let last = world.top_up(&busy, 40);
+    let mut running = world.start().await;
+    running.balance(0, &busy, last).await;
+    running.balance(1, &idle, 2).await;
+    running.stop().await;
+    let names = |partition| {
+        let (snapshots, epoch) = (world.snapshots(), KIND as u64 + 1);
+        async move { snapshots.list((KIND, partition), epoch).await.unwrap()[0].name }
+    };
+    for (partition, cursor) in [(0, 42), (1, 2), (2, 0)] {
+        let name = names(partition).await;
+        assert_eq!((name.complete_to, name.cursor), (42, cursor), "of partition {partition}");
+    }
+    world.log.cut(KIND, 40);
+
+    // With its own checkpoints, which do not know that nothing came; and without any.
+    for is_lost in [false, true] {
+        if is_lost {
+            world.lose_the_folder();
+        }
+        let mut running = world.start().await;
+        assert_eq!(running.balance(0, &busy, 42).await, 40);
+        assert_eq!(running.balance(1, &idle, 2).await, 2);
+        assert_eq!(running.view.borrow().partitions.len(), 3);
+        running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_of_another_log_is_never_used() {
+    let mut world = World::new(1);
+    let alice = id("alice");
+    world.top_up(&alice, 30);
+    let mut running = world.start().await;
+    running.balance(0, &alice, 30).await;
+    running.stop().await;
+
+    // The same epoch, but rolled back: what is beyond its end, or not what it holds, is of no use.
+    world.lose_the_folder();
+    (world.log, world.sent) = (MemoryLog::new(1, Arc::new(Calm)), 1_000);
+    world.top_up(&alice, 7);
+    let mut running = world.start().await;
+    assert_eq!((running.balance(0, &alice, 7).await, running.applied()), (7, 7));
+    running.keeper.abort();
+    running.stop[0].cancel();
+    running.host.await.unwrap().unwrap();
+    world.lose_the_folder();
+    world.top_up(&alice, 33);
+    let mut running = world.start().await;
+    assert_eq!((running.balance(0, &alice, 40).await, running.applied()), (40, 40));
+    running.stop().await;
+}

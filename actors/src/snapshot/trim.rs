@@ -1,0 +1,128 @@
+//! How far a log may be cut: as far as snapshots stand for what goes, and a margin less.
+//!
+//! A kind's log is one stream that all its partitions share, and it is cut at one sequence for all of
+//! them, from its beginning on. So it stays without gaps, and a reader that misses a record still
+//! knows that something was lost. The price is that the partition whose snapshots are the oldest
+//! decides for all.
+//!
+//! What a partition needs of the log begins behind the last record that its snapshot has. That one may
+//! be far back, if little comes to the partition: so a snapshot says up to where it is *complete*,
+//! by whoever had read the whole log up to there when it was written. Of those snapshots that are
+//! kept the oldest one decides, because one that is newer may turn out to be damaged: all of them
+//! are read to their ends before anything is cut.
+//!
+//! What a partition resends because it begins further back than before falls away at the receivers: it
+//! has the same numbers. What a receiver needs of that is in its own log behind its own snapshot. And
+//! whoever has a checkpoint of its own that ends before the log begins takes a snapshot instead.
+
+use shop_domain::{kind::Kind, timestamp::Timestamp};
+use shop_nats::log::{Identity, SharedLog};
+
+use super::{Kept, SnapshotError, Snapshots};
+use crate::{partition::misfit, replay::Place};
+
+/// How far a log may be cut.
+#[derive(Debug)]
+pub struct Plan {
+    /// Which log.
+    pub kind: Kind,
+    /// As it was.
+    pub identity: Identity,
+    /// What stands for each partition.
+    pub partitions: Vec<Standing>,
+    /// The first record that stays.
+    pub first: u64,
+}
+
+/// What stands for a partition.
+#[derive(Debug)]
+pub struct Standing {
+    /// Which one.
+    pub place: Place,
+    /// The oldest snapshot that is whole and of this log.
+    pub oldest: Option<Kept>,
+    /// Those that are of no use, and why.
+    pub useless: Vec<(Kept, String)>,
+}
+
+/// How much of what could go stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserve {
+    /// So many records before the oldest snapshot.
+    pub margin: u64,
+    /// And all that the log took since.
+    pub since: Option<Timestamp>,
+}
+
+impl Plan {
+    /// Finds out how far a kind's log may be cut; changes nothing.
+    pub async fn make(
+        log: &SharedLog,
+        snapshots: &Snapshots,
+        kind: Kind,
+        reserve: Reserve,
+    ) -> Result<Self, SnapshotError> {
+        let identity = log.identity(kind).await?;
+        let mut partitions = Vec::with_capacity(identity.partitions.into());
+        for partition in 0..identity.partitions {
+            partitions.push(Standing::of((kind, partition), log, snapshots, &identity).await?);
+        }
+        let complete_to = partitions.iter().map(|standing| standing.oldest.map_or(0, |oldest| oldest.name.complete_to));
+        let complete_to = complete_to.min().unwrap_or(0);
+        let mut first = (complete_to + 1).saturating_sub(reserve.margin).max(identity.first_sequence);
+        if let Some(since) = reserve.since {
+            first = first.min(first_since(log, &identity, kind, since).await?);
+        }
+        Ok(Self { kind, identity, partitions, first })
+    }
+
+    /// The partition for which nothing stands, so that nothing may go.
+    pub fn lacking(&self) -> Option<Place> {
+        self.partitions.iter().find(|standing| standing.oldest.is_none()).map(|standing| standing.place)
+    }
+
+    /// How many records go.
+    pub fn records(&self) -> u64 {
+        self.first - self.identity.first_sequence
+    }
+}
+
+impl Standing {
+    async fn of(
+        place: Place,
+        log: &SharedLog,
+        snapshots: &Snapshots,
+        identity: &Identity,
+    ) -> Result<Self, SnapshotError> {
+        let mut standing = Self { place, oldest: None, useless: vec![] };
+        for kept in snapshots.list(place, identity.epoch).await? {
+            let why = match snapshots.verify(place, kept.name).await {
+                Ok(_) if kept.name.complete_to + 1 < identity.first_sequence => {
+                    Some(format!("the log begins at sequence {}", identity.first_sequence))
+                }
+                Ok(meta) => misfit(log, place.0, &meta, identity).await?,
+                Err(error @ SnapshotError::Damaged(_)) => Some(error.to_string()),
+                Err(error) => return Err(error),
+            };
+            match why {
+                None => standing.oldest = Some(kept),
+                Some(why) => standing.useless.push((kept, why)),
+            }
+        }
+        Ok(standing)
+    }
+}
+
+/// The first record that the log took at that time or later: looked for by halves, because times only grow.
+async fn first_since(log: &SharedLog, identity: &Identity, kind: Kind, since: Timestamp) -> Result<u64, SnapshotError> {
+    let (mut low, mut high) = (identity.first_sequence, identity.last_sequence + 1);
+    while low < high {
+        let middle = low.midpoint(high);
+        match log.record(kind, middle).await? {
+            Some(record) if record.time >= since => high = middle,
+            // What is not there any more was before.
+            Some(_) | None => low = middle + 1,
+        }
+    }
+    Ok(low)
+}

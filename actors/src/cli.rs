@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    config::{Config, SnapshotOptions},
+    config::{Config, STANDBYS, SnapshotOptions},
     host,
     operator::Tool,
 };
@@ -56,6 +56,10 @@ struct Serve {
     /// `overloaded`, nothing is lost, and `shop-actors trim` makes room [default: as it is; without limit].
     #[arg(long, env = "SHOP_LOG_MAX_BYTES", value_name = "BYTES")]
     log_max_bytes: Option<u64>,
+    /// Hosts that keep a partition at hand beside the one that owns it, and of which one goes on when that is gone,
+    /// if there are so many.
+    #[arg(long, env = "SHOP_STANDBYS", value_name = "COUNT", default_value_t = STANDBYS)]
+    standbys: usize,
     #[command(flatten)]
     snapshots: SnapshotOptions,
 }
@@ -86,12 +90,13 @@ impl Cli {
 
 impl Serve {
     async fn run(self, stop: CancellationToken) -> ExitCode {
-        let Self { mut kinds, nats_url, data_dir, partitions, replicas, observe_addr, log_max_bytes, snapshots } = self;
+        let Self { mut kinds, nats_url, data_dir, partitions, replicas, observe_addr, .. } = self;
+        let Self { log_max_bytes, standbys, snapshots, .. } = self;
         let observe_addr = observe_addr.filter(|address| !address.is_empty());
         kinds.sort_unstable();
         kinds.dedup();
         let topology = Topology { partitions, replicas, log_max_bytes };
-        match host::run(Config { kinds, nats_url, data_dir, observe_addr, snapshots, topology }, stop).await {
+        match host::run(Config { kinds, nats_url, data_dir, observe_addr, snapshots, standbys, topology }, stop).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 tracing::error!("{error}");

@@ -11,6 +11,9 @@ use shop_nats::topology::Topology;
 
 use crate::snapshot::keeper::Schedule;
 
+/// Hosts that hold a partition beside its owner, unless somebody says otherwise: one may die at any time.
+pub const STANDBYS: usize = 1;
+
 /// What a host runs, and where.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -24,6 +27,8 @@ pub struct Config {
     pub observe_addr: Option<String>,
     /// Where snapshots are, and how often they are written.
     pub snapshots: SnapshotOptions,
+    /// Hosts that hold a partition beside its owner, if there are so many.
+    pub standbys: usize,
     /// How the streams are to be.
     pub topology: Topology,
 }

@@ -1,6 +1,7 @@
 //! The host: connects, makes sure of the logs, and runs kinds behind their doors until it is told to stop.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -25,11 +26,11 @@ use crate::{
     config::Config,
     door::Door,
     fence::Fence,
-    kind_host::{KindError, KindHost, View},
+    kind_host::{KindError, KindHost, View, caught_up},
     members::Here,
     observe::{self, Connected, Observed},
     outbox::Logs,
-    query::Reads,
+    query::{Holders, Local, Reads},
     reply::Answers,
     snapshot::{
         SnapshotError, Snapshots,
@@ -87,6 +88,8 @@ struct Shared {
     observed: Arc<Observed>,
     /// Where snapshots are, and how often they are written.
     snapshots: Option<(Snapshots, Schedule)>,
+    /// Hosts that hold a partition beside its owner, if there are so many.
+    standbys: usize,
 }
 
 /// Runs the host until `stop`: first the doors close and what came in is appended, then the
@@ -115,7 +118,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostErro
     observed.connected(Connected { log: log.clone(), connections });
     let snapshots = config.snapshots.snapshots.as_deref().filter(|url| !url.is_empty()).map(Snapshots::open);
     let snapshots = snapshots.transpose()?.map(|snapshots| (snapshots, config.snapshots.schedule()));
-    let shared = Arc::new(Shared { log, publishing, doors, logs, observed, snapshots });
+    let shared = Arc::new(Shared { log, publishing, doors, logs, observed, snapshots, standbys: config.standbys });
 
     let mut kinds = JoinSet::new();
     let failed = stop.child_token();
@@ -163,13 +166,15 @@ async fn serve(
     let snapshots = shared.snapshots.as_ref().map(|(snapshots, _)| snapshots.clone());
     let (decisions, turns) = (0..identity.partitions).map(|_| Turn::new()).unzip();
     let (is_ready, ready) = watch::channel(false);
-    let here = Here { kind, epoch: identity.epoch, is_ready: ready, view: seen.clone(), decisions };
+    let (hold, held) = watch::channel(BTreeSet::new());
+    let (epoch, standbys) = (identity.epoch, shared.standbys);
+    let here = Here { kind, epoch, is_ready: ready, view: seen.clone(), standbys, decisions, held: hold };
     // Not over the connection of the doors: a message that is sent just when a door closes can make it lose what
     // was on its way in (async-nats drops a drained subscription as soon as anything else happens).
     let membership = here.join(shared.publishing.clone(), stop.clone()).await?;
     // Ends with this function: whoever hears nothing more of this host takes over.
     let _membership = AbortOnDropHandle::new(tokio::spawn(membership));
-    let host = KindHost { kind, log, identity, logs, store, snapshots, replies, view, turns };
+    let host = KindHost { kind, log, identity, logs, store, snapshots, replies, view, turns, held };
     let stop_partitions = CancellationToken::new();
     let mut running = tokio::spawn(host.run(stop_partitions.clone()));
     let sending = tokio::spawn(answers.clone().run(to_send));
@@ -183,10 +188,11 @@ async fn serve(
     let is_open = shared.observed.begins(kind, seen.clone());
     let described = seen.clone();
     stats.describe(move || described.borrow().describe(kind));
-    let reads = Reads::new(kind, identity.partitions, fence, seen.clone());
+    let (local, holders) = (Local::new(kind, fence, seen.clone()), Holders::new(kind, shared.doors.clone()));
+    let reads = Reads::new(kind, identity.partitions, local.clone(), holders.clone());
     let opened = async {
         tokio::select! {
-            () = caught_up(seen, identity.last_sequence) => {}
+            () = caught_up(seen.clone()) => {}
             () = stop.cancelled() => return Ok(()),
         }
         let listener = shared.doors.listen(kind, &stats).await?;
@@ -194,8 +200,11 @@ async fn serve(
         is_open.store(true, Ordering::Relaxed);
         is_ready.send_replace(true);
         let door = Door::new(kind, identity.partitions, &shared.log, reads, answers);
+        let served = async {
+            tokio::join!(door.run(listener, stop.clone()), holders.serve(local, stop.child_token()));
+        };
         tokio::select! {
-            () = door.run(listener, stop.clone()) => {}
+            () = served => {}
             () = async { stop.cancelled().await; tokio::time::sleep(DOOR_STOP_LIMIT).await } => {
                 tracing::warn!("{kind}: the log did not take in time all that had come in");
             }
@@ -218,28 +227,6 @@ async fn serve(
     }
     tracing::info!("{kind} has stopped");
     outcome.and(ended)
-}
-
-/// Waits until every partition that runs has settled all that the log held when the host started.
-async fn caught_up(mut view: watch::Receiver<Arc<View>>, last: u64) {
-    loop {
-        let (mut waiting, dispatched) = {
-            let view = view.borrow_and_update();
-            (view.partitions.values().cloned().collect::<Vec<_>>(), view.dispatched.clone())
-        };
-        let wait = async {
-            let mut dispatched = dispatched?;
-            dispatched.wait_for(|dispatched| *dispatched >= last).await.ok()?;
-            for partition in &mut waiting {
-                let assigned = partition.assigned.load(Ordering::Acquire);
-                partition.handle.settled.wait_for(|settled| *settled >= assigned).await.ok()?;
-            }
-            Some(())
-        };
-        if wait.await.is_some() || view.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 fn flatten(ended: Result<Result<(), KindError>, tokio::task::JoinError>) -> Result<(), HostError> {

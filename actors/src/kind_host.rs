@@ -1,17 +1,18 @@
-//! All partitions of one kind on this host, the one reader that feeds them, and their restarts.
+//! The partitions of one kind that this host holds, the one reader that feeds them, and their restarts.
+
+mod dispatch;
+mod view;
 
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
-use serde_json::{Value, json};
+use futures::future::{FusedFuture, FutureExt};
 use shop_domain::{entity::Reply, id::Id, kind::Kind};
-use shop_nats::log::{Identity, LogError, Record, SharedLog};
+use shop_nats::log::{Identity, LogError, SharedLog};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinError, JoinSet},
@@ -19,15 +20,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::dispatch::{Routes, dispatch};
+pub use self::view::{Parked, PartitionView, View, caught_up};
 use crate::{
-    counts::SharedCounts,
     entities::ApplyError,
     outbox::Logs,
-    partition::{AttachError, Handle, Outlet, Pace, Partition, PartitionError},
+    partition::{AttachError, Outlet, Pace, Partition, PartitionError},
     patience,
-    snapshot::{SnapshotError, Snapshots, keeper::NewestSnapshot, restore},
+    snapshot::{SnapshotError, Snapshots, restore},
     store::{SharedShelf, Store, StoreError},
-    turn::{Role, Turn},
+    turn::Turn,
 };
 
 /// Records that wait for one partition. Small: the reader ahead of it buffers as well.
@@ -59,60 +61,8 @@ pub struct KindHost {
     pub view: watch::Sender<Arc<View>>,
     /// Whether it is this host's turn to send and to answer, for each partition.
     pub turns: Vec<Turn>,
-}
-
-/// What others see of a kind on this host.
-#[derive(Clone, Debug, Default)]
-pub struct View {
-    /// Its partitions, by number; a parked one is missing.
-    pub partitions: BTreeMap<u16, PartitionView>,
-    /// Partitions that are stopped until somebody mends the bug.
-    pub parked: BTreeMap<u16, Parked>,
-    /// The sequence up to which the log was read and handed to the partitions.
-    pub dispatched: Option<watch::Receiver<u64>>,
-    /// What the kind has done since it started.
-    pub counts: SharedCounts,
-}
-
-impl View {
-    /// The kind and each of its partitions, in JSON.
-    pub fn describe(&self, kind: Kind) -> Value {
-        let running = self.partitions.values().map(|PartitionView { handle, .. }| {
-            let (settled, saved) = (*handle.settled.borrow(), *handle.saved.borrow());
-            let role = match handle.turn.role() {
-                Role::Owner => "owner",
-                Role::Standby => "standby",
-            };
-            json!({ "partition": handle.number, "role": role, "settled": settled, "checkpoint": saved })
-        });
-        let parked = self.parked.iter().map(|(number, Parked { sequence, reason })| {
-            json!({ "partition": number, "parked_at": sequence, "reason": reason })
-        });
-        let status = if self.parked.is_empty() { "ready" } else { "parked" };
-        json!({ "kind": kind, "status": status, "partitions": running.chain(parked).collect::<Vec<_>>() })
-    }
-}
-
-/// A partition that is stopped.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parked {
-    /// The sequence at which it stopped.
-    pub sequence: u64,
-    /// Why.
-    pub reason: String,
-}
-
-/// What others see of a partition.
-#[derive(Clone, Debug)]
-pub struct PartitionView {
-    /// What it knows and how far it is.
-    pub handle: Handle,
-    /// The sequence of the last record that was handed to it.
-    pub assigned: Arc<AtomicU64>,
-    /// Its checkpoint.
-    pub shelf: SharedShelf,
-    /// Its newest snapshot, as far as this host knows.
-    pub snapshot: Arc<NewestSnapshot>,
+    /// Which partitions it is to hold.
+    pub held: watch::Receiver<BTreeSet<u16>>,
 }
 
 /// Why a kind cannot be served any more.
@@ -144,14 +94,25 @@ pub enum KindError {
 /// How one attempt to run the partitions ended.
 enum Ended {
     Stopped,
-    Panicked { partition: u16, id: Id, sequence: u64, last: u64 },
+    /// The host is to hold other partitions.
+    Changed,
+    Panicked {
+        partition: u16,
+        id: Id,
+        sequence: u64,
+        last: u64,
+    },
 }
 
 type PartitionTasks = JoinSet<(u16, Result<(), PartitionError>)>;
 type SettlerTasks = JoinSet<Result<(), StoreError>>;
 
-/// Panics seen, by partition.
-type Panics = BTreeMap<u16, Panicked>;
+/// What went wrong in this process.
+#[derive(Debug, Default)]
+struct Troubles {
+    panics: BTreeMap<u16, Panicked>,
+    parked: BTreeMap<u16, Parked>,
+}
 
 /// The last panic of a partition.
 #[derive(Debug)]
@@ -168,37 +129,70 @@ impl KindHost {
     /// checkpoint; one that panics at the same place again and again is parked. One whose checkpoint
     /// turns out to be damaged starts again from the log.
     pub async fn run(self, stop: CancellationToken) -> Result<(), KindError> {
-        let mut panics = Panics::new();
-        let mut parked = BTreeMap::new();
+        let mut troubles = Troubles::default();
         loop {
-            match self.attempt(&panics, &parked, &stop).await {
+            let numbers = troubles.wanted(&self.held.borrow());
+            let change = async |stop| self.change(&numbers, &troubles, stop).await;
+            match self.attempt(&numbers, &troubles, &self.view, change, &stop).await {
                 Err(KindError::Store(error @ StoreError::Damaged(_))) if !stop.is_cancelled() => {
                     tracing::error!("{}: {error}", self.kind);
                 }
                 Err(error) => return Err(error),
                 Ok(Ended::Stopped) => return Ok(self.store.flush()?),
+                Ok(Ended::Changed) => {}
                 Ok(Ended::Panicked { partition, id, sequence, last }) => {
-                    let before = panics.get(&partition).filter(|before| before.sequence == sequence);
-                    let times = before.map_or(0, |before| before.times) + 1;
-                    panics.insert(partition, Panicked { sequence, times, until: last });
-                    if times >= PANICS_MAX {
-                        let reason = format!("{} {id} panicked {times} times", self.kind);
+                    if troubles.panicked(partition, sequence, last) >= PANICS_MAX {
+                        let reason = format!("{} {id} panicked {PANICS_MAX} times", self.kind);
                         tracing::error!("{}/{partition} is parked at sequence {sequence}: {reason}", self.kind);
-                        parked.insert(partition, Parked { sequence, reason });
+                        troubles.parked.insert(partition, Parked { sequence, reason });
                     }
                 }
             }
         }
     }
 
+    /// Returns when this host is to hold other partitions than these, and those that are new to it have caught up
+    /// with the log beside them; or when it is stopped.
+    async fn change(
+        &self,
+        running: &BTreeSet<u16>,
+        troubles: &Troubles,
+        stop: CancellationToken,
+    ) -> Result<(), KindError> {
+        let mut held = self.held.clone();
+        loop {
+            let wanted = tokio::select! {
+                Ok(held) = held.wait_for(|held| troubles.wanted(held) != *running) => troubles.wanted(&held),
+                () = stop.cancelled() => return Ok(()),
+            };
+            let new = &wanted - running;
+            if !new.is_empty() {
+                tracing::info!("{}: catching up with {new:?}", self.kind);
+                let (view, seen) = watch::channel(Arc::default());
+                let prepared = async |_| {
+                    caught_up(seen).await;
+                    Ok(())
+                };
+                // A panic meanwhile comes again, and is dealt with, when all run together.
+                self.attempt(&new, troubles, &view, prepared, &stop).await?;
+            }
+            if stop.is_cancelled() || troubles.wanted(&held.borrow_and_update()) == wanted {
+                tracing::info!("{}: holding {wanted:?} from now on", self.kind);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Runs some partitions until `stop`, until one of them cannot go on, or until `change` is done.
     async fn attempt(
         &self,
-        panics: &Panics,
-        parked: &BTreeMap<u16, Parked>,
+        numbers: &BTreeSet<u16>,
+        Troubles { panics, parked }: &Troubles,
+        seen_in: &watch::Sender<Arc<View>>,
+        change: impl AsyncFnOnce(CancellationToken) -> Result<(), KindError>,
         stop: &CancellationToken,
     ) -> Result<Ended, KindError> {
-        let numbers = (0..self.identity.partitions).filter(|number| !parked.contains_key(number));
-        let shelves = numbers.map(|number| Ok((number, self.store.shelf(number)?)));
+        let shelves = numbers.iter().map(|number| Ok((*number, self.store.shelf(*number)?)));
         let shelves = shelves.collect::<Result<Vec<_>, StoreError>>()?;
         // A partition that starts again may have a checkpoint beyond what the log held at the first start.
         let furthest = furthest(&shelves, &self.identity)?;
@@ -207,10 +201,10 @@ impl KindHost {
         let attempt = stop.child_token();
         let mut tasks = PartitionTasks::new();
         let mut settlers = SettlerTasks::new();
-        let mut routes = BTreeMap::new();
+        let mut routes = Routes::new();
         let counts = Arc::clone(&self.view.borrow().counts);
-        let mut view = View { parked: parked.clone(), counts: Arc::clone(&counts), ..View::default() };
         let mut after = identity.last_sequence;
+        let mut view = View { began_at: after, parked: parked.clone(), counts: Arc::clone(&counts), ..View::default() };
         for (number, shelf) in shelves {
             if let Some(snapshots) = &self.snapshots {
                 restore::where_needed(snapshots, &self.log, (self.kind, number), &shelf, &identity).await?;
@@ -236,19 +230,28 @@ impl KindHost {
         let after = after.max(identity.first_sequence.saturating_sub(1));
         let (dispatched, dispatched_to) = watch::channel(after);
         view.dispatched = Some(dispatched_to);
-        self.view.send_replace(Arc::new(view));
+        seen_in.send_replace(Arc::new(view));
 
         let records = self.log.read(self.kind, identity.epoch, after);
+        let mut change = pin!(change(attempt.clone()).fuse());
         let ended = tokio::select! {
             biased;
             () = attempt.cancelled() => Ok(Ended::Stopped),
             Some(ended) = tasks.join_next() => self.ended(ended),
             error = failed(self.kind, &mut settlers) => Err(error),
+            changed = &mut change => changed.map(|()| Ended::Changed),
             error = dispatch(records, &routes, &dispatched), if !routes.is_empty() => Err(error.into()),
         };
         attempt.cancel();
         drop(routes);
-        match timeout(STOP_LIMIT, self.finish(tasks, settlers)).await {
+        let finish = async {
+            // What catches up beside them must not go on alone.
+            if !change.is_terminated() {
+                change.await?;
+            }
+            self.finish(tasks, settlers).await
+        };
+        match timeout(STOP_LIMIT, finish).await {
             Ok(finished) => finished.and(ended),
             // A checkpoint may still be being written, which nobody may read before it is.
             Err(_) if !stop.is_cancelled() => Err(KindError::Stuck(self.kind)),
@@ -289,6 +292,21 @@ impl KindHost {
     }
 }
 
+impl Troubles {
+    /// Of the partitions that a host is to hold, those that it can run.
+    fn wanted(&self, held: &BTreeSet<u16>) -> BTreeSet<u16> {
+        held.iter().filter(|number| !self.parked.contains_key(number)).copied().collect()
+    }
+
+    /// Notes a panic; how many there were at that place.
+    fn panicked(&mut self, partition: u16, sequence: u64, last: u64) -> u32 {
+        let before = self.panics.get(&partition).filter(|before| before.sequence == sequence);
+        let times = before.map_or(0, |before| before.times) + 1;
+        self.panics.insert(partition, Panicked { sequence, times, until: last });
+        times
+    }
+}
+
 /// The sequence up to which the log goes at least, if it is the one that the checkpoints are of.
 fn furthest(shelves: &[(u16, SharedShelf)], identity: &Identity) -> Result<u64, StoreError> {
     let mut furthest = 0;
@@ -309,32 +327,6 @@ async fn failed(kind: Kind, settlers: &mut SettlerTasks) -> KindError {
         }
     }
     std::future::pending().await
-}
-
-type Routes = BTreeMap<u16, (mpsc::Sender<Record>, Arc<AtomicU64>)>;
-
-/// Hands every record to its partition; returns when the log cannot be read any more.
-async fn dispatch(
-    mut records: mpsc::Receiver<Result<Record, LogError>>,
-    routes: &Routes,
-    dispatched: &watch::Sender<u64>,
-) -> LogError {
-    loop {
-        let record = match records.recv().await {
-            Some(Ok(record)) => record,
-            Some(Err(error)) => return error,
-            // The reader ends only after its last error, or with the process.
-            None => std::future::pending().await,
-        };
-        let sequence = record.sequence;
-        // A parked partition has no route: it reads on from its checkpoint once it is mended.
-        if let Some((partition, assigned)) = routes.get(&record.partition)
-            && partition.send(record).await.is_ok()
-        {
-            assigned.store(sequence, Ordering::Release);
-        }
-        dispatched.send_replace(sequence);
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
-//! The hosts of one kind, and which of them owns which partition.
+//! The hosts of one kind, and which of them owns and which of them holds which partition.
 //!
 //! Every host works that out by itself from what it hears. Two may disagree for a while: then both
 //! send the same, and what comes second falls away.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use shop_domain::kind::Kind;
@@ -15,7 +19,7 @@ use shop_nats::{
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 use twox_hash::XxHash3_64;
@@ -32,12 +36,16 @@ const BEAT: Duration = Duration::from_millis(250);
 const SILENCE_MAX: Duration = Duration::from_millis(1_500);
 /// How often an owner says how far it is while it works: reads of a standby wait for it.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(5);
+/// How long a host that joins others listens to what they say, before it takes something up.
+const INTRODUCTION: Duration = Duration::from_millis(100);
 
 /// What is known of the hosts of a kind.
 #[derive(Debug)]
 struct Members {
     kind: Kind,
     me: Announcement,
+    /// Hosts that hold a partition beside its owner.
+    standbys: usize,
     /// The state of each other host, and when it was heard of last.
     others: BTreeMap<String, (HostState, Instant)>,
 }
@@ -53,8 +61,12 @@ pub struct Here {
     pub is_ready: watch::Receiver<bool>,
     /// What its partitions do.
     pub view: watch::Receiver<Arc<View>>,
+    /// Hosts that hold a partition beside its owner, if there are so many.
+    pub standbys: usize,
     /// Where it is decided what it is to each partition.
     pub decisions: Vec<Decision>,
+    /// Where it is decided which partitions it holds.
+    pub held: watch::Sender<BTreeSet<u16>>,
 }
 
 impl Here {
@@ -67,12 +79,16 @@ impl Here {
         let host = uuid::Uuid::new_v4().simple().to_string();
         let (epoch, settled) = (self.epoch, BTreeMap::new());
         let me = Announcement { host, epoch, state: HostState::Joining, settled };
-        let (membership, first) = connection.join(self.kind, &me).await?;
-        let mut members = Members { kind: self.kind, me, others: BTreeMap::new() };
+        let (mut membership, first) = connection.join(self.kind, &me).await?;
+        let mut members = Members { kind: self.kind, me, standbys: self.standbys, others: BTreeMap::new() };
         if let Some(first) = first {
             members.hear(&first, &self.decisions);
+            let until = Instant::now() + INTRODUCTION;
+            while let Ok(Some(heard)) = timeout_at(until, membership.next()).await {
+                members.hear(&heard, &self.decisions);
+            }
         }
-        members.decide(&self.decisions);
+        members.decide(&self.decisions, &self.held);
         Ok(self.run(members, membership, connection, stop))
     }
 
@@ -115,7 +131,7 @@ impl Here {
                 (false, true) => HostState::Ready,
                 (false, false) => HostState::Joining,
             };
-            members.decide(&self.decisions);
+            members.decide(&self.decisions, &self.held);
             if has_changed {
                 members.me.settled = settled(&self.view.borrow(), &self.decisions);
                 membership.announce(&members.me).await;
@@ -157,7 +173,7 @@ impl Members {
         }
     }
 
-    fn decide(&self, decisions: &[Decision]) {
+    fn decide(&self, decisions: &[Decision], held: &watch::Sender<BTreeSet<u16>>) {
         for (partition, decision) in (0..).zip(decisions) {
             let role = self.role(partition);
             decision.role.send_if_modified(|before| {
@@ -166,16 +182,37 @@ impl Members {
                 is_other
             });
         }
+        // Who leaves keeps what it has, for those who still ask.
+        if self.me.state != HostState::Leaving {
+            let partitions = (0..).zip(decisions).map(|(partition, _)| partition);
+            let to_hold: BTreeSet<u16> =
+                partitions.filter(|partition| self.rank(*partition) <= self.standbys).collect();
+            held.send_if_modified(|before| {
+                let is_other = *before != to_hold;
+                *before = to_hold;
+                is_other
+            });
+        }
     }
 
-    /// What this host is to a partition: its owner is the ready host with the highest hash for it
-    /// (rendezvous hashing: Thaler and Ravishankar, 1998), so that no more partitions move than
-    /// have to. While none is ready, all that are there work.
+    /// What this host is to a partition: while none is ready, all that are there work.
     fn role(&self, partition: u16) -> Role {
-        let others = self.others.iter().filter(|(_, (state, _))| *state == HostState::Ready).map(|(host, _)| host);
-        let me = (self.me.state == HostState::Ready).then_some(&self.me.host);
-        let owner = others.chain(me).max_by_key(|host| self.score(host, partition));
-        if owner.is_none_or(|owner| *owner == self.me.host) { Role::Owner } else { Role::Standby }
+        let is_anybody_ready = self.ready().next().is_some() || self.me.state == HostState::Ready;
+        let is_first = self.me.state == HostState::Ready && self.rank(partition) == 0;
+        if is_first || !is_anybody_ready { Role::Owner } else { Role::Standby }
+    }
+
+    /// How many of the ready hosts come before this one for a partition, or would if it were ready. They come by
+    /// their hash for it (rendezvous hashing: Thaler and Ravishankar, 1998), so that no more partitions move
+    /// than have to. The first one owns it, and those after it are its standbys: when it goes, the second
+    /// one has all that is needed.
+    fn rank(&self, partition: u16) -> usize {
+        let mine = self.score(&self.me.host, partition);
+        self.ready().filter(|host| self.score(host, partition) > mine).count()
+    }
+
+    fn ready(&self) -> impl Iterator<Item = &String> {
+        self.others.iter().filter(|(_, (state, _))| *state == HostState::Ready).map(|(host, _)| host)
     }
 
     fn score(&self, host: &str, partition: u16) -> u64 {
@@ -223,7 +260,7 @@ mod tests {
 
     fn members(me: &str, others: &[&str]) -> Members {
         let me = announcement(me, HostState::Ready);
-        let mut members = Members { kind: Kind::Wallet, me, others: BTreeMap::new() };
+        let mut members = Members { kind: Kind::Wallet, me, standbys: 1, others: BTreeMap::new() };
         for other in others {
             assert!(members.hear(&announcement(other, HostState::Ready), &[]));
         }
@@ -232,6 +269,42 @@ mod tests {
 
     fn owned(members: &Members) -> Vec<u16> {
         (0..PARTITIONS).filter(|partition| members.role(*partition) == Role::Owner).collect()
+    }
+
+    fn held(members: &Members) -> BTreeSet<u16> {
+        let (decisions, _turns): (Vec<_>, Vec<_>) = (0..PARTITIONS).map(|_| crate::turn::Turn::new()).unzip();
+        let (held, _) = watch::channel(BTreeSet::new());
+        members.decide(&decisions, &held);
+        held.borrow().clone()
+    }
+
+    #[test]
+    fn each_partition_is_held_by_its_owner_and_by_whoever_would_own_it_next() {
+        let hosts = ["a", "b", "c", "d"];
+        let others = |me: &str| hosts.into_iter().filter(|host| *host != me).collect::<Vec<_>>();
+        let all = hosts.map(|me| members(me, &others(me)));
+        for partition in 0..PARTITIONS {
+            assert_eq!(all.iter().filter(|members| held(members).contains(&partition)).count(), 2);
+        }
+        for mut members in all {
+            assert!(owned(&members).iter().all(|partition| held(&members).contains(partition)));
+            let before = held(&members);
+            for gone in others(&members.me.host.clone()) {
+                let (kept, _) = (members.others.remove(gone), ());
+                assert!(owned(&members).iter().all(|partition| before.contains(partition)), "when {gone} is gone");
+                members.others.insert(gone.to_owned(), kept.unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_host_that_joins_takes_up_what_it_will_hold_and_one_that_leaves_keeps_what_it_has() {
+        let mut members = members("a", &["b", "c"]);
+        let when_ready = held(&members);
+        members.me.state = HostState::Joining;
+        assert_eq!((held(&members), owned(&members).len()), (when_ready, 0));
+        members.me.state = HostState::Leaving;
+        assert_eq!((held(&members).len(), owned(&members).len()), (0, 0), "nothing is decided any more");
     }
 
     #[test]

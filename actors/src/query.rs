@@ -1,36 +1,24 @@
-//! Reads: answered by the host that owns the partition, as of a moment after they were asked.
+//! Reads: answered by a host that holds the partition, as of a moment after they were asked.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+mod holders;
+mod local;
+
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use serde::Serialize;
+use futures::future::try_join_all;
+use serde::{Deserialize, Serialize};
 use shop_domain::{
     entity::State,
     id::{Id, ProductId},
     kind::Kind,
-    mypage::{self, Item, Summary},
     problem::{Code, Problem},
     product::Quote,
-    rows::decode_row,
-    wallet::{self, Entry},
 };
 use shop_nats::subject::partition_of;
-use tokio::{sync::watch, time::timeout};
 
-use crate::{
-    fence::Fence,
-    kind_host::{PartitionView, View},
-    memory::Look,
-    store::StoreError,
-};
+pub use self::{holders::Holders, local::Local};
 
-/// How long a read waits for its partition to catch up with the log. A partition that is further
-/// behind is not serving.
-const READ_WAIT_MAX: Duration = Duration::from_secs(3);
 /// Most bytes of items in one page: well below what one NATS message carries by default (1 MiB).
 /// A page may hold fewer items than asked for; `next` leads on.
 const PAGE_BYTES_MAX: usize = 512 * 1024;
@@ -38,12 +26,8 @@ const PAGE_BYTES_MAX: usize = 512 * 1024;
 /// A question about one entity, or about all of a kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
-    /// The entity as callers see it.
-    Get(Id),
-    /// A wallet's statement, newest first.
-    Statement(Id, Page),
-    /// A customer's orders, newest first.
-    Orders(Id, Page),
+    /// Something about one entity.
+    Of(Id, About),
     /// All products, by id.
     Products(Page),
     /// Price and stock of some products.
@@ -52,13 +36,44 @@ pub enum Query {
     Status,
 }
 
+/// What is asked about an entity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum About {
+    /// The entity as callers see it.
+    Itself,
+    /// A wallet's statement, newest first.
+    Statement(Page),
+    /// A customer's orders, newest first.
+    Orders(Page),
+}
+
 /// Which part of a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
     /// Most items, 1 to 1000.
     pub limit: usize,
     /// Where the page before ended.
     pub from: Option<String>,
+}
+
+/// What one partition is asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Question {
+    /// Something about one of its entities.
+    Of(Id, About),
+    /// At most so many of its products with ids after that one.
+    Products(Option<Id>, usize),
+    /// Price and stock of some of its products.
+    Quotes(Vec<ProductId>),
+}
+
+/// The states of entities that follow one another in a partition.
+#[derive(Debug, Serialize, Deserialize)]
+struct States {
+    /// In the order of their ids.
+    states: Vec<(Id, serde_bytes::ByteBuf)>,
+    /// Whether there would be more, if they were not too large.
+    is_cut: bool,
 }
 
 /// A page of a list.
@@ -70,80 +85,66 @@ struct List<T> {
     next: Option<String>,
 }
 
-/// Answers questions about one kind.
+/// Answers questions about one kind: by itself where this host holds the partition, otherwise through those who do.
 #[derive(Clone, Debug)]
 pub struct Reads {
     kind: Kind,
     partitions: u16,
-    fence: Fence,
-    view: watch::Receiver<Arc<View>>,
+    local: Local,
+    holders: Holders,
 }
 
 impl Reads {
-    /// Reads what `view` shows.
-    pub fn new(kind: Kind, partitions: u16, fence: Fence, view: watch::Receiver<Arc<View>>) -> Self {
-        Self { kind, partitions, fence, view }
+    /// Reads what is here, and asks for what is not.
+    pub fn new(kind: Kind, partitions: u16, local: Local, holders: Holders) -> Self {
+        Self { kind, partitions, local, holders }
     }
 
     /// Answers a query with JSON, or says why not.
     pub async fn answer(&self, query: Query) -> Result<Bytes, Problem> {
         let json = match query {
-            Query::Get(id) => self.get(id).await?,
-            Query::Statement(id, page) => self.statement(id, page).await?,
-            Query::Orders(id, page) => self.orders(id, page).await?,
+            Query::Of(id, about) => self.of(id, about).await?,
             Query::Products(page) => self.products(page).await?,
             Query::Quotes(products) => to_json(&self.quotes(products).await?),
-            Query::Status => to_json(&self.view.borrow().describe(self.kind)),
+            Query::Status => to_json(&self.local.describe()),
         };
         Ok(json.into())
     }
 
     /// Whether an entity is known to exist.
     pub async fn exists(&self, id: &Id) -> bool {
-        self.get(id.clone()).await.is_ok()
+        self.of(id.clone(), About::Itself).await.is_ok()
     }
 
-    async fn get(&self, id: Id) -> Result<Vec<u8>, Problem> {
-        let kind = self.kind;
-        let found =
-            self.look(&id, |look| Ok(look.state(&id)?.and_then(|state| view(&decode(kind, &state), &id)))).await?;
-        found.ok_or_else(|| not_found(kind, &id))
-    }
-
-    async fn statement(&self, id: Id, page: Page) -> Result<Vec<u8>, Problem> {
-        let rows = self.look(&id, |look| {
-            let exists = look.state(&id)?.is_some_and(|state| view(&decode(Kind::Wallet, &state), &id).is_some());
-            exists.then(|| rows_of(look, &id, wallet::ENTRY_ROWS, &page)).transpose()
-        });
-        let (rows, next) = rows.await?.ok_or_else(|| not_found(Kind::Wallet, &id))?;
-        let items: Vec<Entry> = rows.iter().map(|row| decode_row(row)).collect();
-        Ok(to_json(&List { user: None, items, next }))
-    }
-
-    async fn orders(&self, user: Id, page: Page) -> Result<Vec<u8>, Problem> {
-        let rows = self.look(&user, |look| rows_of(look, &user, mypage::ORDER_ROWS, &page));
-        let (rows, next) = rows.await?;
-        let items: Vec<Summary> = rows.iter().filter_map(|row| decode_row::<Item>(row).summary()).collect();
-        Ok(to_json(&List { user: Some(user), items, next }))
+    async fn of(&self, id: Id, about: About) -> Result<Vec<u8>, Problem> {
+        let number = partition_of(&id, self.partitions);
+        if self.local.holds(number) {
+            return self.local.of(number, id, about).await;
+        }
+        let json: serde_bytes::ByteBuf = self.holders.ask(number, &Question::Of(id, about)).await?;
+        Ok(json.into_vec())
     }
 
     /// Every partition's products after the page before, merged in the order of their ids.
     async fn products(&self, Page { limit, from }: Page) -> Result<Vec<u8>, Problem> {
         let after: Option<Id> = from.and_then(|from| from.parse().ok());
-        let last = self.last_sequence().await?;
-        let mut found: BTreeMap<Id, Bytes> = BTreeMap::new();
-        for number in 0..self.partitions {
-            let partition = self.caught_up(number, last).await?;
-            let states = self.see(&partition, |look| look.states_after(after.as_ref(), limit + 1)).await?;
-            found.extend(states);
+        let states = async |number| match self.local.holds(number) {
+            true => self.local.products(number, after.as_ref(), limit + 1).await,
+            false => self.holders.ask(number, &Question::Products(after.clone(), limit + 1)).await,
+        };
+        let parts: Vec<States> = try_join_all((0..self.partitions).map(states)).await?;
+        // Behind the end of one that was cut, nobody knows what comes next.
+        let cuts = parts.iter().filter(|part| part.is_cut);
+        let horizon = cuts.filter_map(|part| part.states.last()).map(|(id, _)| id.clone()).min();
+        let mut found: BTreeMap<_, _> = parts.into_iter().flat_map(|part| part.states).collect();
+        if let Some(horizon) = &horizon {
+            found.retain(|id, _| id <= horizon);
         }
-        let more = found.len() > limit;
-        let (mut bytes, mut items) = (0, Vec::new());
-        let mut cut = false;
-        let mut last_id = None;
+        let mut more = found.len() > limit || horizon.is_some();
+        let (mut bytes, mut items, mut last_id) = (0, Vec::new(), None);
         for (id, state) in found.into_iter().take(limit) {
             if bytes > PAGE_BYTES_MAX {
-                cut = true;
+                more = true;
                 break;
             }
             let item = view(&decode(Kind::Product, &state), &id).unwrap_or_default();
@@ -153,83 +154,33 @@ impl Reads {
             }
             last_id = Some(id.to_string());
         }
-        let next = last_id.filter(|_| more || cut);
-        Ok(to_json(&List { user: None, items, next }))
+        Ok(to_json(&List { user: None, items, next: last_id.filter(|_| more) }))
     }
 
     /// The quotes, in the order in which the products are given.
     async fn quotes(&self, products: Vec<ProductId>) -> Result<Vec<Quote>, Problem> {
-        let last = self.last_sequence().await?;
-        let mut quotes = Vec::with_capacity(products.len());
-        for product in products {
-            let id = Id::from(product);
-            let partition = self.caught_up(partition_of(&id, self.partitions), last).await?;
-            let state = self.see(&partition, |look| look.state(&id)).await?;
-            quotes.push(match state.as_deref().map(|state| decode(Kind::Product, state)) {
-                Some(State::Product(product)) => product.quote(),
-                Some(State::Wallet(_) | State::Order(_) | State::Delivery(_) | State::Mypage(_)) | None => {
-                    Quote::NotFound
-                }
-            });
+        let mut by_partition: BTreeMap<u16, Vec<ProductId>> = BTreeMap::new();
+        for product in &products {
+            let number = partition_of(&product.clone().into(), self.partitions);
+            by_partition.entry(number).or_default().push(product.clone());
         }
-        Ok(quotes)
-    }
-
-    /// Looks at the partition of an entity, as of a moment after this call began.
-    async fn look<T>(&self, id: &Id, look: impl FnOnce(&Look<'_>) -> Result<T, StoreError>) -> Result<T, Problem> {
-        let last = self.last_sequence().await?;
-        let partition = self.caught_up(partition_of(id, self.partitions), last).await?;
-        self.see(&partition, look).await
-    }
-
-    async fn last_sequence(&self) -> Result<u64, Problem> {
-        let last = timeout(READ_WAIT_MAX, self.fence.last_sequence()).await.ok().flatten();
-        last.ok_or_else(|| self.unavailable("its log does not answer"))
-    }
-
-    /// The partition, once it has settled everything up to the log's sequence `last`.
-    async fn caught_up(&self, number: u16, last: u64) -> Result<PartitionView, Problem> {
-        let (partition, dispatched) = {
-            let view = self.view.borrow();
-            (view.partitions.get(&number).cloned(), view.dispatched.clone())
+        let quotes = async |(number, products): (u16, Vec<ProductId>)| {
+            let quotes: Vec<Quote> = match self.local.holds(number) {
+                true => self.local.quotes(number, &products).await?,
+                false => self.holders.ask(number, &Question::Quotes(products.clone())).await?,
+            };
+            Ok(products.into_iter().zip(quotes).collect::<Vec<_>>())
         };
-        let (Some(mut partition), Some(mut dispatched)) = (partition, dispatched) else {
-            return Err(self.unavailable(&format!("partition {number} is not running")));
-        };
-        let wait = async {
-            dispatched.wait_for(|dispatched| *dispatched >= last).await.ok()?;
-            let assigned = partition.assigned.load(Ordering::Acquire);
-            partition.handle.settled.wait_for(|settled| *settled >= assigned).await.ok().map(drop)
-        };
-        match timeout(READ_WAIT_MAX, wait).await {
-            Ok(Some(())) => Ok(partition),
-            Ok(None) => Err(self.unavailable(&format!("partition {number} is starting again"))),
-            Err(_) => Err(self.unavailable(&format!("partition {number} is behind its log"))),
-        }
+        let quotes = try_join_all(by_partition.into_iter().map(quotes)).await?;
+        let quotes: HashMap<_, _> = quotes.into_iter().flatten().collect();
+        let quote =
+            |product| quotes.get(product).copied().ok_or_else(|| unavailable(self.kind, "an answer is missing"));
+        products.iter().map(quote).collect()
     }
+}
 
-    /// Looks, and waits until all that was seen is settled: nobody is told of what a message has
-    /// caused before the log has that message.
-    async fn see<T>(
-        &self,
-        partition: &PartitionView,
-        look: impl FnOnce(&Look<'_>) -> Result<T, StoreError>,
-    ) -> Result<T, Problem> {
-        let seen = partition.handle.memory.look(|moment| Ok((moment.cursor(), look(moment)?)));
-        let (cursor, seen) = seen.map_err(|error| {
-            tracing::error!("{}: {error}", self.kind);
-            self.unavailable("its data cannot be read")
-        })?;
-        let mut settled = partition.handle.settled.clone();
-        match timeout(READ_WAIT_MAX, settled.wait_for(|settled| *settled >= cursor)).await {
-            Ok(Ok(_)) => Ok(seen),
-            Ok(Err(_)) | Err(_) => Err(self.unavailable("the log does not take its messages")),
-        }
-    }
-
-    fn unavailable(&self, why: &str) -> Problem {
-        Problem::new(Code::UNAVAILABLE, format!("the service that owns every {} cannot answer: {why}", self.kind))
-    }
+fn unavailable(kind: Kind, why: &str) -> Problem {
+    Problem::new(Code::UNAVAILABLE, format!("the service that owns every {kind} cannot answer: {why}"))
 }
 
 fn decode(kind: Kind, state: &[u8]) -> State {
@@ -245,32 +196,6 @@ fn view(state: &State, id: &Id) -> Option<Vec<u8>> {
         State::Delivery(delivery) => delivery.view(id).map(|view| to_json(&view)),
         State::Mypage(_) => None,
     }
-}
-
-/// The rows of a page, and where the next one begins.
-fn rows_of(
-    look: &Look<'_>,
-    id: &Id,
-    prefix: &str,
-    Page { limit, from }: &Page,
-) -> Result<(Vec<Bytes>, Option<String>), StoreError> {
-    let before = from.as_ref().map(|from| format!("{prefix}{from}"));
-    let mut rows = look.rows_before(id, prefix, before.as_deref(), limit + 1)?;
-    let mut bytes = 0;
-    let fitting = rows.iter().take(*limit).take_while(|(_, row)| {
-        let fits = bytes < PAGE_BYTES_MAX;
-        bytes += row.len();
-        fits
-    });
-    let count = fitting.count();
-    let more = rows.len() > count;
-    rows.truncate(count);
-    let next = rows.last().filter(|_| more).map(|(key, _)| key[prefix.len()..].to_owned());
-    Ok((rows.into_iter().map(|(_, row)| row).collect(), next))
-}
-
-fn not_found(kind: Kind, id: &Id) -> Problem {
-    shop_domain::refusal::Refusal::NotFound { kind, id: id.clone() }.problem()
 }
 
 fn to_json(value: &impl Serialize) -> Vec<u8> {

@@ -12,6 +12,7 @@ mod disruption;
 pub mod door;
 pub mod frame;
 pub mod header;
+pub mod holders;
 pub mod jetstream;
 pub mod log;
 pub mod membership;

@@ -36,6 +36,11 @@ pub(crate) fn host(kind: Kind, host: &str) -> String {
     format!("shop.hosts.{kind}.{host}")
 }
 
+/// `shop.holders.<kind>.<partition>`: where those who hold a partition are asked about it by the other hosts.
+pub(crate) fn holders(kind: Kind, partition: u16) -> String {
+    format!("shop.holders.{kind}.{partition}")
+}
+
 /// `SHOP_<KIND>`: the stream that is the log of a kind.
 pub fn stream(kind: Kind) -> String {
     format!("SHOP_{}", kind.as_str().to_uppercase())

@@ -8,4 +8,6 @@ mod refusals;
 mod restarts;
 mod rolling;
 mod servers;
+mod several;
+mod spread;
 mod standby;

@@ -107,7 +107,8 @@ async fn production(
     }
     let identity = logs[&kind];
     let turns = vec![Turn::alone(); usize::from(identity.partitions)];
-    KindHost { kind, identity, logs, log: Arc::new(log), store, snapshots: None, replies, view, turns }
+    let held = watch::channel((0..identity.partitions).collect()).1;
+    KindHost { kind, identity, logs, log: Arc::new(log), store, snapshots: None, replies, view, turns, held }
 }
 
 /// The sequence of a partition's last record.

@@ -215,6 +215,13 @@ impl Cluster {
         self.host_mut(name).process = Some(process);
     }
 
+    /// Starts one more host, and waits until it serves its kinds.
+    pub async fn add_host(&mut self, name: &'static str, kinds: &'static str) {
+        self.hosts.insert(name, Host { kinds, process: None });
+        self.start_host(name);
+        self.wait_for_host(name).await;
+    }
+
     /// A host that runs.
     pub fn host(&mut self, name: &'static str) -> &mut Process {
         self.host_mut(name).process.as_mut().expect("the host runs")

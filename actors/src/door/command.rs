@@ -14,7 +14,7 @@ use shop_domain::{
 };
 
 use super::body::{Fields, invalid};
-use crate::query::{Page, Query};
+use crate::query::{About, Page, Query};
 
 /// Most characters of a product's name.
 const NAME_LENGTH_MAX: usize = 200;
@@ -64,7 +64,7 @@ fn about_one(kind: Kind, id: Id, verb: &str, mut fields: Fields) -> Result<Comma
         (Kind::Wallet, "open") => write(open(&id, f)),
         (Kind::Wallet, "top-up") => write(top_up(f)),
         (Kind::Wallet, "statement") => {
-            page(f, statement_place)?.and_then(|page| read(Query::Statement(id.clone(), page)))
+            page(f, statement_place)?.and_then(|page| read(Query::Of(id.clone(), About::Statement(page))))
         }
         (Kind::Product, "create") => write(create(&id, f)),
         (Kind::Product, "restock") => write(restock(f)),
@@ -73,8 +73,10 @@ fn about_one(kind: Kind, id: Id, verb: &str, mut fields: Fields) -> Result<Comma
         (Kind::Order, "cancel") => write(cancel(f)),
         (Kind::Delivery, "dispatch") => write(Some(delivery::Message::Dispatch.into())),
         (Kind::Delivery, "deliver") => write(Some(delivery::Message::Deliver.into())),
-        (Kind::Mypage, "get") => page(f, orders_place)?.and_then(|page| read(Query::Orders(id.clone(), page))),
-        (Kind::Wallet | Kind::Product | Kind::Order | Kind::Delivery, "get") => read(Query::Get(id)),
+        (Kind::Mypage, "get") => {
+            page(f, orders_place)?.and_then(|page| read(Query::Of(id.clone(), About::Orders(page))))
+        }
+        (Kind::Wallet | Kind::Product | Kind::Order | Kind::Delivery, "get") => read(Query::Of(id, About::Itself)),
         (_, verb) => return Err(no_such_verb(kind, verb)),
     };
     fields.finish()?;

@@ -1,7 +1,7 @@
 //! A kind whose checkpoints hold what no entity can read: the one way in which an entity panics
 //! that does not take a bug.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use shop_domain::{
@@ -13,7 +13,7 @@ use shop_domain::{
 };
 use shop_nats::{
     frame::{EncodedMessage, Origin, Payload, Source, frames},
-    log::Log,
+    log::{Log, Record},
     memory::{Calm, MemoryLog},
     subject::partition_of,
 };
@@ -129,6 +129,7 @@ impl Wallets {
             replies,
             view,
             turns: vec![Turn::alone(); usize::from(partitions)],
+            held: watch::channel((0..partitions).collect()).1,
         };
         let stop = CancellationToken::new();
         let running = tokio::spawn(host.run(stop.clone()));

@@ -72,7 +72,8 @@ impl World {
         let schedule = Schedule { records: u64::MAX, interval: Duration::MAX, keep: KEEP };
         let keeper = Keeper::new(KIND, identity, snapshots.clone(), schedule, seen.clone());
         let (snapshots, turns) = (Some(snapshots), vec![Turn::alone(); usize::from(identity.partitions)]);
-        let host = KindHost { kind: KIND, log, identity, logs, store, snapshots, replies, view, turns };
+        let held = watch::channel((0..identity.partitions).collect()).1;
+        let host = KindHost { kind: KIND, log, identity, logs, store, snapshots, replies, view, turns, held };
         let stop = [(); 2].map(|()| CancellationToken::new());
         let host = tokio::spawn(host.run(stop[0].clone()));
         Running { host, keeper: tokio::spawn(keeper.run(stop[1].clone())), view: seen, stop }

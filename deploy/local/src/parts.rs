@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 
 use futures::future::BoxFuture;
 use shop_actors::{
-    config::{Config, SnapshotOptions},
+    config::{Config, STANDBYS, SnapshotOptions},
     host,
 };
 use shop_domain::kind::Kind;
@@ -39,7 +39,8 @@ pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> 
     let Settings { nats_url, hosts_folder: data_dir, partitions, log_max_bytes, snapshots } = settings;
     let topology = Topology { partitions, replicas: None, log_max_bytes };
     let stop = CancellationToken::new();
-    let config = Config { kinds: vec![kind], nats_url, data_dir, observe_addr: None, snapshots, topology };
+    let kinds = vec![kind];
+    let config = Config { kinds, nats_url, data_dir, observe_addr: None, snapshots, standbys: STANDBYS, topology };
     let host = host::run(config, stop.clone());
     tokio::pin!(host);
     tokio::select! {

@@ -1,0 +1,39 @@
+//! From the one reader of a log to its partitions.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use shop_nats::log::{LogError, Record};
+use tokio::sync::{mpsc, watch};
+
+/// Where the records of each partition go, and the sequence of the last one that went there.
+pub(super) type Routes = BTreeMap<u16, (mpsc::Sender<Record>, Arc<AtomicU64>)>;
+
+/// Hands every record to its partition; returns when the log cannot be read any more.
+pub(super) async fn dispatch(
+    mut records: mpsc::Receiver<Result<Record, LogError>>,
+    routes: &Routes,
+    dispatched: &watch::Sender<u64>,
+) -> LogError {
+    loop {
+        let record = match records.recv().await {
+            Some(Ok(record)) => record,
+            Some(Err(error)) => return error,
+            // The reader ends only after its last error, or with the process.
+            None => std::future::pending().await,
+        };
+        let sequence = record.sequence;
+        // One that is parked, or held by other hosts, has no route: it reads on from its checkpoint when it is back.
+        if let Some((partition, assigned)) = routes.get(&record.partition)
+            && partition.send(record).await.is_ok()
+        {
+            assigned.store(sequence, Ordering::Release);
+        }
+        dispatched.send_replace(sequence);
+    }
+}

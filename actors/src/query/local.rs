@@ -1,0 +1,195 @@
+//! Reads of the partitions that this host holds.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use serde_bytes::ByteBuf;
+use serde_json::Value;
+use shop_domain::{
+    entity::State,
+    id::{Id, ProductId},
+    kind::Kind,
+    mypage::{self, Item, Summary},
+    problem::Problem,
+    product::Quote,
+    rows::decode_row,
+    wallet::{self, Entry},
+};
+use tokio::{sync::watch, time::timeout};
+
+use super::{About, List, PAGE_BYTES_MAX, Page, States, decode, to_json, unavailable, view};
+use crate::{
+    fence::Fence,
+    kind_host::{PartitionView, View},
+    memory::Look,
+    store::StoreError,
+};
+
+/// How long a read waits for its partition to catch up with the log. A partition that is further
+/// behind is not serving.
+pub(super) const READ_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// Answers questions about the partitions of one kind that are here.
+#[derive(Clone, Debug)]
+pub struct Local {
+    kind: Kind,
+    fence: Fence,
+    pub(super) view: watch::Receiver<Arc<View>>,
+}
+
+impl Local {
+    /// Reads what `view` shows.
+    pub fn new(kind: Kind, fence: Fence, view: watch::Receiver<Arc<View>>) -> Self {
+        Self { kind, fence, view }
+    }
+
+    /// Whether a partition is here; also when it is stopped.
+    pub(super) fn holds(&self, number: u16) -> bool {
+        let view = self.view.borrow();
+        view.partitions.contains_key(&number) || view.parked.contains_key(&number)
+    }
+
+    pub(super) fn describe(&self) -> Value {
+        self.view.borrow().describe(self.kind)
+    }
+
+    pub(super) async fn of(&self, number: u16, id: Id, about: About) -> Result<Vec<u8>, Problem> {
+        match about {
+            About::Itself => self.get(number, id).await,
+            About::Statement(page) => self.statement(number, id, page).await,
+            About::Orders(page) => self.orders(number, id, page).await,
+        }
+    }
+
+    async fn get(&self, number: u16, id: Id) -> Result<Vec<u8>, Problem> {
+        let kind = self.kind;
+        let found =
+            self.look(number, |look| Ok(look.state(&id)?.and_then(|state| view(&decode(kind, &state), &id)))).await?;
+        found.ok_or_else(|| not_found(kind, &id))
+    }
+
+    async fn statement(&self, number: u16, id: Id, page: Page) -> Result<Vec<u8>, Problem> {
+        let rows = self.look(number, |look| {
+            let exists = look.state(&id)?.is_some_and(|state| view(&decode(Kind::Wallet, &state), &id).is_some());
+            exists.then(|| rows_of(look, &id, wallet::ENTRY_ROWS, &page)).transpose()
+        });
+        let (rows, next) = rows.await?.ok_or_else(|| not_found(Kind::Wallet, &id))?;
+        let items: Vec<Entry> = rows.iter().map(|row| decode_row(row)).collect();
+        Ok(to_json(&List { user: None, items, next }))
+    }
+
+    async fn orders(&self, number: u16, user: Id, page: Page) -> Result<Vec<u8>, Problem> {
+        let rows = self.look(number, |look| rows_of(look, &user, mypage::ORDER_ROWS, &page));
+        let (rows, next) = rows.await?;
+        let items: Vec<Summary> = rows.iter().filter_map(|row| decode_row::<Item>(row).summary()).collect();
+        Ok(to_json(&List { user: Some(user), items, next }))
+    }
+
+    /// At most `limit` products with ids after `after`; fewer when they are large, but at least one.
+    pub(super) async fn products(&self, number: u16, after: Option<&Id>, limit: usize) -> Result<States, Problem> {
+        let states = self.look(number, |look| look.states_after(after, limit)).await?;
+        let found = states.len();
+        let mut bytes = 0;
+        let fitting = states.into_iter().take_while(|(_, state)| {
+            let fits = bytes < PAGE_BYTES_MAX;
+            bytes += state.len();
+            fits
+        });
+        let states: Vec<_> = fitting.map(|(id, state)| (id, ByteBuf::from(state))).collect();
+        Ok(States { is_cut: states.len() < found, states })
+    }
+
+    /// The quotes, in the order in which the products are given.
+    pub(super) async fn quotes(&self, number: u16, products: &[ProductId]) -> Result<Vec<Quote>, Problem> {
+        let quote = |look: &Look<'_>, product: &ProductId| {
+            let state = look.state(&product.clone().into())?;
+            Ok(match state.as_deref().map(|state| decode(Kind::Product, state)) {
+                Some(State::Product(product)) => product.quote(),
+                Some(State::Wallet(_) | State::Order(_) | State::Delivery(_) | State::Mypage(_)) | None => {
+                    Quote::NotFound
+                }
+            })
+        };
+        self.look(number, |look| products.iter().map(|product| quote(look, product)).collect()).await
+    }
+
+    /// Looks at a partition, as of a moment after this call began, and waits until all that was seen is
+    /// settled: nobody is told of what a message has caused before the log has that message.
+    async fn look<T>(&self, number: u16, look: impl FnOnce(&Look<'_>) -> Result<T, StoreError>) -> Result<T, Problem> {
+        let last = timeout(READ_WAIT_MAX, self.fence.last_sequence()).await.ok().flatten();
+        let last = last.ok_or_else(|| self.unavailable("its log does not answer"))?;
+        let partition = match timeout(READ_WAIT_MAX, self.caught_up(number, last)).await {
+            Ok(partition) => partition?,
+            Err(_) => return Err(self.unavailable(&format!("partition {number} is behind its log"))),
+        };
+        let seen = partition.handle.memory.look(|moment| Ok((moment.cursor(), look(moment)?)));
+        let (cursor, seen) = seen.map_err(|error| {
+            tracing::error!("{}: {error}", self.kind);
+            self.unavailable("its data cannot be read")
+        })?;
+        let mut settled = partition.handle.settled;
+        match timeout(READ_WAIT_MAX, settled.wait_for(|settled| *settled >= cursor)).await {
+            Ok(Ok(_)) => Ok(seen),
+            Ok(Err(_)) | Err(_) => Err(self.unavailable("the log does not take its messages")),
+        }
+    }
+
+    /// The partition, once it has settled everything up to the log's sequence `last`.
+    async fn caught_up(&self, number: u16, last: u64) -> Result<PartitionView, Problem> {
+        let mut view = self.view.clone();
+        loop {
+            let (partition, dispatched) = {
+                let view = view.borrow_and_update();
+                (view.partitions.get(&number).cloned(), view.dispatched.clone())
+            };
+            let (Some(mut partition), Some(mut dispatched)) = (partition, dispatched) else {
+                return Err(self.unavailable(&format!("partition {number} is not running here")));
+            };
+            let wait = async {
+                dispatched.wait_for(|dispatched| *dispatched >= last).await.ok()?;
+                let assigned = partition.assigned.load(Ordering::Acquire);
+                partition.handle.settled.wait_for(|settled| *settled >= assigned).await.ok().map(drop)
+            };
+            if wait.await.is_some() {
+                return Ok(partition);
+            }
+            // All partitions are starting again.
+            if view.changed().await.is_err() {
+                return Err(self.unavailable(&format!("partition {number} has stopped")));
+            }
+        }
+    }
+
+    fn unavailable(&self, why: &str) -> Problem {
+        unavailable(self.kind, why)
+    }
+}
+
+/// The rows of a page, and where the next one begins.
+fn rows_of(
+    look: &Look<'_>,
+    id: &Id,
+    prefix: &str,
+    Page { limit, from }: &Page,
+) -> Result<(Vec<Bytes>, Option<String>), StoreError> {
+    let before = from.as_ref().map(|from| format!("{prefix}{from}"));
+    let mut rows = look.rows_before(id, prefix, before.as_deref(), limit + 1)?;
+    let mut bytes = 0;
+    let fitting = rows.iter().take(*limit).take_while(|(_, row)| {
+        let fits = bytes < PAGE_BYTES_MAX;
+        bytes += row.len();
+        fits
+    });
+    let count = fitting.count();
+    let more = rows.len() > count;
+    rows.truncate(count);
+    let next = rows.last().filter(|_| more).map(|(key, _)| key[prefix.len()..].to_owned());
+    Ok((rows.into_iter().map(|(_, row)| row).collect(), next))
+}
+
+fn not_found(kind: Kind, id: &Id) -> Problem {
+    shop_domain::refusal::Refusal::NotFound { kind, id: id.clone() }.problem()
+}

@@ -1,0 +1,71 @@
+//! How hosts ask each other about partitions that they do not hold themselves.
+
+use std::time::Duration;
+
+use async_nats::Subscriber;
+use bytes::Bytes;
+use futures::StreamExt;
+use shop_domain::kind::Kind;
+
+use crate::{
+    connection::Connection,
+    door::{ListenError, QUEUE_GROUP},
+    request::{Request, RequestError},
+    subject,
+};
+
+/// What other hosts ask about one partition.
+#[derive(Debug)]
+pub struct Questions {
+    subscriber: Subscriber,
+}
+
+impl Questions {
+    /// The next question, and where the answer goes; none after [`Self::close`], once all that had come in was
+    /// returned.
+    pub async fn next(&mut self) -> Option<(Bytes, String)> {
+        loop {
+            let message = self.subscriber.next().await?;
+            if let Some(inbox) = message.reply {
+                return Some((message.payload, inbox.into_string()));
+            }
+        }
+    }
+
+    /// Takes no further questions.
+    pub async fn close(&mut self) {
+        if let Err(error) = self.subscriber.drain().await {
+            tracing::debug!("questions could not be declined: {error}");
+        }
+    }
+}
+
+impl Connection {
+    /// Takes part in answering questions about a partition: each goes to one of those who hold it.
+    pub async fn hold(&self, kind: Kind, partition: u16) -> Result<Questions, ListenError> {
+        let subscribed = self.client().queue_subscribe(subject::holders(kind, partition), QUEUE_GROUP.into()).await;
+        let subscriber = subscribed.map_err(|error| ListenError { kind, reason: error.to_string() })?;
+        Ok(Questions { subscriber })
+    }
+
+    /// Asks one of those who hold a partition.
+    pub async fn ask_holder(
+        &self,
+        kind: Kind,
+        partition: u16,
+        question: Bytes,
+        wait: Duration,
+    ) -> Result<Bytes, RequestError> {
+        let subject = subject::holders(kind, partition);
+        let request =
+            Request { subject, body: question, idempotency_key: None, traceparent: None, respond_async: false };
+        self.request(request, wait).await.map(|reply| reply.body)
+    }
+
+    /// Sends an answer to a question.
+    pub async fn answer(&self, inbox: String, answer: Bytes) {
+        if let Err(error) = self.client().publish(inbox, answer).await {
+            tracing::warn!("an answer to another host could not be sent: {error}");
+        }
+    }
+}

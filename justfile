@@ -56,6 +56,10 @@ torture seconds="300":
 torture-cluster seconds="300":
     SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture three_servers
 
+# The same with three hosts for all kinds: killed, stopped, frozen, cut off, and lied to about each other for a minute
+torture-hosts seconds="300":
+    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture several_hosts
+
 # Measure the shop beside PostgreSQL and the limits of this machine, in a quarter of an hour (`just bench --quick`: a minute)
 bench *options:
     cargo bench -p shop-tests --bench shop -- --json tests/bench/results/shop.json --table tests/bench/results/shop.txt --svg tests/bench/results/shop.svg {{ options }}

@@ -34,6 +34,20 @@ pub const A_PROCESS_PER_KIND: [(&str, &str); 5] = [
     ("mypages", "mypage"),
 ];
 
+/// Two hosts for every kind, each with its name: one can always go on for the other.
+pub const TWO_PROCESSES_PER_KIND: [(&str, &str); 10] = [
+    ("wallets-1", "wallet"),
+    ("wallets-2", "wallet"),
+    ("products-1", "product"),
+    ("products-2", "product"),
+    ("orders-1", "order"),
+    ("orders-2", "order"),
+    ("deliveries-1", "delivery"),
+    ("deliveries-2", "delivery"),
+    ("mypages-1", "mypage"),
+    ("mypages-2", "mypage"),
+];
+
 /// The lines between the shop's processes and their nats-server.
 #[derive(Debug)]
 pub struct Lines {

@@ -107,6 +107,16 @@ enum Ended {
 type PartitionTasks = JoinSet<(u16, Result<(), PartitionError>)>;
 type SettlerTasks = JoinSet<Result<(), StoreError>>;
 
+/// Partitions that were started.
+struct Running {
+    tasks: PartitionTasks,
+    settlers: SettlerTasks,
+    routes: Routes,
+    view: View,
+    /// The sequence after which the first of them goes on.
+    after: u64,
+}
+
 /// What went wrong in this process.
 #[derive(Debug, Default)]
 struct Troubles {
@@ -187,18 +197,59 @@ impl KindHost {
     async fn attempt(
         &self,
         numbers: &BTreeSet<u16>,
-        Troubles { panics, parked }: &Troubles,
+        troubles: &Troubles,
         seen_in: &watch::Sender<Arc<View>>,
         change: impl AsyncFnOnce(CancellationToken) -> Result<(), KindError>,
         stop: &CancellationToken,
     ) -> Result<Ended, KindError> {
+        let attempt = stop.child_token();
+        let Running { mut tasks, mut settlers, routes, view, after } = self.start(numbers, troubles, &attempt).await?;
+        let (dispatched, dispatched_to) = watch::channel(after);
+        seen_in.send_replace(Arc::new(View { dispatched: Some(dispatched_to), ..view }));
+
+        let records = self.log.read(self.kind, self.identity.epoch, after);
+        let mut change = pin!(change(attempt.clone()).fuse());
+        let ended = tokio::select! {
+            biased;
+            () = attempt.cancelled() => Ok(Ended::Stopped),
+            Some(ended) = tasks.join_next() => self.ended(ended),
+            error = failed(self.kind, &mut settlers) => Err(error),
+            changed = &mut change => changed.map(|()| Ended::Changed),
+            error = dispatch(records, &routes, &dispatched), if !routes.is_empty() => Err(error.into()),
+        };
+        attempt.cancel();
+        drop(routes);
+        let finish = async {
+            // What catches up beside them must not go on alone.
+            if !change.is_terminated() {
+                change.await?;
+            }
+            self.finish(tasks, settlers).await
+        };
+        match timeout(STOP_LIMIT, finish).await {
+            Ok(finished) => finished.and(ended),
+            // A checkpoint may still be being written, which nobody may read before it is.
+            Err(_) if !stop.is_cancelled() => Err(KindError::Stuck(self.kind)),
+            Err(_) => {
+                tracing::warn!("{} stops without a last checkpoint: the log does not take its messages", self.kind);
+                ended
+            }
+        }
+    }
+
+    /// Starts some partitions from their checkpoints.
+    async fn start(
+        &self,
+        numbers: &BTreeSet<u16>,
+        Troubles { panics, parked }: &Troubles,
+        attempt: &CancellationToken,
+    ) -> Result<Running, KindError> {
         let shelves = numbers.iter().map(|number| Ok((*number, self.store.shelf(*number)?)));
         let shelves = shelves.collect::<Result<Vec<_>, StoreError>>()?;
         // A partition that starts again may have a checkpoint beyond what the log held at the first start.
         let furthest = furthest(&shelves, &self.identity)?;
         let Identity { first_sequence, last_sequence, .. } = patience::identity(&self.log, self.kind, furthest).await?;
         let identity = Identity { first_sequence, last_sequence, ..self.identity };
-        let attempt = stop.child_token();
         let mut tasks = PartitionTasks::new();
         let mut settlers = SettlerTasks::new();
         let mut routes = Routes::new();
@@ -228,38 +279,7 @@ impl KindHost {
         }
         // What a log was cut off of is in the checkpoints, so nobody waits for it.
         let after = after.max(identity.first_sequence.saturating_sub(1));
-        let (dispatched, dispatched_to) = watch::channel(after);
-        view.dispatched = Some(dispatched_to);
-        seen_in.send_replace(Arc::new(view));
-
-        let records = self.log.read(self.kind, identity.epoch, after);
-        let mut change = pin!(change(attempt.clone()).fuse());
-        let ended = tokio::select! {
-            biased;
-            () = attempt.cancelled() => Ok(Ended::Stopped),
-            Some(ended) = tasks.join_next() => self.ended(ended),
-            error = failed(self.kind, &mut settlers) => Err(error),
-            changed = &mut change => changed.map(|()| Ended::Changed),
-            error = dispatch(records, &routes, &dispatched), if !routes.is_empty() => Err(error.into()),
-        };
-        attempt.cancel();
-        drop(routes);
-        let finish = async {
-            // What catches up beside them must not go on alone.
-            if !change.is_terminated() {
-                change.await?;
-            }
-            self.finish(tasks, settlers).await
-        };
-        match timeout(STOP_LIMIT, finish).await {
-            Ok(finished) => finished.and(ended),
-            // A checkpoint may still be being written, which nobody may read before it is.
-            Err(_) if !stop.is_cancelled() => Err(KindError::Stuck(self.kind)),
-            Err(_) => {
-                tracing::warn!("{} stops without a last checkpoint: the log does not take its messages", self.kind);
-                ended
-            }
-        }
+        Ok(Running { tasks, settlers, routes, view, after })
     }
 
     /// Waits until the partitions have written their last checkpoints.

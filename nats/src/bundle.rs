@@ -5,6 +5,8 @@
 //! by who asks; the message's reply subject is `<inbox>.b<number of the bundle>`. The answer to a
 //! request goes to `<inbox>.<number>` by itself, as any answer does, or with others to `<inbox>.answers`.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shop_domain::encode::encode;
@@ -140,8 +142,28 @@ pub(crate) fn decode_answers(payload: &Bytes) -> Option<Vec<(u64, Reply)>> {
     Some(answers.into_iter().map(|answer| (answer.number, reply(answer))).collect())
 }
 
+/// Puts together what goes to the same place, and cuts it into bundles.
+pub(crate) fn by_place<T>(
+    items: impl IntoIterator<Item = T>,
+    place_of: impl Fn(&T) -> &str,
+    bytes_of: impl Fn(&T) -> usize,
+    bytes_max: usize,
+) -> Vec<(String, Vec<T>)> {
+    let mut by_place: BTreeMap<String, Vec<T>> = BTreeMap::new();
+    for item in items {
+        match by_place.get_mut(place_of(&item)) {
+            Some(items) => items.push(item),
+            None => drop(by_place.insert(place_of(&item).to_owned(), vec![item])),
+        }
+    }
+    let cut = |(place, items): (String, Vec<T>)| {
+        cut(items, &bytes_of, bytes_max).into_iter().map(move |bundle| (place.clone(), bundle))
+    };
+    by_place.into_iter().flat_map(cut).collect()
+}
+
 /// Cuts what is to be sent into bundles: each within the limits, with one item at least.
-pub(crate) fn cut<T>(items: Vec<T>, bytes_of: impl Fn(&T) -> usize, bytes_max: usize) -> Vec<Vec<T>> {
+fn cut<T>(items: Vec<T>, bytes_of: impl Fn(&T) -> usize, bytes_max: usize) -> Vec<Vec<T>> {
     let mut bundles: Vec<Vec<T>> = Vec::new();
     let mut bytes = 0;
     for item in items {

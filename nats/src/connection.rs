@@ -13,7 +13,7 @@ use async_nats::{Client, ConnectOptions, Event, Request, RequestErrorKind, Serve
 use futures::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
-use crate::{cut_off, subject};
+use crate::{bundle, cut_off, subject};
 
 /// Oldest server that the shop runs on: before 2.12, `sync_interval: always` could still
 /// lose acknowledged messages and stream metadata was rewritten on update.
@@ -140,6 +140,11 @@ impl Connection {
     /// Largest payload that the server takes, in bytes.
     pub fn payload_bytes_max(&self) -> usize {
         self.client.max_payload()
+    }
+
+    /// Most bytes of what is put together in one message.
+    pub(crate) fn bundle_bytes_max(&self) -> usize {
+        bundle::BUNDLE_BYTES_MAX.min(self.payload_bytes_max() / 2)
     }
 
     /// Waits until the server has done all that it was sent before: it answers in turn that nobody listens there.

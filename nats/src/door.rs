@@ -1,10 +1,6 @@
 //! The way in and out for callers: requests of a kind come in, answers go straight to who asked.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_nats::{HeaderMap, Message, Subscriber};
 use bytes::Bytes;
@@ -72,6 +68,9 @@ pub struct Response {
     pub traceparent: Option<String>,
 }
 
+/// An answer on its way into a bundle: the inbox of the bundle, and the number of the request in it.
+type Bundled = (String, (u64, Response));
+
 /// Why requests cannot be listened to.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen to requests of {kind}: {reason}")]
@@ -94,32 +93,32 @@ impl Connection {
 
     /// Sends answers that entities gave to where the callers wait, those to one bridge together.
     pub async fn respond_all(&self, answers: Vec<(String, Response)>) {
-        let mut by_inbox: BTreeMap<String, Vec<(u64, Response)>> = BTreeMap::new();
-        for (reply_to, response) in answers {
-            match bundle::parts(&reply_to) {
-                Some((inbox, number)) => match by_inbox.get_mut(inbox) {
-                    Some(answers) => answers.push((number, response)),
-                    None => drop(by_inbox.insert(inbox.to_owned(), vec![(number, response)])),
-                },
+        let mut bundled = Vec::with_capacity(answers.len());
+        for (mut reply_to, response) in answers {
+            match bundle::parts(&reply_to).map(|(inbox, number)| (inbox.len(), number)) {
+                Some((inbox_bytes, number)) => {
+                    reply_to.truncate(inbox_bytes);
+                    bundled.push((reply_to, (number, response)));
+                }
                 None => self.respond(reply_to, response).await,
             }
         }
-        let bytes_max = bundle::BUNDLE_BYTES_MAX.min(self.payload_bytes_max() / 2);
-        for (inbox, answers) in by_inbox {
-            for mut answers in bundle::cut(answers, |(_, response)| bundle::response_bytes(response), bytes_max) {
-                match answers.pop() {
-                    Some((number, response)) if answers.is_empty() => {
-                        self.respond(format!("{inbox}.{number}"), response).await;
-                    }
-                    last => {
-                        answers.extend(last);
-                        let sent = self
-                            .client()
-                            .publish(format!("{inbox}.{}", bundle::ANSWERS), bundle::encode_answers(&answers));
-                        if let Err(error) = sent.await {
-                            tracing::warn!("{} answers could not be sent: {error}", answers.len());
-                        }
-                    }
+        let bytes_of = |(_, (_, response)): &Bundled| bundle::response_bytes(response);
+        for (inbox, answers) in bundle::by_place(bundled, |(inbox, _)| inbox, bytes_of, self.bundle_bytes_max()) {
+            self.respond_in_a_bundle(&inbox, answers.into_iter().map(|(_, answer)| answer).collect()).await;
+        }
+    }
+
+    async fn respond_in_a_bundle(&self, inbox: &str, mut answers: Vec<(u64, Response)>) {
+        match answers.pop() {
+            Some((number, response)) if answers.is_empty() => {
+                self.respond(format!("{inbox}.{number}"), response).await;
+            }
+            last => {
+                answers.extend(last);
+                let (subject, payload) = (format!("{inbox}.{}", bundle::ANSWERS), bundle::encode_answers(&answers));
+                if let Err(error) = self.client().publish(subject, payload).await {
+                    tracing::warn!("{} answers could not be sent: {error}", answers.len());
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Requests of many callers at a time, sent together and answered together: see [`crate::bundle`].
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -148,27 +148,20 @@ async fn send(connection: &Connection, inbox: &str, mut requests: mpsc::Receiver
         {
             taken.push(request);
         }
-        let mut by_kind: BTreeMap<String, Vec<Numbered>> = BTreeMap::new();
-        for (number, request) in taken.drain(..) {
-            let prefix = kind_prefix(&request.subject);
-            match by_kind.get_mut(prefix) {
-                Some(requests) => requests.push((number, request)),
-                None => drop(by_kind.insert(prefix.to_owned(), vec![(number, request)])),
+        let bytes_max = connection.bundle_bytes_max();
+        let bytes_of = |(_, request): &Numbered| bundle::request_bytes(request);
+        for (prefix, requests) in
+            bundle::by_place(taken.drain(..), |(_, request)| kind_prefix(&request.subject), bytes_of, bytes_max)
+        {
+            last_bundle += 1;
+            let requests = callers.put_into(last_bundle, requests);
+            if requests.is_empty() {
+                continue;
             }
-        }
-        let bytes_max = bundle::BUNDLE_BYTES_MAX.min(connection.payload_bytes_max() / 2);
-        for (prefix, requests) in by_kind {
-            for requests in bundle::cut(requests, |(_, request)| bundle::request_bytes(request), bytes_max) {
-                last_bundle += 1;
-                let requests = callers.put_into(last_bundle, requests);
-                if requests.is_empty() {
-                    continue;
-                }
-                let payload = bundle::encode_requests(&prefix, requests.iter().map(|(number, one)| (*number, &**one)));
-                let (subject, reply_to) = (format!("{prefix}{}", bundle::VERB), format!("{inbox}.b{last_bundle}"));
-                if let Err(error) = connection.client().publish_with_reply(subject, reply_to, payload).await {
-                    tracing::warn!("{} requests could not be sent: {error}", requests.len());
-                }
+            let payload = bundle::encode_requests(&prefix, requests.iter().map(|(number, one)| (*number, &**one)));
+            let (subject, reply_to) = (format!("{prefix}{}", bundle::VERB), format!("{inbox}.b{last_bundle}"));
+            if let Err(error) = connection.client().publish_with_reply(subject, reply_to, payload).await {
+                tracing::warn!("{} requests could not be sent: {error}", requests.len());
             }
         }
     }

@@ -54,6 +54,8 @@ pub struct Members {
 /// What a host of a kind is to be told.
 #[derive(Debug)]
 pub struct Here {
+    /// What it calls itself.
+    pub host: String,
     /// Which kind.
     pub kind: Kind,
     /// The epoch of its log.
@@ -77,8 +79,7 @@ impl Here {
         connection: Connection,
         stop: CancellationToken,
     ) -> Result<impl Future<Output = ()> + Send + 'static, ListenError> {
-        let host = uuid::Uuid::new_v4().simple().to_string();
-        let mut members = Members::new(self.kind, host, self.epoch, self.standbys);
+        let mut members = Members::new(self.kind, self.host.clone(), self.epoch, self.standbys);
         let (mut membership, first) = connection.join(self.kind, &members.me).await?;
         if let Some(first) = first {
             members.hear(&first, &self.decisions);

@@ -5,7 +5,10 @@
 
 use std::fmt;
 
-use shop_domain::{order::Status, wallet};
+use shop_domain::{
+    order::Status::{self, Confirmed, Rejected},
+    wallet,
+};
 use tokio::time::Duration;
 
 use crate::{
@@ -46,34 +49,16 @@ const DEARER: Option<(u64, u64)> = Some((11, 3));
 
 /// Every step refused in turn, for every reason there is.
 pub(crate) const SCENARIOS: [Scenario; 10] = [
-    Scenario { name: "confirmed", balance: Some(50), products: [ENOUGH, ENOUGH], ends: Status::Confirmed, hosts: 1 },
-    Scenario {
-        name: "balance-too-small",
-        balance: Some(49),
-        products: [ENOUGH, ENOUGH],
-        ends: Status::Rejected,
-        hosts: 1,
-    },
-    Scenario { name: "no-wallet", balance: None, products: [ENOUGH, ENOUGH], ends: Status::Rejected, hosts: 1 },
-    Scenario {
-        name: "first-out-of-stock",
-        balance: Some(50),
-        products: [OUT, ENOUGH],
-        ends: Status::Rejected,
-        hosts: 1,
-    },
-    Scenario {
-        name: "second-out-of-stock",
-        balance: Some(50),
-        products: [ENOUGH, OUT],
-        ends: Status::Rejected,
-        hosts: 1,
-    },
-    Scenario { name: "both-out-of-stock", balance: Some(50), products: [OUT, OUT], ends: Status::Rejected, hosts: 1 },
-    Scenario { name: "first-dearer", balance: Some(50), products: [DEARER, ENOUGH], ends: Status::Rejected, hosts: 1 },
-    Scenario { name: "second-dearer", balance: Some(50), products: [ENOUGH, DEARER], ends: Status::Rejected, hosts: 1 },
-    Scenario { name: "first-missing", balance: Some(50), products: [None, ENOUGH], ends: Status::Rejected, hosts: 1 },
-    Scenario { name: "second-missing", balance: Some(50), products: [ENOUGH, None], ends: Status::Rejected, hosts: 1 },
+    Scenario { name: "confirmed", balance: Some(50), products: [ENOUGH, ENOUGH], ends: Confirmed, hosts: 1 },
+    Scenario { name: "balance-too-small", balance: Some(49), products: [ENOUGH, ENOUGH], ends: Rejected, hosts: 1 },
+    Scenario { name: "no-wallet", balance: None, products: [ENOUGH, ENOUGH], ends: Rejected, hosts: 1 },
+    Scenario { name: "first-out-of-stock", balance: Some(50), products: [OUT, ENOUGH], ends: Rejected, hosts: 1 },
+    Scenario { name: "second-out-of-stock", balance: Some(50), products: [ENOUGH, OUT], ends: Rejected, hosts: 1 },
+    Scenario { name: "both-out-of-stock", balance: Some(50), products: [OUT, OUT], ends: Rejected, hosts: 1 },
+    Scenario { name: "first-dearer", balance: Some(50), products: [DEARER, ENOUGH], ends: Rejected, hosts: 1 },
+    Scenario { name: "second-dearer", balance: Some(50), products: [ENOUGH, DEARER], ends: Rejected, hosts: 1 },
+    Scenario { name: "first-missing", balance: Some(50), products: [None, ENOUGH], ends: Rejected, hosts: 1 },
+    Scenario { name: "second-missing", balance: Some(50), products: [ENOUGH, None], ends: Rejected, hosts: 1 },
 ];
 
 /// With two hosts of each kind.

@@ -41,9 +41,10 @@ const INTRODUCTION: Duration = Duration::from_millis(100);
 
 /// What is known of the hosts of a kind.
 #[derive(Debug)]
-struct Members {
+pub struct Members {
     kind: Kind,
-    me: Announcement,
+    /// What this host says of itself.
+    pub me: Announcement,
     /// Hosts that hold a partition beside its owner.
     standbys: usize,
     /// The state of each other host, and when it was heard of last.
@@ -78,10 +79,8 @@ impl Here {
         connection: Connection,
         stop: CancellationToken,
     ) -> Result<impl Future<Output = ()> + Send + 'static, ListenError> {
-        let (host, epoch, settled) = (self.host.clone(), self.epoch, BTreeMap::new());
-        let me = Announcement { host, epoch, state: HostState::Joining, settled };
-        let (mut membership, first) = connection.join(self.kind, &me).await?;
-        let mut members = Members { kind: self.kind, me, standbys: self.standbys, others: BTreeMap::new() };
+        let mut members = Members::new(self.kind, self.host.clone(), self.epoch, self.standbys);
+        let (mut membership, first) = connection.join(self.kind, &members.me).await?;
         if let Some(first) = first {
             members.hear(&first, &self.decisions);
             let until = Instant::now() + INTRODUCTION;
@@ -113,7 +112,7 @@ impl Here {
                 },
                 _ = beat.tick() => {
                     members.forget_silent();
-                    for other in members.others.keys().cloned() {
+                    for other in members.others().cloned() {
                         let (connection, kind) = (connection.clone(), self.kind);
                         probes.spawn(async move { (connection.is_host_gone(kind, &other).await, other) });
                     }
@@ -142,8 +141,14 @@ impl Here {
 }
 
 impl Members {
+    /// What a host knows that joins under a name that nobody else has.
+    pub fn new(kind: Kind, host: String, epoch: u64, standbys: usize) -> Self {
+        let me = Announcement { host, epoch, state: HostState::Joining, settled: BTreeMap::new() };
+        Self { kind, me, standbys, others: BTreeMap::new() }
+    }
+
     /// Takes in what was announced; whether that was by a host that was not known.
-    fn hear(&mut self, heard: &Announcement, decisions: &[Decision]) -> bool {
+    pub fn hear(&mut self, heard: &Announcement, decisions: &[Decision]) -> bool {
         if heard.host == self.me.host || heard.epoch != self.me.epoch {
             return false;
         }
@@ -159,7 +164,13 @@ impl Members {
         self.others.insert(heard.host.clone(), (heard.state, Instant::now())).is_none()
     }
 
-    fn forget(&mut self, host: &str) -> bool {
+    /// The names of the other hosts.
+    pub fn others(&self) -> impl Iterator<Item = &String> {
+        self.others.keys()
+    }
+
+    /// Does not count a host any more that is gone; whether it was known.
+    pub fn forget(&mut self, host: &str) -> bool {
         let was_there = self.others.remove(host).is_some();
         if was_there {
             tracing::warn!("a host of {} is gone: {host}", self.kind);
@@ -167,14 +178,16 @@ impl Members {
         was_there
     }
 
-    fn forget_silent(&mut self) {
+    /// Does not count those any more that were not heard of for too long.
+    pub fn forget_silent(&mut self) {
         let silent = self.others.iter().filter(|(_, (_, heard))| heard.elapsed() > SILENCE_MAX);
         for host in silent.map(|(host, _)| host.clone()).collect::<Vec<_>>() {
             self.forget(&host);
         }
     }
 
-    fn decide(&self, decisions: &[Decision], held: &watch::Sender<BTreeSet<u16>>) {
+    /// Decides what this host is to each partition, and which ones it holds.
+    pub fn decide(&self, decisions: &[Decision], held: &watch::Sender<BTreeSet<u16>>) {
         for (partition, decision) in (0..).zip(decisions) {
             let role = self.role(partition);
             decision.role.send_if_modified(|before| {
@@ -222,7 +235,7 @@ impl Members {
 }
 
 /// How far the partitions are that this host owns.
-fn settled(view: &View, decisions: &[Decision]) -> BTreeMap<u16, u64> {
+pub fn settled(view: &View, decisions: &[Decision]) -> BTreeMap<u16, u64> {
     let is_owned = |partition: u16| {
         decisions.get(usize::from(partition)).is_some_and(|decision| *decision.role.borrow() == Role::Owner)
     };

@@ -188,7 +188,7 @@ fn decode(kind: Kind, state: &[u8]) -> State {
 }
 
 /// An entity as callers see it, in JSON.
-fn view(state: &State, id: &Id) -> Option<Vec<u8>> {
+pub fn view(state: &State, id: &Id) -> Option<Vec<u8>> {
     match state {
         State::Wallet(wallet) => wallet.view(id).map(|view| to_json(&view)),
         State::Product(product) => product.view(id).map(|view| to_json(&view)),

@@ -113,7 +113,12 @@ impl Snapshots {
         let folder = folder_in(url).ok_or_else(|| failed("this program cannot reach it".to_owned()))?;
         let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| failed(error.to_string()))?;
         // What is written there is on the disk before it counts: the log may be cut because of it.
-        Ok(Self { store: Arc::new(store.with_fsync(true)), url: url.to_owned() })
+        Ok(Self::in_store(Arc::new(store.with_fsync(true)), url))
+    }
+
+    /// The snapshots in an object store that goes by that address.
+    pub fn in_store(store: Arc<dyn ObjectStore>, url: &str) -> Self {
+        Self { store, url: url.to_owned() }
     }
 
     /// Where they are.

@@ -29,7 +29,7 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Decides what goes wrong.
 pub trait Chaos: Debug + Send + Sync + 'static {
     /// What becomes of a frame that is handed to the log.
-    fn append(&self, kind: Kind, partition: u16) -> Fate;
+    fn append(&self, kind: Kind, partition: u16, frame: &Bytes) -> Fate;
 
     /// How a record reaches its reader.
     fn deliver(&self, kind: Kind, record: &Record) -> Delivery;
@@ -74,7 +74,7 @@ impl Delivery {
 pub struct Calm;
 
 impl Chaos for Calm {
-    fn append(&self, _: Kind, _: u16) -> Fate {
+    fn append(&self, _: Kind, _: u16, _: &Bytes) -> Fate {
         Fate::Stored(Duration::ZERO)
     }
 
@@ -161,9 +161,11 @@ impl MemoryLog {
         self.logs().get(&kind).map(|log| log.records.clone()).unwrap_or_default()
     }
 
-    /// Removes all records of a kind before the one at `from`.
+    /// Removes all records of a kind before the one at `from`. Who reads there learns that something is missing.
     pub fn cut(&self, kind: Kind, from: u64) {
-        self.logs().get_mut(&kind).expect("every kind has a log").cut_off = from - 1;
+        let mut logs = self.logs();
+        let log = logs.get_mut(&kind).expect("every kind has a log");
+        log.cut_off = log.cut_off.max(from - 1);
     }
 
     /// Lets a kind's log have so many records from now on.
@@ -211,7 +213,7 @@ impl Log for MemoryLog {
             let refused: Appending = std::future::ready(Err(AppendError { subject, reason, is_full: true })).boxed();
             return std::future::ready(Ok(refused)).boxed();
         }
-        let fate = self.chaos.append(kind, partition);
+        let fate = self.chaos.append(kind, partition, &frame);
         let stored = match fate {
             Fate::Stored(_) | Fate::Unacknowledged => Some(self.store(kind, partition, frame)),
             Fate::Refused(_) | Fate::Lost => None,
@@ -293,7 +295,11 @@ async fn read(log: MemoryLog, kind: Kind, mut after: u64, records: mpsc::Sender<
             () = records.closed() => return,
             more = has_more => if !more { return },
         }
-        let Some(record) = log.record_at(kind, after + 1) else { return };
+        let Some(record) = log.record_at(kind, after + 1) else {
+            let error = LogError::OtherLog { kind, reason: format!("sequence {} is missing", after + 1) };
+            let _nobody_reads = records.send(Err(error)).await;
+            return;
+        };
         let (delay, copies) = match log.chaos.deliver(kind, &record) {
             Delivery::Comes { delay, copies } => (delay, copies.max(1)),
             Delivery::ReaderLost(pause) => (pause, 0),
@@ -326,7 +332,7 @@ mod tests {
     struct Unreliable(Mutex<u32>);
 
     impl Chaos for Unreliable {
-        fn append(&self, _: Kind, _: u16) -> Fate {
+        fn append(&self, _: Kind, _: u16, _: &Bytes) -> Fate {
             let mut count = self.0.lock().unwrap();
             *count += 1;
             match *count % 7 {
@@ -392,7 +398,7 @@ mod tests {
     struct Interrupted(Mutex<bool>);
 
     impl Chaos for Interrupted {
-        fn append(&self, _: Kind, _: u16) -> Fate {
+        fn append(&self, _: Kind, _: u16, _: &Bytes) -> Fate {
             Fate::Stored(Duration::ZERO)
         }
 
@@ -419,6 +425,19 @@ mod tests {
         }
         assert!(matches!(reader.recv().await, Some(Err(LogError::OtherLog { kind: Kind::Order, .. }))));
         assert!(reader.recv().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_is_told_that_the_log_was_cut_ahead_of_it() {
+        let log = MemoryLog::new(1, Arc::new(Calm));
+        for record in ["a", "b", "c"] {
+            log.store(Kind::Order, 0, record.into());
+        }
+        log.cut(Kind::Order, 3);
+        log.cut(Kind::Order, 2);
+        assert_eq!(log.read(Kind::Order, 1, 2).recv().await.unwrap().unwrap().sequence, 3);
+        let missing = log.read(Kind::Order, 1, 1).recv().await.unwrap().unwrap_err();
+        assert!(missing.to_string().ends_with("sequence 2 is missing"), "{missing}");
     }
 
     #[tokio::test(start_paused = true)]

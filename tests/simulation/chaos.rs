@@ -78,8 +78,18 @@ pub(crate) enum Act {
     PlaceAgain,
     /// A second host of the kind starts.
     SecondHost(Keep),
-    /// The host of the kind is stopped in peace, and started again.
+    /// The host of the kind is stopped in peace, and started again; of several the owner.
     Stop,
+    /// The host of the kind is killed that owns its partition.
+    KillOwner,
+    /// The host of the kind is killed that does not.
+    KillStandby,
+    /// The owner and its standby do not hear of each other for a while: both work.
+    TwoOwners,
+    /// Both hear of a third host that is to be the owner, and is not there.
+    NoOwner,
+    /// The owner works, and does not say how far it is.
+    SilentOwner,
     /// The connection is lost and comes back.
     Disrupt,
 }
@@ -95,7 +105,7 @@ pub(crate) enum Trouble {
 pub(crate) type Script = Vec<(usize, Trouble)>;
 
 /// Every trouble and how it is written.
-const TROUBLES: [(Trouble, &str); 21] = [
+const TROUBLES: [(Trouble, &str); 26] = [
     (Trouble::Harm(Harm::Refused), "refused"),
     (Trouble::Harm(Harm::Lost), "lost"),
     (Trouble::Harm(Harm::Unacknowledged), "unacknowledged"),
@@ -117,7 +127,24 @@ const TROUBLES: [(Trouble, &str); 21] = [
     (Trouble::Act(Act::SecondHost(Keep::Nothing)), "second-host-nothing"),
     (Trouble::Act(Act::Stop), "stop"),
     (Trouble::Act(Act::Disrupt), "disrupt"),
+    (Trouble::Act(Act::KillOwner), "kill-owner"),
+    (Trouble::Act(Act::KillStandby), "kill-standby"),
+    (Trouble::Act(Act::TwoOwners), "two-owners"),
+    (Trouble::Act(Act::NoOwner), "no-owner"),
+    (Trouble::Act(Act::SilentOwner), "silent-owner"),
 ];
+
+impl Act {
+    /// Whether it takes several hosts of a kind.
+    pub(crate) const fn needs_company(self) -> bool {
+        match self {
+            Self::KillOwner | Self::KillStandby | Self::TwoOwners | Self::NoOwner | Self::SilentOwner => true,
+            Self::Cancel | Self::Dispatch | Self::PlaceAgain | Self::SecondHost(_) | Self::Stop | Self::Disrupt => {
+                false
+            }
+        }
+    }
+}
 
 impl Moment {
     /// Whether a harm can happen at such a moment.

@@ -5,14 +5,17 @@
 
 use std::fmt;
 
-use shop_domain::{logic::Logic, order::Status, wallet};
+use shop_domain::{
+    order::Status::{self, Confirmed, Rejected},
+    wallet,
+};
 use tokio::time::Duration;
 
 use crate::{
     chaos::{Act, Harm, Keep, Moment, Script, Trouble},
     check,
     plan::{create, money, place},
-    sim::Sim,
+    sim::{Shape, Sim},
     trace::Trace,
 };
 
@@ -36,6 +39,8 @@ pub(crate) struct Scenario {
     products: [Option<(u64, u64)>; 2],
     /// What the order comes to when nothing else happens.
     ends: Status,
+    /// Hosts of each kind: the owner of its partition, and standbys.
+    hosts: u16,
 }
 
 const ENOUGH: Option<(u64, u64)> = Some((10, 3));
@@ -44,17 +49,28 @@ const DEARER: Option<(u64, u64)> = Some((11, 3));
 
 /// Every step refused in turn, for every reason there is.
 pub(crate) const SCENARIOS: [Scenario; 10] = [
-    Scenario { name: "confirmed", balance: Some(50), products: [ENOUGH, ENOUGH], ends: Status::Confirmed },
-    Scenario { name: "balance-too-small", balance: Some(49), products: [ENOUGH, ENOUGH], ends: Status::Rejected },
-    Scenario { name: "no-wallet", balance: None, products: [ENOUGH, ENOUGH], ends: Status::Rejected },
-    Scenario { name: "first-out-of-stock", balance: Some(50), products: [OUT, ENOUGH], ends: Status::Rejected },
-    Scenario { name: "second-out-of-stock", balance: Some(50), products: [ENOUGH, OUT], ends: Status::Rejected },
-    Scenario { name: "both-out-of-stock", balance: Some(50), products: [OUT, OUT], ends: Status::Rejected },
-    Scenario { name: "first-dearer", balance: Some(50), products: [DEARER, ENOUGH], ends: Status::Rejected },
-    Scenario { name: "second-dearer", balance: Some(50), products: [ENOUGH, DEARER], ends: Status::Rejected },
-    Scenario { name: "first-missing", balance: Some(50), products: [None, ENOUGH], ends: Status::Rejected },
-    Scenario { name: "second-missing", balance: Some(50), products: [ENOUGH, None], ends: Status::Rejected },
+    Scenario { name: "confirmed", balance: Some(50), products: [ENOUGH, ENOUGH], ends: Confirmed, hosts: 1 },
+    Scenario { name: "balance-too-small", balance: Some(49), products: [ENOUGH, ENOUGH], ends: Rejected, hosts: 1 },
+    Scenario { name: "no-wallet", balance: None, products: [ENOUGH, ENOUGH], ends: Rejected, hosts: 1 },
+    Scenario { name: "first-out-of-stock", balance: Some(50), products: [OUT, ENOUGH], ends: Rejected, hosts: 1 },
+    Scenario { name: "second-out-of-stock", balance: Some(50), products: [ENOUGH, OUT], ends: Rejected, hosts: 1 },
+    Scenario { name: "both-out-of-stock", balance: Some(50), products: [OUT, OUT], ends: Rejected, hosts: 1 },
+    Scenario { name: "first-dearer", balance: Some(50), products: [DEARER, ENOUGH], ends: Rejected, hosts: 1 },
+    Scenario { name: "second-dearer", balance: Some(50), products: [ENOUGH, DEARER], ends: Rejected, hosts: 1 },
+    Scenario { name: "first-missing", balance: Some(50), products: [None, ENOUGH], ends: Rejected, hosts: 1 },
+    Scenario { name: "second-missing", balance: Some(50), products: [ENOUGH, None], ends: Rejected, hosts: 1 },
 ];
+
+/// With two hosts of each kind.
+const IN_COMPANY: [Scenario; 2] = [
+    Scenario { name: "confirmed-in-company", hosts: 2, ..SCENARIOS[0] },
+    Scenario { name: "second-out-of-stock-in-company", hosts: 2, ..SCENARIOS[4] },
+];
+
+/// With one host of each kind, and then with two.
+pub(crate) fn all_scenarios() -> impl Iterator<Item = Scenario> {
+    SCENARIOS.into_iter().chain(IN_COMPANY)
+}
 
 /// One run: what it finds, and what goes wrong. Written as `confirmed 3:lost 7:cancel`.
 #[derive(Clone, Debug)]
@@ -75,7 +91,7 @@ impl Case {
     pub(crate) fn parse(text: &str) -> Self {
         let mut words = text.split_whitespace();
         let name = words.next().expect("a case begins with its scenario");
-        let scenario = SCENARIOS.into_iter().find(|scenario| scenario.name == name).expect("there is such a scenario");
+        let scenario = all_scenarios().find(|scenario| scenario.name == name).expect("there is such a scenario");
         let trouble = |word: &str| {
             let (at, trouble) = word.split_once(':').expect("a trouble stands behind its moment");
             (at.parse().expect("a moment is a number"), trouble.parse().expect("there is such a trouble"))
@@ -86,11 +102,26 @@ impl Case {
     /// The same with one more trouble at each moment from `from` on that `moments` names.
     pub(crate) fn with_one_more(&self, moments: &[Moment], from: usize) -> impl Iterator<Item = Self> {
         let later = moments.iter().copied().enumerate().skip(from);
+        let is_possible = |(_, trouble): &(usize, Trouble)| match trouble {
+            Trouble::Harm(_) => true,
+            Trouble::Act(act) => self.scenario.hosts > 1 || !act.needs_company(),
+        };
         let troubles = later.flat_map(|(at, moment)| moment.troubles().map(move |trouble| (at, trouble)));
+        let troubles = troubles.filter(is_possible);
         troubles.map(|(at, trouble)| {
             let script = self.script.iter().copied().chain([(at, trouble)]).collect();
             Self { script, ..*self }
         })
+    }
+
+    /// Whether the last of two troubles is tried behind each other one: among several hosts only what they do to
+    /// each other.
+    pub(crate) fn is_worth_a_pair(&self) -> bool {
+        let is_company = |trouble: &Trouble| match trouble {
+            Trouble::Harm(_) => false,
+            Trouble::Act(act) => act.needs_company() || *act == Act::Stop,
+        };
+        self.scenario.hosts == 1 || self.script.last().is_some_and(|(_, trouble)| is_company(trouble))
     }
 
     /// The moment after the last trouble.
@@ -101,7 +132,9 @@ impl Case {
     /// Plays it and checks all; returns the moments that it had as well.
     pub(crate) async fn play(&self) -> (Trace, Vec<Moment>) {
         let Scenario { balance, products, .. } = self.scenario;
-        let mut sim = Sim::new(fastrand::Rng::with_seed(0), 1, Logic::NEWEST);
+        let standbys = usize::from(self.scenario.hosts) - 1;
+        let shape = Shape { hosts: self.scenario.hosts, standbys, ..Shape::SMALL };
+        let mut sim = Sim::new(fastrand::Rng::with_seed(0), shape);
         if let Some(balance) = balance {
             sim.ask("alice", wallet::Message::Open { balance: money(balance) });
         }

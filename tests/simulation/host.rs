@@ -2,23 +2,29 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use shop_actors::{
-    kind_host::{KindError, KindHost, View},
+    kind_host::{KindError, KindHost, View, caught_up},
     outbox::Logs,
     store::{Store, memory::MemoryStore},
-    turn::Turn,
+    turn::{Role, Turn},
 };
 use shop_domain::{entity::Reply, kind::Kind};
-use shop_nats::{log::Log, memory::MemoryLog};
+use shop_nats::{
+    log::{Identity, Log},
+    membership::HostState,
+    memory::MemoryLog,
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     chaos::Keep,
+    hearsay::Member,
     life::{Cellar, Life},
     trace::Fault,
 };
@@ -34,39 +40,109 @@ pub(crate) struct Host {
     pub(crate) life: Arc<Life>,
     pub(crate) cellar: Cellar,
     pub(crate) view: watch::Receiver<Arc<View>>,
-    pub(crate) stop: CancellationToken,
+    /// Itself among the others; none if it believes that it is the only one.
+    pub(crate) member: Option<Member>,
+    /// Resolved when it has caught up with the log.
+    catching_up: JoinHandle<()>,
+    /// When it stops that has told the others that it will.
+    leaves_at: Option<Instant>,
+    stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
+/// Whose turn it is to send, and which partitions are held, on a host that knows of no others.
+fn alone(identity: &Identity) -> (Vec<Turn>, watch::Receiver<BTreeSet<u16>>) {
+    let all = 0..identity.partitions;
+    (all.clone().map(|_| Turn::alone()).collect(), watch::channel(all.collect()).1)
+}
+
 impl Host {
-    /// Starts a host that finds these checkpoints.
-    pub(crate) fn start(life: Arc<Life>, log: &MemoryLog, store: MemoryStore) -> Self {
+    /// Starts a host that finds these checkpoints, among others of which so many are to be standbys, or alone.
+    pub(crate) fn start(life: Arc<Life>, log: &MemoryLog, store: MemoryStore, standbys: Option<usize>) -> Self {
         let kind = life.kind;
+        let identity = identities(log)[&kind];
         let cellar = Cellar::new(Arc::clone(&life), store);
         let (view, seen) = watch::channel(Arc::new(View::default()));
         let (replies, given) = mpsc::channel(REPLIES);
         tokio::spawn(Arc::clone(&life).answer(given));
+        let (member, (turns, held)) = match standbys {
+            None => (None, alone(&identity)),
+            Some(standbys) => {
+                let (member, turns, held) = Member::join(&life, &identity, standbys);
+                (Some(member), (turns, held))
+            }
+        };
         let (log, stop) = (log.under(life.clone()), CancellationToken::new());
         let (lives, store, stopped) = (Arc::clone(&life), Arc::new(cellar.clone()), stop.clone());
-        let task = tokio::spawn(async move {
-            let host = production(kind, log, store, replies, view).await;
-            lives.ended(host.run(stopped).await);
-        });
-        Self { kind, life, cellar, view: seen, stop, task }
+        let host = production(kind, log, store, replies, view, (turns, held));
+        let task = tokio::spawn(async move { lives.ended(host.run(stopped).await) });
+        let catching_up = tokio::spawn(caught_up(seen.clone()));
+        Self { kind, life, cellar, view: seen, member, catching_up, leaves_at: None, stop, task }
     }
 
     /// Kills it.
     pub(crate) fn kill(&self) {
         self.life.end(Keep::Latest);
+        self.catching_up.abort();
         self.task.abort();
+    }
+
+    /// Asks it to stop: at once, or when the others have had some time to take over.
+    pub(crate) fn stop(&mut self, after: Duration) {
+        let view = self.view.borrow().clone();
+        match &mut self.member {
+            None => self.stop.cancel(),
+            Some(_) if self.leaves_at.is_some() => {}
+            Some(member) => {
+                member.enter(HostState::Leaving, &view);
+                self.leaves_at = Some(Instant::now() + after);
+            }
+        }
+    }
+
+    /// Lets it go on to the state that it is in by now.
+    pub(crate) fn go_on(&mut self) {
+        let view = self.view.borrow().clone();
+        let Some(member) = &mut self.member else { return };
+        match member.announcement().state {
+            HostState::Joining if self.catching_up.is_finished() => member.enter(HostState::Ready, &view),
+            HostState::Leaving if self.leaves_at.is_some_and(|at| at <= Instant::now()) => {
+                if !self.stop.is_cancelled() && is_holding(&view) {
+                    self.life.count(Fault::StopHolding);
+                }
+                self.stop.cancel();
+            }
+            HostState::Joining | HostState::Ready | HostState::Leaving => {}
+        }
+    }
+
+    /// When it has something to do.
+    pub(crate) fn next_at(&self) -> Option<Instant> {
+        let beat = self.member.as_ref().map(Member::next_beat);
+        beat.into_iter().chain(self.leaves_at.filter(|_| !self.stop.is_cancelled())).min()
+    }
+
+    /// Whether it can own partitions.
+    pub(crate) fn is_ready(&self) -> bool {
+        match &self.member {
+            None => self.catching_up.is_finished(),
+            Some(member) => member.announcement().state == HostState::Ready,
+        }
+    }
+
+    /// Whether it owns a partition that it runs.
+    pub(crate) fn owns(&self, partition: u16) -> bool {
+        let view = self.view.borrow();
+        view.partitions.get(&partition).is_some_and(|partition| partition.handle.turn.role() == Role::Owner)
     }
 
     /// What is not done yet when it is killed now.
     pub(crate) fn leaves(&self, log: &MemoryLog) -> BTreeSet<Fault> {
         let mut windows = BTreeSet::new();
-        for partition in self.view.borrow().partitions.values() {
+        let view = self.view.borrow();
+        for partition in view.partitions.values() {
             let handle = &partition.handle;
-            let cursor = handle.memory.look(|look| Ok(look.cursor())).expect("memory can be read");
+            let cursor = handle.memory.cursor();
             let (settled, saved) = (*handle.settled.borrow(), *handle.saved.borrow());
             let last = last(log, self.kind, handle.number);
             windows.extend((last > cursor).then_some(Fault::CrashUnread));
@@ -74,41 +150,57 @@ impl Host {
             windows.extend((settled > saved).then_some(Fault::CrashUnsaved));
             windows.extend((saved == last && last > 0).then_some(Fault::CrashSaved));
         }
+        if self.member.is_some() {
+            let is_owner = view.partitions.keys().any(|number| self.owns(*number));
+            windows.insert(if is_owner { Fault::CrashOfOwner } else { Fault::CrashOfStandby });
+            windows.extend(is_holding(&view).then_some(Fault::CrashHolding));
+        }
         windows
     }
 
-    /// Whether it runs all its partitions and has settled all that their logs hold.
-    pub(crate) fn is_settled(&self, log: &MemoryLog, partitions: u16) -> bool {
+    /// Whether it runs all partitions that it is to hold, and has settled all that their logs hold.
+    pub(crate) fn is_settled(&self, log: &MemoryLog) -> bool {
         let view = self.view.borrow();
         let settled = |number, at: u64| at >= last(log, self.kind, number);
+        let partitions = identities(log)[&self.kind].partitions;
+        let held = self.member.as_ref().map_or_else(|| (0..partitions).collect(), Member::held);
         view.parked.is_empty()
-            && view.partitions.len() == usize::from(partitions)
+            && view.partitions.keys().copied().eq(held)
             && view.partitions.values().all(|one| settled(one.handle.number, *one.handle.settled.borrow()))
     }
+}
+
+/// Whether one of the partitions is a standby that has not let go of all that it has applied.
+fn is_holding(view: &View) -> bool {
+    view.partitions
+        .values()
+        .any(|one| one.handle.turn.role() == Role::Standby && one.handle.memory.cursor() > *one.handle.settled.borrow())
 }
 
 /// Runs a host from these checkpoints for a while; returns why it did not go on, if it did not.
 pub(crate) async fn attempt(kind: Kind, log: &MemoryLog, store: MemoryStore) -> Option<KindError> {
     let ((view, _), (replies, _)) = (watch::channel(Arc::new(View::default())), mpsc::channel(REPLIES));
-    let host = production(kind, log.clone(), Arc::new(store), replies, view).await;
+    let alone = alone(&identities(log)[&kind]);
+    let host = production(kind, log.clone(), Arc::new(store), replies, view, alone);
     timeout(START, host.run(CancellationToken::new())).await.ok().and_then(Result::err)
 }
 
-async fn production(
+fn production(
     kind: Kind,
     log: MemoryLog,
     store: Arc<dyn Store>,
     replies: mpsc::Sender<Reply>,
     view: watch::Sender<Arc<View>>,
+    (turns, held): (Vec<Turn>, watch::Receiver<BTreeSet<u16>>),
 ) -> KindHost {
-    let mut logs = Logs::new();
-    for kind in Kind::ALL {
-        logs.insert(kind, log.identity(kind).await.expect("the log in memory answers"));
-    }
+    let logs = identities(&log);
     let identity = logs[&kind];
-    let turns = vec![Turn::alone(); usize::from(identity.partitions)];
-    let held = watch::channel((0..identity.partitions).collect()).1;
     KindHost { kind, identity, logs, log: Arc::new(log), store, snapshots: None, replies, view, turns, held }
+}
+
+fn identities(log: &MemoryLog) -> Logs {
+    let identity = |kind| log.identity(kind).now_or_never().and_then(Result::ok);
+    Kind::ALL.map(|kind| (kind, identity(kind).expect("the log in memory answers at once"))).into()
 }
 
 /// The sequence of a partition's last record.

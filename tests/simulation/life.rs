@@ -4,18 +4,21 @@
 //! do until they are gone: as if the process had been killed at that very moment.
 
 use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use bytes::Bytes;
 use shop_actors::{
     kind_host::KindError,
+    replay::Place,
     snapshot::SnapshotError,
     store::{Checkpoint, Frozen, Items, Meta, SharedShelf, Shelf, Store, StoreError, memory::MemoryStore},
+    turn::Role,
 };
 use shop_domain::{entity::Reply, id::Id, kind::Kind, rows::RowKey};
 use shop_nats::{
+    frame::{Frame, Origin, Payload, Source},
     log::Record,
     memory::{Chaos, Delivery, Fate},
 };
@@ -25,6 +28,7 @@ use crate::{
     chaos::{Harm, Keep, Mischief, Moment},
     observer::Observer,
     sim::Event,
+    trace::Fault,
 };
 
 /// What the hosts and doors of a run share.
@@ -53,19 +57,33 @@ pub(crate) struct Life {
     appends: Moment,
     world: Arc<World>,
     end: Mutex<Option<Keep>>,
+    deeds: Mutex<Deeds>,
+}
+
+/// What a host has done, and what it was told.
+#[derive(Debug, Default)]
+struct Deeds {
+    /// By link: the number of the last message that it has handed to the log.
+    sent: BTreeMap<(Place, Place), u64>,
+    /// By partition: up to where its owner is, as far as it has heard.
+    told: BTreeMap<u16, u64>,
+    standby: BTreeSet<u16>,
 }
 
 impl Life {
     /// A host's life.
     pub(crate) fn of_host(number: u64, kind: Kind, world: &Arc<World>) -> Arc<Self> {
-        let (appends, world) = (Moment::Append, Arc::clone(world));
-        Arc::new(Self { number, kind, appends, world, end: Mutex::default() })
+        Self::begin(number, kind, Moment::Append, world)
     }
 
     /// A door's life.
     pub(crate) fn of_door(number: u64, kind: Kind, world: &Arc<World>) -> Arc<Self> {
-        let (appends, world) = (Moment::Request, Arc::clone(world));
-        Arc::new(Self { number, kind, appends, world, end: Mutex::default() })
+        Self::begin(number, kind, Moment::Request, world)
+    }
+
+    fn begin(number: u64, kind: Kind, appends: Moment, world: &Arc<World>) -> Arc<Self> {
+        let world = Arc::clone(world);
+        Arc::new(Self { number, kind, appends, world, end: Mutex::default(), deeds: Mutex::default() })
     }
 
     /// With what it comes back, once it is dead.
@@ -97,6 +115,67 @@ impl Life {
         let _the_run_is_over = self.world.events.send(Event::Ended(self.number));
     }
 
+    /// Something happened to it.
+    pub(crate) fn count(&self, fault: Fault) {
+        self.world.mischief.count(fault);
+    }
+
+    /// It was told that the owner of a partition is as far as that.
+    pub(crate) fn told(&self, partition: u16, settled: u64) {
+        let mut deeds = self.deeds();
+        let known = deeds.told.entry(partition).or_default();
+        if *known > settled {
+            self.count(Fault::HearsayOld);
+        }
+        *known = settled.max(*known);
+    }
+
+    /// From now on it is this to a partition.
+    pub(crate) fn is_now(&self, partition: u16, role: Role) {
+        let mut deeds = self.deeds();
+        match role {
+            Role::Owner => drop(deeds.standby.remove(&partition)),
+            Role::Standby => drop(deeds.standby.insert(partition)),
+        }
+    }
+
+    /// It hands a frame to the log.
+    fn hands_in(&self, to: Place, frame: &Bytes) {
+        let Ok(Payload::Frame(Frame { source, first, messages })) = Payload::decode(to.0, frame) else { return };
+        let Source { origin: Origin::Partition(kind, partition), .. } = source else { return };
+        let last = first + messages.len() as u64 - 1;
+        let mut deeds = self.deeds();
+        let is_standby = deeds.standby.contains(&partition);
+        let sent = deeds.sent.entry(((kind, partition), to)).or_default();
+        if last > *sent {
+            *sent = last;
+            if is_standby {
+                self.count(Fault::SentByStandby);
+            }
+        }
+    }
+
+    /// A host may only keep what others vouch for, or what it has sent on its own.
+    fn keeps(&self, partition: u16, before: u64, cursor: u64) {
+        let place = (self.kind, partition);
+        let deeds = self.deeds();
+        let vouched = deeds.told.get(&partition).copied().unwrap_or_default().max(before);
+        for (to, number) in self.world.observer.sent_between(place, vouched, cursor) {
+            let sent = deeds.sent.get(&(place, to)).copied().unwrap_or_default();
+            if sent < number {
+                let (kind, target) = to;
+                self.world.observer.report(format!(
+                    "a checkpoint of {}/{partition} at {cursor}: its messages up to {number} to {kind}/{target} are in                      nobody's name: the owner is known to be at {vouched}, and this host has sent {sent}",
+                    self.kind
+                ));
+            }
+        }
+    }
+
+    fn deeds(&self) -> MutexGuard<'_, Deeds> {
+        self.deeds.lock().expect("nobody panics while noting")
+    }
+
     fn at(&self, moment: Moment) -> Option<Harm> {
         self.world.mischief.at(moment, self.kind)
     }
@@ -122,12 +201,13 @@ impl Life {
 }
 
 impl Chaos for Life {
-    fn append(&self, kind: Kind, partition: u16) -> Fate {
+    fn append(&self, kind: Kind, partition: u16, frame: &Bytes) -> Fate {
         // Before each record but the first, so that it sees them one by one, in the order of time.
         self.world.observer.follow();
         if self.kept().is_some() {
             return Fate::Lost;
         }
+        self.hands_in((kind, partition), frame);
         let delay = self.world.mischief.acknowledgement_delay(kind, partition);
         match self.at(self.appends) {
             None => Fate::Stored(delay),
@@ -249,7 +329,9 @@ impl Shelf for CellarShelf {
         if life.kept().is_some() {
             return Ok(());
         }
-        life.world.observer.settled(life.kind, self.partition, checkpoint.meta.cursor, "a checkpoint");
+        let (before, cursor) = (self.shelf.meta()?.map_or(0, |meta| meta.cursor), checkpoint.meta.cursor);
+        life.world.observer.settled(life.kind, self.partition, cursor, "a checkpoint");
+        life.keeps(self.partition, before, cursor);
         *self.cellar.older.lock().expect("nobody panics while changing it") = self.cellar.latest.snapshot();
         self.shelf.write(checkpoint)?;
         if let Some(Harm::CrashAfter(keep)) = harm {

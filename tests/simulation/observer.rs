@@ -123,6 +123,20 @@ impl Observer {
         }
     }
 
+    /// To whom a partition sends messages because of what is between two sequences of its log, and the number of
+    /// the last one.
+    pub(crate) fn sent_between(&self, place: Place, after: u64, to: u64) -> Vec<(Place, u64)> {
+        let mut book = self.book();
+        book.follow();
+        let last = |sent: &[(u64, u64)], at: u64| {
+            let count = sent.partition_point(|(sequence, _)| *sequence <= at);
+            count.checked_sub(1).map_or(0, |last| sent[last].1)
+        };
+        let links = book.sent.iter().filter(|((from, _), _)| *from == place);
+        let sent = links.map(|((_, target), sent)| (*target, last(sent, after), last(sent, to)));
+        sent.filter(|(_, before, now)| now > before).map(|(target, _, now)| (target, now)).collect()
+    }
+
     /// What a partition of a host knows is what its log says, up to where the partition is.
     pub(crate) fn compare(&self, kind: Kind, handle: &Handle) {
         self.settled(kind, handle.number, *handle.settled.borrow(), "what is settled");

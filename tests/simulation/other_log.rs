@@ -1,21 +1,25 @@
 //! A checkpoint and a log that do not belong together: nothing may go on from there.
 
 use shop_actors::{kind_host::KindError, partition::AttachError, store::memory::MemoryStore};
-use shop_domain::{kind::Kind, logic::Logic, wallet};
+use shop_domain::{kind::Kind, wallet};
 use tokio::time::Duration;
 
-use crate::{host, plan::money, sim::Sim};
+use crate::{
+    host,
+    plan::money,
+    sim::{Shape, Sim},
+};
 
 /// Checkpoints of a wallet host that has seen so many top-ups of an amount, and the shop that it was in.
 async fn shop(top_ups: usize, amount: u64) -> (Sim, MemoryStore) {
-    let mut sim = Sim::new(fastrand::Rng::with_seed(0), 1, Logic::NEWEST);
+    let mut sim = Sim::new(fastrand::Rng::with_seed(0), Shape::SMALL);
     sim.ask("alice", wallet::Message::Open { balance: money(100) });
     for number in 0..top_ups {
         sim.ask_with_key("alice", wallet::Message::TopUp { amount: money(amount) }, &format!("k-{number}"));
         sim.pass(Duration::from_secs(1)).await;
     }
     sim.heal().await;
-    let checkpoints = sim.checkpoints(Kind::Wallet);
+    let checkpoints = sim.checkpoints((Kind::Wallet, 0));
     (sim, checkpoints)
 }
 

@@ -23,6 +23,8 @@ const PRODUCTS: [&str; 3] = ["apple", "pear", "plum"];
 const NOBODY: &str = "nobody";
 const NOTHING: &str = "nothing";
 const PRICE: u64 = 10;
+/// How long hosts disagree at most: longer than one that is silent counts as there.
+const ESTRANGED_MS: u64 = 4_000;
 
 /// Everything that one run does.
 pub(crate) async fn play(sim: &mut Sim) {
@@ -54,11 +56,12 @@ pub(crate) async fn play(sim: &mut Sim) {
             }
             14..=16 => bring(sim),
             17 => {
-                let partition = sim.chance.u16(0..sim.partitions);
+                let partition = sim.chance.u16(0..sim.shape.partitions);
                 let kind = any_kind(sim);
                 sim.upgrade(kind, partition);
             }
             18 | 19 => again(sim),
+            20..=23 if sim.shape.hosts > 1 => estrange(sim),
             20.. => harm(sim, &mut old),
         }
         let pause_ms = if sim.chance.u8(0..4) == 0 { 1_500 } else { 4 };
@@ -104,28 +107,47 @@ fn again(sim: &mut Sim) {
 /// A host crashes, stops, or gets a double.
 fn harm(sim: &mut Sim, old: &mut Vec<(Kind, MemoryStore)>) {
     let kind = any_kind(sim);
+    let Some(slot) = sim.any_host(kind) else { return };
     match sim.chance.u8(0..9) {
-        0 => old.push((kind, sim.checkpoints(kind))),
+        0 => old.push((kind, sim.checkpoints(slot))),
         1 | 2 => {
             sim.count(Fault::CrashAtAnyTime);
-            sim.crash(kind, Keep::Latest);
+            sim.crash(slot, Keep::Latest);
         }
         3 => {
             sim.count(Fault::CrashAtAnyTime);
-            sim.crash(kind, Keep::Nothing);
+            sim.crash(slot, Keep::Nothing);
         }
         4 => {
-            if let Some((kind, store)) = old.pop() {
-                sim.crash_back_to(kind, store);
+            let Some((kind, store)) = old.pop() else { return };
+            if let Some(slot) = sim.any_host(kind) {
+                sim.crash_back_to(slot, store);
             }
         }
-        5 => sim.stop(kind),
+        5 => sim.stop(slot),
         6 => {
             let keep = if sim.chance.bool() { Keep::Latest } else { Keep::Nothing };
-            sim.start_zombie(kind, keep);
+            sim.start_zombie(slot, keep);
         }
         7 => sim.stop_zombie(),
         _ => sim.disrupt(),
+    }
+}
+
+/// The hosts of a kind come to believe different things of each other, or one of them leaves.
+fn estrange(sim: &mut Sim) {
+    let kind = any_kind(sim);
+    let Some(slot) = sim.any_host(kind) else { return };
+    let time = Duration::from_millis(sim.chance.u64(0..ESTRANGED_MS));
+    match sim.chance.u8(0..6) {
+        0 => sim.cut_off(slot, true, time),
+        1 => sim.cut_off(slot, false, time),
+        2 => sim.silence(slot, time),
+        3 => {
+            let partition = sim.chance.u16(0..sim.shape.partitions);
+            sim.haunt(slot, partition, time);
+        }
+        _ => sim.stop(slot),
     }
 }
 

@@ -1,4 +1,7 @@
-//! A shop in simulation: the logs, a host per kind (and sometimes two), the doors, the callers.
+//! A shop in simulation: the logs, one host per kind or several, the doors, the callers.
+
+mod company;
+mod hosts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use shop_actors::{kind_host::View, store::memory::MemoryStore};
+use futures::FutureExt;
+use shop_actors::store::memory::MemoryStore;
 use shop_domain::{
     delivery,
     entity::Reply,
@@ -18,7 +22,7 @@ use shop_domain::{
     order,
 };
 use shop_nats::{
-    frame::Upgrade,
+    log::Log,
     memory::{Calm, MemoryLog},
     subject::partition_of,
 };
@@ -27,33 +31,62 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use self::company::Company;
 use crate::{
     chaos::{Act, Keep, Mischief, Moment, Script},
     door::Door,
+    hearsay::Hearsay,
     host::Host,
     life::{Answers, Life, World},
     observer::Observer,
-    trace::{Fault, Trace},
+    trace::Trace,
 };
+
+/// The place of a host among those of its kind.
+pub(crate) type Slot = (Kind, u16);
 
 /// How long nothing may happen until the shop counts as at rest: longer than any publisher waits
 /// before it sends again (5 s for an acknowledgement, then at most 1 s).
 const REST: Duration = Duration::from_secs(10);
 
+/// How long hosts disagree in a script: longer than a standby is patient.
+const STRIFE: Duration = Duration::from_secs(4);
+
 /// A shop in simulation.
 pub(crate) struct Sim {
     pub(crate) chance: fastrand::Rng,
     pub(crate) log: MemoryLog,
-    pub(crate) partitions: u16,
+    pub(crate) shape: Shape,
     world: Arc<World>,
     events: mpsc::UnboundedReceiver<Event>,
-    hosts: BTreeMap<Kind, Host>,
+    hosts: BTreeMap<Slot, Host>,
+    /// Hosts that are to be started again, and with which checkpoints.
+    away: BTreeMap<Slot, (Instant, MemoryStore)>,
+    hearsay: Hearsay,
+    company: Company,
+    /// Hosts that believe that they are the only ones.
     zombies: Vec<Host>,
     doors: BTreeMap<(Kind, u16), Door>,
     lives: u64,
     pub(crate) asked: Vec<Asked>,
     /// The moments that the script had to choose from.
     pub(crate) moments: Vec<Moment>,
+}
+
+/// What a shop is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) partitions: u16,
+    pub(crate) logic: Logic,
+    /// Hosts of each kind.
+    pub(crate) hosts: u16,
+    /// How many of them hold a partition beside its owner.
+    pub(crate) standbys: usize,
+}
+
+impl Shape {
+    /// One host for each kind, with one partition.
+    pub(crate) const SMALL: Self = Self { partitions: 1, logic: Logic::NEWEST, hosts: 1, standbys: 0 };
 }
 
 /// Something that whoever runs the shop has to do.
@@ -80,8 +113,8 @@ pub(crate) struct Asked {
 
 impl Sim {
     /// A shop in which nothing goes wrong yet.
-    pub(crate) fn new(chance: fastrand::Rng, partitions: u16, logic: Logic) -> Self {
-        let log = MemoryLog::with_logic(partitions, logic, Arc::new(Calm));
+    pub(crate) fn new(chance: fastrand::Rng, shape: Shape) -> Self {
+        let log = MemoryLog::with_logic(shape.partitions, shape.logic, Arc::new(Calm));
         let (sender, events) = mpsc::unbounded_channel();
         let world = Arc::new(World {
             mischief: Mischief::new(sender.clone()),
@@ -92,10 +125,13 @@ impl Sim {
         let mut sim = Self {
             chance,
             log,
-            partitions,
+            shape,
             world,
             events,
             hosts: BTreeMap::new(),
+            away: BTreeMap::new(),
+            hearsay: Hearsay::default(),
+            company: Company::default(),
             zombies: vec![],
             doors: BTreeMap::new(),
             lives: 0,
@@ -103,15 +139,15 @@ impl Sim {
             moments: vec![],
         };
         for kind in Kind::ALL {
-            let host = sim.start(kind, MemoryStore::default());
-            sim.hosts.insert(kind, host);
+            (0..shape.hosts).for_each(|number| sim.open((kind, number), MemoryStore::default()));
         }
         sim
     }
 
     /// From here on things go wrong by chance.
-    pub(crate) fn seed(&self, seed: u64) {
+    pub(crate) fn seed(&mut self, seed: u64) {
         self.world.mischief.seed(seed);
+        self.hearsay.seed(seed);
     }
 
     /// From here on things go wrong as written down.
@@ -143,7 +179,7 @@ impl Sim {
         let reply = Some(ReplyTo { inbox: asked.inbox.clone(), format: Format::Json });
         let request = Some(Request { key, fingerprint: message.fingerprint(), reply });
         self.asked.push(asked);
-        let partition = partition_of(&to, self.partitions);
+        let partition = partition_of(&to, self.shape.partitions);
         if !self.doors.contains_key(&(kind, partition)) {
             self.lives += 1;
             let life = Life::of_door(self.lives, kind, &self.world);
@@ -158,10 +194,16 @@ impl Sim {
     pub(crate) async fn pass(&mut self, time: Duration) {
         let until = Instant::now() + time;
         loop {
+            let next_at = self.next_at(until);
             tokio::select! {
                 biased;
                 Some(event) = self.events.recv() => self.happen(event),
-                () = sleep_until(until) => break,
+                () = sleep_until(next_at) => {
+                    if Instant::now() >= until {
+                        break;
+                    }
+                    self.mind_the_hosts();
+                }
             }
         }
         self.check();
@@ -180,10 +222,9 @@ impl Sim {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Died(life) => {
-                let kind = self.hosts.values().find(|host| host.life.number == life).map(|host| host.kind);
-                if let Some(kind) = kind {
-                    let keep = self.hosts[&kind].life.kept().unwrap_or(Keep::Latest);
-                    self.crash(kind, keep);
+                if let Some(slot) = self.slot_of(life) {
+                    let keep = self.hosts[&slot].life.kept().unwrap_or(Keep::Latest);
+                    self.crash(slot, keep);
                 } else if let Some(door) = self.doors.iter().find(|(_, door)| door.life.number == life) {
                     let at = *door.0;
                     self.close_door(at);
@@ -191,9 +232,8 @@ impl Sim {
                 self.zombies.retain(|zombie| zombie.life.number != life);
             }
             Event::Ended(life) => {
-                let kind = self.hosts.values().find(|host| host.life.number == life).map(|host| host.kind);
-                if let Some(kind) = kind {
-                    self.replace(kind, |host| host.cellar.keep(Keep::Latest));
+                if let Some(slot) = self.slot_of(life) {
+                    self.replace(slot, |host| host.cellar.keep(Keep::Latest), Duration::ZERO);
                 }
                 self.zombies.retain(|zombie| zombie.life.number != life);
             }
@@ -210,100 +250,35 @@ impl Sim {
                 let place = self.asked.iter().position(is_place).expect("the order was placed");
                 self.ask_again(place);
             }
-            Act::SecondHost(keep) => self.start_zombie(kind, keep),
-            Act::Stop => self.stop(kind),
             Act::Disrupt => self.disrupt(),
+            Act::SecondHost(keep) => self.with_owner(kind, |sim, owner| sim.start_zombie(owner, keep)),
+            Act::Stop => self.with_owner(kind, Self::stop),
+            Act::KillOwner => self.with_owner(kind, |sim, owner| sim.crash(owner, Keep::Latest)),
+            Act::KillStandby => {
+                let standby = self.hosts.keys().find(|slot| slot.0 == kind && !self.hosts[slot].owns(0)).copied();
+                standby.into_iter().for_each(|standby| self.crash(standby, Keep::Latest));
+            }
+            Act::TwoOwners => self.with_owner(kind, |sim, owner| sim.cut_off(owner, true, STRIFE)),
+            Act::NoOwner => self.with_owner(kind, |sim, owner| sim.haunt(owner, 0, STRIFE)),
+            Act::SilentOwner => self.with_owner(kind, |sim, owner| sim.silence(owner, STRIFE)),
         }
     }
 
-    /// The host of a kind is killed, and started again with what is kept of its checkpoints.
-    pub(crate) fn crash(&mut self, kind: Kind, keep: Keep) {
-        self.count_what_it_leaves(&self.hosts[&kind]);
-        self.count(match keep {
-            Keep::Latest => Fault::FromLatest,
-            Keep::Older => Fault::FromOlder,
-            Keep::Nothing => Fault::FromNothing,
-        });
-        self.replace(kind, |host| host.cellar.keep(keep));
-    }
-
-    /// The same with checkpoints of long ago.
-    pub(crate) fn crash_back_to(&mut self, kind: Kind, store: MemoryStore) {
-        self.count_what_it_leaves(&self.hosts[&kind]);
-        self.count(Fault::FromOlder);
-        self.replace(kind, |_| store);
-    }
-
-    fn replace(&mut self, kind: Kind, store: impl FnOnce(&Host) -> MemoryStore) {
-        let before = self.hosts.remove(&kind).expect("every kind has a host");
-        before.kill();
-        let host = self.start(kind, store(&before));
-        self.hosts.insert(kind, host);
-    }
-
-    fn count_what_it_leaves(&self, host: &Host) {
-        host.leaves(&self.log).into_iter().for_each(|window| self.count(window));
-    }
-
-    fn close_door(&mut self, at: (Kind, u16)) {
-        let Some(door) = self.doors.remove(&at) else { return };
-        for request in door.close() {
-            self.asked[request].asked_again = true;
-            self.ask_again(request);
+    /// Does something to the host that owns the first partition of a kind; if none does, to any.
+    fn with_owner(&mut self, kind: Kind, act: impl FnOnce(&mut Self, Slot)) {
+        let mut slots = self.hosts.keys().filter(|(of, _)| *of == kind);
+        let owner = slots.clone().find(|slot| self.hosts[slot].owns(0)).or_else(|| slots.next());
+        if let Some(owner) = owner.copied() {
+            act(self, owner);
         }
-    }
-
-    /// The host of a kind is asked to stop; it is started again when it has.
-    pub(crate) fn stop(&self, kind: Kind) {
-        self.count(Fault::Stopped);
-        self.hosts[&kind].stop.cancel();
-    }
-
-    /// The connection is lost and comes back: what was on its way may be lost.
-    pub(crate) fn disrupt(&self) {
-        self.count(Fault::Disrupted);
-        self.log.disrupt();
-    }
-
-    /// A partition of a kind goes on with the newest logic.
-    pub(crate) fn upgrade(&self, kind: Kind, partition: u16) {
-        self.count(Fault::Upgraded);
-        self.log.store(kind, partition, Upgrade { logic: Logic::NEWEST.number() }.encode());
-        self.world.observer.follow();
-    }
-
-    /// What a host's checkpoints are right now.
-    pub(crate) fn checkpoints(&self, kind: Kind) -> MemoryStore {
-        self.hosts[&kind].cellar.keep(Keep::Latest)
-    }
-
-    /// A second host on the same partitions, which believes that it is the only one.
-    pub(crate) fn start_zombie(&mut self, kind: Kind, keep: Keep) {
-        self.count(Fault::SecondHost);
-        let zombie = self.start(kind, self.hosts[&kind].cellar.keep(keep));
-        self.zombies.push(zombie);
-    }
-
-    /// Kills the oldest second host.
-    pub(crate) fn stop_zombie(&mut self) {
-        if !self.zombies.is_empty() {
-            self.zombies.remove(0).kill();
-        }
-    }
-
-    pub(crate) fn count(&self, fault: Fault) {
-        self.world.mischief.count(fault);
-    }
-
-    fn start(&mut self, kind: Kind, store: MemoryStore) -> Host {
-        self.lives += 1;
-        Host::start(Life::of_host(self.lives, kind, &self.world), &self.log, store)
     }
 
     /// Nothing goes wrong any more; waits until all that was begun has come to its end. Callers
     /// whose answers were lost ask again.
     pub(crate) async fn heal(&mut self) {
         self.moments = self.world.mischief.switch_off();
+        self.hearsay.calm();
+        self.bring_together();
         self.rest().await;
         let lost = {
             let answers = self.world.answers.lock().expect("nobody panics while adding");
@@ -323,8 +298,8 @@ impl Sim {
         let mut before = u64::MAX;
         for _ in 0..1_000 {
             self.pass(REST).await;
-            let records = self.length();
-            if records == before && self.all_hosts().all(|host| host.is_settled(&self.log, self.partitions)) {
+            let records = self.records();
+            if records == before && self.is_at_rest() {
                 return;
             }
             before = records;
@@ -332,34 +307,15 @@ impl Sim {
         panic!("the shop does not come to rest");
     }
 
-    fn all_hosts(&self) -> impl Iterator<Item = &Host> {
-        self.hosts.values().chain(&self.zombies)
-    }
-
-    /// What every host of a kind shows: the proper one first, then second ones.
-    pub(crate) fn views(&self, kind: Kind) -> Vec<Arc<View>> {
-        self.all_hosts().filter(|host| host.kind == kind).map(|host| Arc::clone(&host.view.borrow())).collect()
-    }
-
-    /// A host of a kind that begins with nothing but the log.
-    pub(crate) async fn rebuilt(&mut self, kind: Kind) -> Arc<View> {
-        let host = self.start(kind, MemoryStore::default());
-        for _ in 0..1_000 {
-            self.pass(Duration::from_millis(100)).await;
-            if host.is_settled(&self.log, self.partitions) {
-                return Arc::clone(&host.view.borrow());
-            }
-        }
-        panic!("{kind} cannot be rebuilt from its log");
-    }
-
     /// Every answer given so far.
     pub(crate) fn replies(&self) -> Vec<Reply> {
         self.world.answers.lock().expect("nobody panics while adding").given.clone()
     }
 
-    pub(crate) fn length(&self) -> u64 {
-        Kind::ALL.into_iter().map(|kind| self.log.records(kind).len() as u64).sum()
+    /// How many records the logs have taken.
+    pub(crate) fn records(&self) -> u64 {
+        let last = |kind| self.log.last_sequence(kind).now_or_never().and_then(Result::ok);
+        Kind::ALL.into_iter().map(|kind| last(kind).expect("the log in memory answers at once")).sum()
     }
 
     pub(crate) fn trace(&self) -> Trace {
@@ -375,7 +331,8 @@ impl Sim {
         let (checks, seen) = self.world.observer.counts();
         let mut faults = self.world.mischief.counts();
         faults.merge(&seen);
-        let (requests, records) = (self.asked.len() as u64, self.length());
+        faults.merge(&self.hearsay.counts);
+        let (requests, records) = (self.asked.len() as u64, self.records());
         Trace { digest: hasher.finish(), runs: 1, requests, records, checks, faults }
     }
 }

@@ -56,7 +56,8 @@ impl Local {
         self.view.borrow().describe(self.kind)
     }
 
-    pub(super) async fn of(&self, number: u16, id: Id, about: About) -> Result<Vec<u8>, Problem> {
+    /// What is asked about an entity of a partition, in JSON.
+    pub async fn of(&self, number: u16, id: Id, about: About) -> Result<Vec<u8>, Problem> {
         match about {
             About::Itself => self.get(number, id).await,
             About::Statement(page) => self.statement(number, id, page).await,

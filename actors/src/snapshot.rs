@@ -10,6 +10,7 @@ pub mod keeper;
 mod name;
 mod pace;
 pub mod restore;
+pub mod retention;
 pub mod trim;
 
 use std::{

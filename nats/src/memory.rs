@@ -19,6 +19,7 @@ use tokio::{
 use crate::{
     log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
     subject,
+    trim::TrimError,
 };
 
 /// When the logs in memory begin: some moment, the same in every run.
@@ -161,9 +162,12 @@ impl MemoryLog {
         self.logs().get(&kind).map(|log| log.records.clone()).unwrap_or_default()
     }
 
-    /// Removes all records of a kind before the one at `from`.
-    pub fn cut(&self, kind: Kind, from: u64) {
-        self.logs().get_mut(&kind).expect("every kind has a log").cut_off = from - 1;
+    /// Removes all records of a kind before the one at `from`; returns how many those were.
+    pub fn cut(&self, kind: Kind, from: u64) -> u64 {
+        let mut logs = self.logs();
+        let log = logs.get_mut(&kind).expect("every kind has a log");
+        let before = std::mem::replace(&mut log.cut_off, from - 1);
+        log.cut_off - before
     }
 
     /// Lets a kind's log have so many records from now on.
@@ -273,6 +277,10 @@ impl Log for MemoryLog {
             dead.push((kind, record.sequence, reason));
         }
         std::future::ready(Ok(())).boxed()
+    }
+
+    fn cut(&self, kind: Kind, _: u64, from: u64) -> BoxFuture<'static, Result<u64, TrimError>> {
+        std::future::ready(Ok(Self::cut(self, kind, from))).boxed()
     }
 
     fn disruptions(&self, _: Kind) -> watch::Receiver<u64> {

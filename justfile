@@ -16,13 +16,17 @@ demo:
 fresh:
     cargo run --release -- --data-dir "$(mktemp -d)"
 
-# Start it on three nats-servers, with a host process for every kind and two bridges, until Ctrl-C
+# Start it on three nats-servers, with two host processes for every kind and two bridges, until Ctrl-C
 cluster *options:
     cargo run --release -p shop-tests --example cluster -- {{ options }}
 
 # Restart every process twice under siege, first in good order, then by kill -9, and count who was turned away (siege and haproxy are needed: apt-get install siege haproxy)
 rolling *options:
     cargo run --release -p shop-tests --example rolling -- {{ options }}
+
+# Order without a pause while a second and a third host come, one is killed, and two leave again; shows who owns what meanwhile
+scale *options:
+    cargo run --release -p shop-tests --example scale -- {{ options }}
 
 # Run every test
 test:
@@ -55,6 +59,10 @@ torture seconds="300":
 # The same with three nats-servers: killed, frozen, cut off, robbed of their leadership, and hosts killed as well
 torture-cluster seconds="300":
     SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture three_servers
+
+# The same with three hosts for all kinds: killed, stopped, frozen, cut off, and lied to about each other for a minute
+torture-hosts seconds="300":
+    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture several_hosts
 
 # Measure the shop beside PostgreSQL and the limits of this machine, in a quarter of an hour (`just bench --quick`: a minute)
 bench *options:

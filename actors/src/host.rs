@@ -81,6 +81,8 @@ pub enum HostError {
 /// What all kinds of a host share. The client runs each connection in one task, so what is read,
 /// what is published, and what callers send each have a connection of their own.
 struct Shared {
+    /// What this host calls itself, from its start to its end.
+    host: String,
     log: SharedLog,
     publishing: Connection,
     doors: Connection,
@@ -116,12 +118,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostErro
     let log: SharedLog = Arc::new(JetStreamLog::new(&reading, &publishing));
     let connections = [("reader", reading.clone()), ("publisher", publishing.clone()), ("doors", doors.clone())];
     observed.connected(Connected { log: log.clone(), connections });
+    let host = uuid::Uuid::new_v4().simple().to_string();
     let snapshots = config.snapshots.snapshots.as_deref().filter(|url| !url.is_empty()).map(Snapshots::open);
     let snapshots = snapshots.transpose()?.map(|snapshots| (snapshots, config.snapshots.schedule()));
     if snapshots.is_none() && config.snapshots.trim_after_days.is_some() {
         tracing::warn!("no log will be cut: there are no snapshots to stand for it (--snapshots)");
     }
-    let shared = Arc::new(Shared { log, publishing, doors, logs, observed, snapshots, standbys: config.standbys });
+    let shared =
+        Arc::new(Shared { host, log, publishing, doors, logs, observed, snapshots, standbys: config.standbys });
 
     let mut kinds = JoinSet::new();
     let failed = stop.child_token();
@@ -159,7 +163,7 @@ async fn serve(
     stop: CancellationToken,
 ) -> Result<(), HostError> {
     let identity = *shared.logs.get(&kind).expect("every kind has a log");
-    let stats = Arc::new(Stats::default());
+    let stats = Arc::new(Stats::new(shared.host.clone()));
     let (view, seen) = watch::channel(Arc::new(View::default()));
     let counts = Arc::clone(&seen.borrow().counts);
     let answers = Answers { connection: shared.doors.clone(), stats: Arc::clone(&stats), counts };
@@ -170,8 +174,8 @@ async fn serve(
     let (decisions, turns) = (0..identity.partitions).map(|_| Turn::new()).unzip();
     let (is_ready, ready) = watch::channel(false);
     let (hold, held) = watch::channel(BTreeSet::new());
-    let (epoch, standbys) = (identity.epoch, shared.standbys);
-    let here = Here { kind, epoch, is_ready: ready, view: seen.clone(), standbys, decisions, held: hold };
+    let (host, epoch, standbys) = (shared.host.clone(), identity.epoch, shared.standbys);
+    let here = Here { host, kind, epoch, is_ready: ready, view: seen.clone(), standbys, decisions, held: hold };
     // Not over the connection of the doors: a message that is sent just when a door closes can make it lose what
     // was on its way in (async-nats drops a drained subscription as soon as anything else happens).
     let membership = here.join(shared.publishing.clone(), stop.clone()).await?;

@@ -53,6 +53,8 @@ struct Members {
 /// What a host of a kind is to be told.
 #[derive(Debug)]
 pub struct Here {
+    /// What it calls itself.
+    pub host: String,
     /// Which kind.
     pub kind: Kind,
     /// The epoch of its log.
@@ -76,8 +78,7 @@ impl Here {
         connection: Connection,
         stop: CancellationToken,
     ) -> Result<impl Future<Output = ()> + Send + 'static, ListenError> {
-        let host = uuid::Uuid::new_v4().simple().to_string();
-        let (epoch, settled) = (self.epoch, BTreeMap::new());
+        let (host, epoch, settled) = (self.host.clone(), self.epoch, BTreeMap::new());
         let me = Announcement { host, epoch, state: HostState::Joining, settled };
         let (mut membership, first) = connection.join(self.kind, &me).await?;
         let mut members = Members { kind: self.kind, me, standbys: self.standbys, others: BTreeMap::new() };

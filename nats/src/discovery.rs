@@ -24,6 +24,7 @@ const LOGIC: &str = "logic";
 
 /// What the door of a kind has done since it was opened.
 pub struct Stats {
+    host: String,
     started: SystemTime,
     requests: AtomicU64,
     errors: AtomicU64,
@@ -40,9 +41,11 @@ impl fmt::Debug for Stats {
     }
 }
 
-impl Default for Stats {
-    fn default() -> Self {
+impl Stats {
+    /// Nothing yet, of the host of that name.
+    pub fn new(host: String) -> Self {
         Self {
+            host,
             started: SystemTime::now(),
             requests: 0.into(),
             errors: 0.into(),
@@ -50,9 +53,7 @@ impl Default for Stats {
             describe: OnceLock::new(),
         }
     }
-}
 
-impl Stats {
     /// A request was let in, or answered at once, after `busy`.
     pub fn request(&self, busy: Duration) {
         self.requests.fetch_add(1, Relaxed);
@@ -94,7 +95,7 @@ struct Service {
 impl Connection {
     /// Answers the discovery requests of a kind for as long as the connection lives.
     pub(crate) async fn announce(&self, kind: Kind, stats: Arc<Stats>) -> Result<(), String> {
-        let service = Service { kind, id: uuid::Uuid::new_v4().simple().to_string(), stats };
+        let service = Service { kind, id: stats.host.clone(), stats };
         let client = self.client().clone();
         let mut questions = Vec::new();
         for verb in ["PING", "INFO", "STATS"] {
@@ -177,7 +178,7 @@ impl Service {
     }
 
     fn stats(&self) -> Value {
-        let Stats { started, requests, errors, busy_ns, describe } = &*self.stats;
+        let Stats { host: _, started, requests, errors, busy_ns, describe } = &*self.stats;
         let (requests, busy_ns) = (requests.load(Relaxed), busy_ns.load(Relaxed));
         let started = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut endpoint = self.endpoint();

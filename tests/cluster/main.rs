@@ -1,4 +1,4 @@
-//! `just cluster`: a shop on three nats-servers, with a host process for every kind and two bridges,
+//! `just cluster`: a shop on three nats-servers, with two host processes for every kind and two bridges,
 //! all on loopback and on free ports, until Ctrl-C. Whatever is killed meanwhile is started again.
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 use clap::Parser;
 use shop_local::folder::FolderLock;
 use shop_tests::{
-    cluster::{A_PROCESS_PER_KIND, Cluster},
+    cluster::{Cluster, TWO_PROCESSES_PER_KIND},
     folder::Folder,
     process::Process,
     servers::{Servers, name},
@@ -19,7 +19,7 @@ use tokio::{
 /// How long whatever has ended stays away: one looks this often.
 const AWAY: Duration = Duration::from_secs(5);
 
-/// Runs a shop on three nats-servers, with a host process for every kind and two bridges.
+/// Runs a shop on three nats-servers, with two host processes for every kind and two bridges.
 #[derive(Debug, Parser)]
 struct Options {
     /// Where everything is kept
@@ -47,7 +47,7 @@ async fn run(Options { data_dir }: Options) -> Result<(), Error> {
     let folder = data_dir.canonicalize()?;
     let open = async {
         let servers = Servers::three(&folder, false).await?;
-        let cluster = Cluster::of(servers, Folder::kept(&folder), None).apart().with(&A_PROCESS_PER_KIND).await;
+        let cluster = Cluster::of(servers, Folder::kept(&folder), None).apart().with(&TWO_PROCESSES_PER_KIND).await;
         let second = Bridge::beside(&cluster, SocketAddr::from(([127, 0, 0, 1], 0))).await;
         Ok::<_, Error>((cluster, second))
     };
@@ -108,24 +108,29 @@ fn banner(cluster: &mut Cluster, second: &Bridge) -> String {
         let pid = server.pid().unwrap_or_default();
         servers += &format!("    {name}  {url:<28}  nats-server {version}, pid {pid}\n");
     }
-    let hosts = A_PROCESS_PER_KIND.map(|(name, _)| format!("{name} {}", cluster.host(name).pid())).join(", ");
+    let mut hosts = String::new();
+    for pair in TWO_PROCESSES_PER_KIND.chunks(2) {
+        let pids: Vec<_> = pair.iter().map(|(name, _)| cluster.host(name).pid().to_string()).collect();
+        hosts += &format!("    {:<8}  two hosts, pids {}\n", pair[0].1, pids.join(" and "));
+    }
     format!(
         r#"
   The shop is open, on three nats-servers.
 
     HTTP    http://{http:<21}  a bridge
     HTTP    http://{also:<21}  another one
-{servers}    hosts   {hosts} (pids): one for every kind
-    data    {folder}: what a process says is in the file of its name there
+{servers}{hosts}    data    {folder}: what a process says is in the file of its name there
     stop    Ctrl-C
 
-  Three things to try in another terminal; whatever is killed is started again:
+  Four things to try in another terminal; whatever is killed is started again:
 
     curl -s http://{http}/wallets -H 'Content-Type: application/json' -d '{{"id":"alice","balance":999999}}'
     kill -9 {victim}
+    kill -9 {host}
     cargo run --release --bin shop-actors -- audit --nats-url {urls}
 "#,
         victim = cluster.servers().all()[0].pid().unwrap_or_default(),
+        host = cluster.host("orders-1").pid(),
     )
 }
 

@@ -1,4 +1,4 @@
-//! `just rolling`: two bridges behind haproxy, a host process for every kind, and siege; every process
+//! `just rolling`: two bridges behind haproxy, two host processes for every kind, and siege; every process
 //! is restarted twice, one at a time, first in good order and then by `kill -9`. Nobody may be turned
 //! away, and no order may be lost.
 
@@ -20,7 +20,7 @@ use shop_tests::{
 
 use crate::{
     observer::{Observed, Observer},
-    shop::{End, PROCESSES, Shop},
+    shop::{End, Shop, processes},
 };
 
 /// How often each process is restarted in one siege.
@@ -68,7 +68,7 @@ async fn main() -> ExitCode {
 async fn run(options: &Options, siege: &Path, haproxy: &Path) -> Vec<String> {
     let mut shop = Shop::open(haproxy, options.three_servers).await;
     println!(
-        "{} nats-server(s), a host for every kind, 2 bridges behind haproxy; siege with {} customers, {} s each time\n",
+        "{} nats-server(s), 2 hosts for every kind, 2 bridges behind haproxy; siege with {} customers, {} s each time\n",
         if options.three_servers { 3 } else { 1 },
         options.customers,
         options.seconds
@@ -101,13 +101,14 @@ async fn besiege(
     end: End,
 ) -> Option<Figures> {
     let start = Instant::now();
-    let slots = ROUNDS * PROCESSES.len();
+    let processes = processes();
+    let slots = ROUNDS * processes.len();
     let mut restarts = 0;
     for slot in 0..slots {
         let begins = time.mul_f64(STRIKING * slot as f64 / slots as f64);
         tokio::time::sleep(begins.saturating_sub(start.elapsed())).await;
         if start.elapsed() < time {
-            shop.restart(PROCESSES[slot % PROCESSES.len()], end).await;
+            shop.restart(processes[slot % processes.len()], end).await;
             restarts += 1;
         }
     }

@@ -14,7 +14,7 @@ use shop_local::nats_server::NatsServer;
 use shop_tests::{
     balancer::Balancer,
     client::Client,
-    cluster::{A_PROCESS_PER_KIND, Cluster},
+    cluster::{Cluster, TWO_PROCESSES_PER_KIND},
     folder::Folder,
     process::Process,
     programs::Program,
@@ -26,9 +26,6 @@ use tokio::net::TcpSocket;
 pub(crate) const CUSTOMERS: usize = 20;
 /// How many products there are to buy.
 pub(crate) const PRODUCTS: usize = 10;
-/// All that is restarted: the hosts, and the bridges.
-pub(crate) const PROCESSES: [&str; 7] =
-    ["wallets", "products", "orders", "deliveries", "mypages", BRIDGE, SECOND_BRIDGE];
 /// How long a bridge serves after SIGTERM. haproxy asks it five times a second whether it is ready.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
 /// More than anybody can buy.
@@ -39,6 +36,14 @@ const LOOKS: usize = 16;
 const AUDIT_LIMIT: Duration = Duration::from_secs(300);
 const BRIDGE: &str = "bridge-1";
 const SECOND_BRIDGE: &str = "bridge-2";
+
+/// All that is restarted: the hosts, and the bridges.
+pub(crate) fn processes() -> Vec<&'static str> {
+    TWO_PROCESSES_PER_KIND.iter().map(|(name, _)| *name).chain([BRIDGE, SECOND_BRIDGE]).collect()
+}
+
+/// Partitions of each kind on one nats-server: more than one, for two hosts.
+const PARTITIONS: u16 = 4;
 
 /// How a process comes to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +90,9 @@ impl Shop {
             NatsServer::start(&folder.path().join("nats"), 0).await.map(Servers::one)
         };
         let servers = servers.unwrap_or_else(|error| panic!("{error}"));
-        let cluster = Cluster::of(servers, folder, None).apart().whose_bridges_leave_in(LEAVE_TIME);
-        let cluster = cluster.with(&A_PROCESS_PER_KIND).await;
+        let partitions = (!on_three_servers).then_some(PARTITIONS);
+        let cluster = Cluster::of(servers, folder, partitions).apart().whose_bridges_leave_in(LEAVE_TIME);
+        let cluster = cluster.with(&TWO_PROCESSES_PER_KIND).await;
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let (second, second_at) = cluster.spawn_bridge(SECOND_BRIDGE, anywhere).await;
         let ports = [reserve(), reserve()];

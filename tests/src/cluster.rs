@@ -34,13 +34,36 @@ pub const A_PROCESS_PER_KIND: [(&str, &str); 5] = [
     ("mypages", "mypage"),
 ];
 
+/// Two hosts for every kind, each with its name: one can always go on for the other.
+pub const TWO_PROCESSES_PER_KIND: [(&str, &str); 10] = [
+    ("wallets-1", "wallet"),
+    ("wallets-2", "wallet"),
+    ("products-1", "product"),
+    ("products-2", "product"),
+    ("orders-1", "order"),
+    ("orders-2", "order"),
+    ("deliveries-1", "delivery"),
+    ("deliveries-2", "delivery"),
+    ("mypages-1", "mypage"),
+    ("mypages-2", "mypage"),
+];
+
 /// The lines between the shop's processes and their nats-server.
 #[derive(Debug)]
 pub struct Lines {
-    /// That of all hosts.
+    /// That of all hosts that have none of their own.
     pub hosts: Proxy,
+    /// Those of single hosts.
+    pub of_hosts: BTreeMap<&'static str, Proxy>,
     /// That of the bridge.
     pub bridge: Proxy,
+}
+
+impl Lines {
+    /// Good ones, none for single hosts.
+    async fn to(server: SocketAddr) -> Self {
+        Self { hosts: Proxy::to(server).await, of_hosts: BTreeMap::new(), bridge: Proxy::to(server).await }
+    }
 }
 
 /// The processes of one shop, and the folder that they share.
@@ -122,11 +145,22 @@ impl Cluster {
         let nats = NatsServer::start_as(Setup::alone(0).by(command.clone()), &nats).await;
         let nats = nats.unwrap_or_else(|error| panic!("{error}"));
         let server = SocketAddr::from(([127, 0, 0, 1], nats.port()));
-        let lines = Some(Lines { hosts: Proxy::to(server).await, bridge: Proxy::to(server).await });
         let mut cluster = Self::of(Servers::one(nats), folder, Some(partitions));
         cluster.launcher.command = command;
-        (cluster.disks, cluster.lines) = (disks, lines);
+        (cluster.disks, cluster.lines) = (disks, Some(Lines::to(server).await));
         (cluster.with(hosts).await, why_not)
+    }
+
+    /// Like [`Self::start`], with a line for each host that can be cut.
+    pub async fn start_on_lines_of_their_own(partitions: u16, hosts: &[(&'static str, &'static str)]) -> Self {
+        let mut cluster = Self::without_processes(partitions).await;
+        let server = SocketAddr::from(([127, 0, 0, 1], cluster.nats().port()));
+        let mut lines = Lines::to(server).await;
+        for (name, _) in hosts {
+            lines.of_hosts.insert(name, Proxy::to(server).await);
+        }
+        cluster.lines = Some(lines);
+        cluster.with(hosts).await
     }
 
     /// From now on processes are started so that Ctrl-C in the terminal does not reach them.
@@ -200,7 +234,7 @@ impl Cluster {
 
     /// Runs `shop-actors serve` beside the cluster's own hosts.
     pub fn spawn_host(&self, name: &str, kinds: &str, data_dir: &Path, partitions: impl Into<Option<u16>>) -> Process {
-        let nats_url = self.nats_url(|lines| &lines.hosts);
+        let nats_url = self.nats_url(|lines| lines.of_hosts.get(name).unwrap_or(&lines.hosts));
         let partitions = partitions.into().map(|count| ["--partitions".to_owned(), count.to_string()]);
         let data_dir = data_dir.to_str().expect("a folder for tests has a plain name");
         let options = ["--kinds", kinds, "--nats-url", &nats_url, "--data-dir", data_dir];
@@ -220,6 +254,22 @@ impl Cluster {
         self.hosts.insert(name, Host { kinds, process: None });
         self.start_host(name);
         self.wait_for_host(name).await;
+    }
+
+    /// Removes a host that ran, to be ended for good.
+    pub fn remove_host(&mut self, name: &str) -> Process {
+        let host = self.hosts.remove(name).unwrap_or_else(|| panic!("there is no host {name}"));
+        host.process.expect("the host runs")
+    }
+
+    /// The names of all hosts.
+    pub fn host_names(&self) -> Vec<&'static str> {
+        self.hosts.keys().copied().collect()
+    }
+
+    /// The kinds of a host.
+    pub fn kinds_of(&self, name: &str) -> &'static str {
+        self.hosts[name].kinds
     }
 
     /// A host that runs.
@@ -291,7 +341,7 @@ impl Cluster {
     pub async fn revive(&mut self) -> Vec<String> {
         let mut names = self.servers.revive().await;
         let has_ended = |process: &mut Process| process.has_ended().is_some();
-        for name in self.hosts.keys().copied().collect::<Vec<_>>() {
+        for name in self.host_names() {
             if self.host_mut(name).process.as_mut().is_some_and(has_ended) {
                 self.start_host(name);
                 names.push(name.to_owned());
@@ -307,7 +357,7 @@ impl Cluster {
     /// Starts all processes again after [`Self::stop`].
     pub async fn start_again(&mut self) {
         self.servers.start_again().await;
-        for name in self.hosts.keys().copied().collect::<Vec<_>>() {
+        for name in self.host_names() {
             self.start_host(name);
         }
         self.start_bridge().await;

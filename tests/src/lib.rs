@@ -12,6 +12,7 @@ pub mod disk;
 pub mod folder;
 pub mod leaders;
 pub mod market;
+pub mod parts;
 pub mod process;
 pub mod programs;
 pub mod proxy;

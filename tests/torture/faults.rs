@@ -2,6 +2,7 @@
 //! everything runs again.
 
 mod garbage;
+mod hosts;
 mod servers;
 mod strikes;
 
@@ -42,6 +43,13 @@ pub(crate) enum Fault {
     FreezeServer,
     CutOffFromServers,
     CutOffFromEverybody,
+    LoseHost,
+    LeaveHost,
+    FreezeOneHost,
+    CutOffOneHost,
+    LoseAllHostsButOne,
+    LieAboutHosts,
+    HostsComeAndGo,
 }
 
 /// How it went.
@@ -110,6 +118,21 @@ impl Fault {
         Self::DeleteCheckpoints,
     ];
 
+    /// What can happen to a shop with several hosts for every kind.
+    pub(crate) const ON_SEVERAL_HOSTS: [Self; 11] = [
+        Self::LoseHost,
+        Self::LeaveHost,
+        Self::FreezeOneHost,
+        Self::CutOffOneHost,
+        Self::LoseAllHostsButOne,
+        Self::LieAboutHosts,
+        Self::HostsComeAndGo,
+        Self::KillNatsServer,
+        Self::KillEverything,
+        Self::DeleteCheckpoints,
+        Self::RestoreOldCheckpoints,
+    ];
+
     /// In words.
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -138,6 +161,13 @@ impl Fault {
             Self::FreezeServer => "freeze a nats-server, wake it",
             Self::CutOffFromServers => "cut a nats-server off from the others",
             Self::CutOffFromEverybody => "cut a nats-server off from everybody",
+            Self::LoseHost => "kill -9 one of the hosts, start it later",
+            Self::LeaveHost => "SIGTERM to one of the hosts, start it later",
+            Self::FreezeOneHost => "freeze one of the hosts, wake it",
+            Self::CutOffOneHost => "cut one of the hosts off",
+            Self::LoseAllHostsButOne => "kill -9 all hosts but one",
+            Self::LieAboutHosts => "tell every host that the others leave",
+            Self::HostsComeAndGo => "two more hosts come and go",
         }
     }
 
@@ -158,7 +188,12 @@ impl Fault {
             | Self::RestoreOldCheckpoints
             | Self::KillLeader
             | Self::KillEachServer
-            | Self::FreezeServer => true,
+            | Self::FreezeServer
+            | Self::LoseHost
+            | Self::LeaveHost
+            | Self::FreezeOneHost
+            | Self::LoseAllHostsButOne
+            | Self::HostsComeAndGo => true,
             Self::FillCheckpointDisk
             | Self::FillLogDisk
             | Self::CutConnections
@@ -168,7 +203,9 @@ impl Fault {
             | Self::PublishGarbage
             | Self::StepDownLeaders
             | Self::CutOffFromServers
-            | Self::CutOffFromEverybody => false,
+            | Self::CutOffFromEverybody
+            | Self::CutOffOneHost
+            | Self::LieAboutHosts => false,
         }
     }
 
@@ -207,6 +244,13 @@ impl Fault {
             Self::FreezeServer => Ok(stage.freeze_server().await),
             Self::CutOffFromServers => Ok(stage.cut_off(From::Servers).await),
             Self::CutOffFromEverybody => Ok(stage.cut_off(From::Everybody).await),
+            Self::LoseHost => Ok(stage.lose_host().await),
+            Self::LeaveHost => Ok(stage.leave_host().await),
+            Self::FreezeOneHost => Ok(stage.freeze_one_host().await),
+            Self::CutOffOneHost => Ok(stage.cut_off_one_host().await),
+            Self::LoseAllHostsButOne => Ok(stage.lose_all_hosts_but_one().await),
+            Self::LieAboutHosts => Ok(stage.lie_about_hosts().await),
+            Self::HostsComeAndGo => Ok(stage.hosts_come_and_go().await),
         }
     }
 }

@@ -59,6 +59,17 @@ async fn fresh_seeds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_customer_was_told_stays_true_whichever_of_several_hosts_comes_goes_freezes_or_is_lied_to() {
+    brief_on(On::SeveralHosts, 3, Fault::ON_SEVERAL_HOSTS.to_vec()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: just torture-hosts"]
+async fn several_hosts_with_any_seed() {
+    long(On::SeveralHosts, &Fault::ON_SEVERAL_HOSTS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: just torture-cluster"]
 async fn three_servers_with_any_seed() {
     long(On::ThreeServers, &Fault::ON_THREE_SERVERS).await;
@@ -123,6 +134,10 @@ async fn long(on: On, faults: &[Fault]) {
 /// Every fault of a sort once.
 async fn brief(seed: u64, is_of_that_sort: impl Fn(Fault) -> bool) {
     let faults = Fault::ALL.into_iter().filter(|fault| is_of_that_sort(*fault)).collect();
+    brief_on(On::OneServer, seed, faults).await;
+}
+
+async fn brief_on(on: On, seed: u64, faults: Vec<Fault>) {
     let until = Until::EachOnce;
-    Run { on: On::OneServer, seed, faults, until, hold: BRIEF, orders: 5, customers: 6 }.survive().await;
+    Run { on, seed, faults, until, hold: BRIEF, orders: 5, customers: 6 }.survive().await;
 }

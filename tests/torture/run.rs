@@ -8,7 +8,7 @@ use std::{
 use fastrand::Rng;
 use serde_json::Value;
 use shop_tests::{
-    cluster::{A_PROCESS_PER_KIND, Cluster, panics},
+    cluster::{A_PROCESS_PER_KIND, ALL_KINDS, Cluster, panics},
     process::Process,
     programs::Program,
 };
@@ -27,6 +27,10 @@ use crate::{
 
 /// Partitions of each kind: more than one, so that an order crosses them.
 const PARTITIONS: u16 = 2;
+/// Hosts for the same kinds: more than a partition needs, so that each holds only a part.
+const HOSTS: [&str; 3] = ["host-1", "host-2", "host-3"];
+/// Partitions that they share.
+const PARTITIONS_OF_SEVERAL: u16 = 4;
 /// How often a long run says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the audit may take: it replays all logs.
@@ -52,6 +56,8 @@ pub(crate) enum On {
     OneServer,
     /// Three, with the partitions that a shop has there by default.
     ThreeServers,
+    /// One nats-server, and several hosts that serve all kinds, each with a line that can be cut.
+    SeveralHosts,
 }
 
 /// When it is enough.
@@ -73,6 +79,10 @@ impl Run {
         let (mut cluster, no_disks) = match self.on {
             On::OneServer => Cluster::start_on_disks_and_lines(PARTITIONS, &A_PROCESS_PER_KIND).await,
             On::ThreeServers => (Cluster::start_on_three_servers(&A_PROCESS_PER_KIND).await, None),
+            On::SeveralHosts => {
+                let hosts = HOSTS.map(|name| (name, ALL_KINDS));
+                (Cluster::start_on_lines_of_their_own(PARTITIONS_OF_SEVERAL, &hosts).await, None)
+            }
         };
         let (client, start) = (cluster.client(), Instant::now());
         let counter = Arc::new(Counter::new(client.clone(), Goods::offer(&client).await));

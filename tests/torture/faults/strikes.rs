@@ -7,7 +7,7 @@ use std::{
 };
 
 use shop_tests::{
-    cluster::{A_PROCESS_PER_KIND, delete},
+    cluster::delete,
     process::Signal,
     proxy::{Line, Proxy},
     wait::Patience,
@@ -24,7 +24,8 @@ const REVIVE_INTERVAL: Duration = Duration::from_millis(250);
 
 impl Stage<'_> {
     pub(super) fn some_host(&mut self) -> &'static str {
-        A_PROCESS_PER_KIND[self.rng.usize(..A_PROCESS_PER_KIND.len())].0
+        let names = self.cluster.host_names();
+        names[self.rng.usize(..names.len())]
     }
 
     /// Waits until some more orders are confirmed: the fault strikes at work, not at rest.
@@ -56,15 +57,16 @@ impl Stage<'_> {
     }
 
     pub(super) async fn kill_everything(&mut self) -> Survived {
-        let hosts = A_PROCESS_PER_KIND.map(|(name, _)| self.cluster.take_host(name).kill());
+        let names = self.cluster.host_names();
+        let hosts: Vec<_> = names.iter().map(|name| self.cluster.take_host(name).kill()).collect();
         let bridge = self.cluster.take_bridge().kill();
         tokio::join!(self.cluster.servers().kill(), bridge, futures::future::join_all(hosts));
         self.start_nats_servers().await;
-        for (name, _) in A_PROCESS_PER_KIND {
+        for name in &names {
             self.cluster.start_host(name);
         }
         self.cluster.start_bridge().await;
-        let kills = 1 + A_PROCESS_PER_KIND.len() + self.cluster.servers().all().len();
+        let kills = 1 + names.len() + self.cluster.servers().all().len();
         Survived { kills: kills as u64, ..Survived::default() }
     }
 
@@ -88,7 +90,7 @@ impl Stage<'_> {
     pub(super) async fn freeze_host(&mut self) -> Survived {
         let name = self.some_host();
         self.cluster.host(name).signal(Signal::STOP);
-        let (kinds, partitions) = (kinds_of(name), self.cluster.partitions());
+        let (kinds, partitions) = (self.cluster.kinds_of(name), self.cluster.partitions());
         let own_folder = self.cluster.folder().join(format!("{name}-double"));
         let double = format!("{name}-double");
         let mut double = self.cluster.spawn_host(&double, kinds, &own_folder, partitions);
@@ -208,11 +210,6 @@ impl Stage<'_> {
             _ => vec![&lines.hosts, &lines.bridge],
         }
     }
-}
-
-fn kinds_of(host: &str) -> &'static str {
-    let found = A_PROCESS_PER_KIND.iter().find(|(name, _)| *name == host);
-    found.map(|(_, kinds)| *kinds).expect("every host has its kind")
 }
 
 /// Not the folder itself: it may be where a disk is mounted.

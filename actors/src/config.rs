@@ -9,7 +9,7 @@ use clap::{Args, builder::RangedU64ValueParser};
 use shop_domain::kind::Kind;
 use shop_nats::topology::Topology;
 
-use crate::snapshot::keeper::Schedule;
+use crate::snapshot::{keeper::Schedule, retention::Retention, trim::MARGIN};
 
 /// Hosts that hold a partition beside its owner, unless somebody says otherwise: one may die at any time.
 pub const STANDBYS: usize = 1;
@@ -55,13 +55,23 @@ pub struct SnapshotOptions {
     #[arg(long, env = "SHOP_SNAPSHOTS_KEPT", value_name = "COUNT", default_value_t = 3,
           value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub snapshots_kept: usize,
+
+    /// What a log took more than so many days ago is cut off, as far as snapshots stand for it [default: nothing is]
+    #[arg(long, env = "SHOP_TRIM_AFTER_DAYS", value_name = "DAYS")]
+    pub trim_after_days: Option<u64>,
+
+    /// So many records before its oldest snapshot stay even then
+    #[arg(long, env = "SHOP_TRIM_MARGIN", value_name = "RECORDS", default_value_t = MARGIN,
+          value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    pub trim_margin: u64,
 }
 
 impl SnapshotOptions {
     /// How often, and how many.
     pub fn schedule(&self) -> Schedule {
         let interval = Duration::from_secs(self.snapshot_minutes.saturating_mul(60));
-        Schedule { records: self.snapshot_every, interval, keep: self.snapshots_kept }
+        let retention = self.trim_after_days.map(|days| Retention { days, margin: self.trim_margin });
+        Schedule { records: self.snapshot_every, interval, keep: self.snapshots_kept, retention }
     }
 
     /// The same, in a folder if no other place is named.
@@ -74,6 +84,13 @@ impl SnapshotOptions {
 
 impl Default for SnapshotOptions {
     fn default() -> Self {
-        Self { snapshots: None, snapshot_every: 100_000, snapshot_minutes: 60, snapshots_kept: 3 }
+        Self {
+            snapshots: None,
+            snapshot_every: 100_000,
+            snapshot_minutes: 60,
+            snapshots_kept: 3,
+            trim_after_days: None,
+            trim_margin: MARGIN,
+        }
     }
 }

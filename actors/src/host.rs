@@ -121,6 +121,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostErro
     let host = uuid::Uuid::new_v4().simple().to_string();
     let snapshots = config.snapshots.snapshots.as_deref().filter(|url| !url.is_empty()).map(Snapshots::open);
     let snapshots = snapshots.transpose()?.map(|snapshots| (snapshots, config.snapshots.schedule()));
+    if snapshots.is_none() && config.snapshots.trim_after_days.is_some() {
+        tracing::warn!("no log will be cut: there are no snapshots to stand for it (--snapshots)");
+    }
     let shared =
         Arc::new(Shared { host, log, publishing, doors, logs, observed, snapshots, standbys: config.standbys });
 
@@ -184,8 +187,8 @@ async fn serve(
     let sending = tokio::spawn(answers.clone().run(to_send));
 
     let stop_keeping = CancellationToken::new();
-    let keeping = shared.snapshots.clone().map(|(snapshots, schedule)| {
-        let keeper = Keeper::new(kind, identity, snapshots, schedule, seen.clone());
+    let keeping = shared.snapshots.clone().map(|snapshots| {
+        let keeper = Keeper::new(kind, identity, shared.log.clone(), snapshots, seen.clone());
         tokio::spawn(keeper.run(stop_keeping.clone()))
     });
     let fence = Fence::new(shared.log.clone(), kind);

@@ -10,24 +10,25 @@ pub mod keeper;
 mod name;
 mod pace;
 pub mod restore;
+pub mod retention;
 pub mod trim;
 
 use std::{
     fmt,
     io::{self, Read},
-    path::Path as FilePath,
     sync::Arc,
     time::SystemTime,
 };
 
 use bytes::{Buf, Bytes};
 use futures::{StreamExt, TryStreamExt};
-use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart, local::LocalFileSystem};
+use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
 use shop_nats::log::LogError;
 use tokio::sync::mpsc;
 
 pub use self::{format::Header, name::Name, pace::Pace};
 use crate::{
+    address::{self, AddressError},
     replay::Place,
     store::{Frozen, Items, Meta, StoreError},
 };
@@ -61,13 +62,8 @@ pub struct Kept {
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// The address says nothing.
-    #[error("{url} is no place for snapshots: {reason}; name a folder, or {SCHEMES}")]
-    Address {
-        /// What was given.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// The object store did not do it.
     #[error("cannot read or write snapshots: {0}")]
     Store(String),
@@ -81,9 +77,6 @@ pub enum SnapshotError {
     #[error(transparent)]
     Checkpoint(#[from] StoreError),
 }
-
-/// The addresses that this program knows.
-const SCHEMES: &str = "file:///<folder>";
 
 impl From<object_store::Error> for SnapshotError {
     fn from(error: object_store::Error) -> Self {
@@ -100,24 +93,17 @@ impl fmt::Debug for Snapshots {
 impl Snapshots {
     /// The snapshots at an address: a folder, which is made where there is none, or a URL.
     pub fn open(url: &str) -> Result<Self, SnapshotError> {
-        if let Some(folder) = folder_in(url) {
-            let failed = |error: io::Error| SnapshotError::Address { url: url.to_owned(), reason: error.to_string() };
-            std::fs::create_dir_all(folder).map_err(failed)?;
-        }
+        address::make(url)?;
         Self::find(url)
     }
 
     /// The snapshots at an address, where there must be some.
     pub fn find(url: &str) -> Result<Self, SnapshotError> {
-        let failed = |reason: String| SnapshotError::Address { url: url.to_owned(), reason };
-        let folder = folder_in(url).ok_or_else(|| failed("this program cannot reach it".to_owned()))?;
-        let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| failed(error.to_string()))?;
-        // What is written there is on the disk before it counts: the log may be cut because of it.
-        Ok(Self::in_store(Arc::new(store.with_fsync(true)), url))
+        Ok(Self::over(address::open(url)?, url))
     }
 
-    /// The snapshots in an object store that goes by that address.
-    pub fn in_store(store: Arc<dyn ObjectStore>, url: &str) -> Self {
+    /// The snapshots in an object store.
+    pub fn over(store: Arc<dyn ObjectStore>, url: &str) -> Self {
         Self { store, url: url.to_owned() }
     }
 
@@ -230,15 +216,6 @@ impl Snapshots {
             }
         }
         Ok(())
-    }
-}
-
-/// The folder that an address names, if it does.
-fn folder_in(url: &str) -> Option<&FilePath> {
-    match url.split_once("://") {
-        None => Some(FilePath::new(url)),
-        Some(("file", path)) => Some(FilePath::new(path)),
-        Some(_) => None,
     }
 }
 

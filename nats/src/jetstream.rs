@@ -23,6 +23,7 @@ use crate::{
     log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
     subject,
     topology::identity_of,
+    trim::{self, TrimError},
 };
 
 /// How long an acknowledgement may take before the frame counts as lost and is sent again. A
@@ -184,6 +185,10 @@ impl Log for JetStreamLog {
             }
         }
         .boxed()
+    }
+
+    fn cut(&self, kind: Kind, epoch: u64, from: u64) -> BoxFuture<'static, Result<u64, TrimError>> {
+        trim::cut(self.publishing.clone(), kind, epoch, from).boxed()
     }
 
     fn disruptions(&self, kind: Kind) -> watch::Receiver<u64> {

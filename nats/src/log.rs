@@ -7,6 +7,8 @@ use futures::future::BoxFuture;
 use shop_domain::{kind::Kind, timestamp::Timestamp};
 use tokio::sync::{mpsc, watch};
 
+use crate::trim::TrimError;
+
 /// Records that wait between the reader and the host. Enough to keep both busy; with frames of
 /// the largest size it is 32 MiB.
 pub(crate) const READ_AHEAD: usize = 64;
@@ -33,6 +35,9 @@ pub trait Log: Debug + Send + Sync + 'static {
 
     /// Keeps a record that could not be read, with the reason. Doing so again changes nothing.
     fn bury(&self, kind: Kind, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>>;
+
+    /// Removes all records of a kind's log before the one at `from`; returns how many those were.
+    fn cut(&self, kind: Kind, epoch: u64, from: u64) -> BoxFuture<'static, Result<u64, TrimError>>;
 
     /// Changes whenever what was on its way to a kind's log may have been lost.
     fn disruptions(&self, kind: Kind) -> watch::Receiver<u64>;

@@ -19,6 +19,7 @@ use tokio::{
 use crate::{
     log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
     subject,
+    trim::TrimError,
 };
 
 /// When the logs in memory begin: some moment, the same in every run.
@@ -161,11 +162,14 @@ impl MemoryLog {
         self.logs().get(&kind).map(|log| log.records.clone()).unwrap_or_default()
     }
 
-    /// Removes all records of a kind before the one at `from`. Who reads there learns that something is missing.
-    pub fn cut(&self, kind: Kind, from: u64) {
+    /// Removes all records of a kind before the one at `from`; returns how many those were. Who reads there learns
+    /// that something is missing.
+    pub fn cut(&self, kind: Kind, from: u64) -> u64 {
         let mut logs = self.logs();
         let log = logs.get_mut(&kind).expect("every kind has a log");
-        log.cut_off = log.cut_off.max(from - 1);
+        let before = log.cut_off;
+        log.cut_off = before.max(from - 1);
+        log.cut_off - before
     }
 
     /// Lets a kind's log have so many records from now on.
@@ -275,6 +279,10 @@ impl Log for MemoryLog {
             dead.push((kind, record.sequence, reason));
         }
         std::future::ready(Ok(())).boxed()
+    }
+
+    fn cut(&self, kind: Kind, _: u64, from: u64) -> BoxFuture<'static, Result<u64, TrimError>> {
+        std::future::ready(Ok(Self::cut(self, kind, from))).boxed()
     }
 
     fn disruptions(&self, _: Kind) -> watch::Receiver<u64> {

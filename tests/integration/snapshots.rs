@@ -1,6 +1,6 @@
 //! Snapshots, and logs that are cut behind them.
 
-use std::{fs, path::Path};
+use std::{cell::Cell, fs, path::Path};
 
 use async_nats::jetstream;
 use serde_json::{Value, json};
@@ -85,6 +85,39 @@ async fn a_shop_whose_logs_were_cut_and_whose_checkpoints_are_lost_is_as_it_was(
     let orders = &report["books"]["orders"];
     let all = orders["confirmed"].as_u64().unwrap() + orders["rejected"].as_u64().unwrap();
     assert_eq!(all, 3 * ORDERS as u64, "the books hold what was before the cut as well: {report}");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_are_cut_by_themselves_behind_snapshots_and_nothing_is_lost_by_it() {
+    let cutting = |options| Options {
+        snapshots: SnapshotOptions {
+            snapshot_every: 10,
+            snapshots_kept: 2,
+            trim_after_days: Some(0),
+            trim_margin: 3,
+            ..SnapshotOptions::default()
+        },
+        ..options
+    };
+    let shop = TestShop::open_as(cutting).await;
+    shop.product("apple", 10, 100_000).await;
+    shop.wallet("alice", 1_000_000).await;
+    let orders = Cell::new(0);
+    for kind in Kind::ALL {
+        let first = async || {
+            orders.set(orders.get() + 1);
+            shop.order(&format!("o-{}", orders.get()), "alice", "apple", 1).await;
+            extent(&shop, kind).await.0
+        };
+        eventually("the log is cut", first, |first| *first > 10).await;
+    }
+    let orders = orders.get();
+    with_snapshots(&shop, "audit").await.exits(0).says(&["snapshots stand for what came before", "no differences"]);
+    let shop = shop.reopen(lose_the_checkpoints).await;
+    assert_eq!(shop.balance("alice").await, 1_000_000 - 10 * orders);
+    assert_eq!(shop.stock("apple").await, 100_000 - orders);
+    assert_eq!(shop.order_status("o-1").await, "CONFIRMED");
     shop.close().await;
 }
 

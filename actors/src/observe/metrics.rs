@@ -167,17 +167,19 @@ fn of_connections(registry: &mut Registry, connected: &Connected) {
 
 /// How far each log goes and was read: the difference is how far behind the host is.
 async fn of_logs(registry: &mut Registry, connected: &Connected, views: &Views) {
-    let (last, read) = (Family::<OfKind, Number>::default(), Family::<OfKind, Number>::default());
-    let asked = views.iter().map(|(kind, _)| timeout(ANSWER_WAIT, connected.log.last_sequence(*kind)));
+    let [first, last, read] = [(); 3].map(|()| Family::<OfKind, Number>::default());
+    let asked = views.iter().map(|(kind, _)| timeout(ANSWER_WAIT, connected.log.identity(*kind)));
     for ((kind, view), answer) in views.iter().zip(futures::future::join_all(asked).await) {
         let kind = OfKind { kind: kind.as_str() };
         if let Some(dispatched) = &view.dispatched {
             read.get_or_create(&kind).set(*dispatched.borrow());
         }
-        if let Ok(Ok(sequence)) = answer {
-            last.get_or_create(&kind).set(sequence);
+        if let Ok(Ok(log)) = answer {
+            first.get_or_create(&kind).set(log.first_sequence);
+            last.get_or_create(&kind).set(log.last_sequence);
         }
     }
+    registry.register("log_first_sequence", "First record that the log has: those before were cut off", first);
     registry.register("log_last_sequence", "Last record that the log has", last);
     registry.register("log_read_sequence", "Last record that was read and handed to the partitions", read);
 }

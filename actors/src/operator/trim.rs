@@ -1,28 +1,17 @@
 //! `shop-actors trim`: cuts the beginnings of the logs off, as far as snapshots stand for them.
 
-use std::{
-    io::Write,
-    process::ExitCode,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{io::Write, process::ExitCode, sync::Arc};
 
 use clap::{Args, builder::RangedU64ValueParser};
 use serde_json::json;
-use shop_domain::{kind::Kind, timestamp::Timestamp};
+use shop_domain::kind::Kind;
 use shop_nats::{jetstream::JetStreamLog, log::SharedLog};
 
 use super::{Answered, Common, NO, OperatorError, Out, no, say, words};
 use crate::snapshot::{
     Kept,
-    trim::{Plan, Reserve, Standing},
+    trim::{MARGIN, Plan, Reserve, Standing, days_ago},
 };
-
-/// Records that stay before the oldest snapshot. The record at its cursor is among them, which tells that it
-/// is of this log; and hosts whose checkpoints are a little older than their snapshots, or that read a little
-/// behind, find what they need. A host writes a checkpoint twice a second, which is 500 records at
-/// a thousand orders per second.
-pub const MARGIN: u64 = 1_000;
 
 /// How much of the logs to cut off.
 #[derive(Debug, Args)]
@@ -68,7 +57,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
         let cut = match plan.records() {
             0 => 0,
             _ if dry_run => 0,
-            _ => connection.cut_log(kind, plan.identity.epoch, plan.first).await?,
+            _ => log.cut(kind, plan.identity.epoch, plan.first).await?,
         };
         if common.json { for_programs(&plan, cut, out)? } else { for_people(&plan, dry_run, out)? }
     }
@@ -115,12 +104,4 @@ fn for_programs(plan: &Plan, cut: u64, out: &mut Out) -> Result<(), OperatorErro
         "partitions": partitions,
     });
     Ok(writeln!(out, "{line}")?)
-}
-
-/// The moment so many days ago, by this machine's clock: nothing but a cut depends on it.
-pub(crate) fn days_ago(days: u64) -> Timestamp {
-    let age = Duration::from_secs(days.saturating_mul(24 * 60 * 60));
-    let then = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
-    let then = then.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_ms(u64::try_from(then.as_millis()).unwrap_or(0))
 }

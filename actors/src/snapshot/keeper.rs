@@ -1,5 +1,6 @@
 //! When snapshots are written: every so many records or minutes, and when a host stops. One at a time for each
 //! kind, beside the partitions, of checkpoints that these have written anyway; of each partition by its owner.
+//! And when the log is cut behind them.
 
 use std::{
     collections::BTreeMap,
@@ -15,14 +16,17 @@ use std::{
 };
 
 use shop_domain::kind::Kind;
-use shop_nats::log::Identity;
+use shop_nats::log::{Identity, SharedLog};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Kept, Pace, SnapshotError, Snapshots};
+use super::{
+    Kept, Pace, SnapshotError, Snapshots,
+    retention::{self, Retention},
+};
 use crate::{
     kind_host::{PartitionView, View},
     store::{Frozen, Item, Meta},
@@ -49,6 +53,8 @@ pub struct Schedule {
     pub interval: Duration,
     /// So many of each partition are kept.
     pub keep: usize,
+    /// How much of the log is kept behind them; all when nobody says.
+    pub retention: Option<Retention>,
 }
 
 /// The newest snapshot of a partition, in numbers; all 0 when there is none, or another host writes them.
@@ -88,6 +94,7 @@ impl NewestSnapshot {
 pub struct Keeper {
     kind: Kind,
     identity: Identity,
+    log: SharedLog,
     snapshots: Snapshots,
     schedule: Schedule,
     view: watch::Receiver<Arc<View>>,
@@ -120,11 +127,11 @@ impl Keeper {
     pub fn new(
         kind: Kind,
         identity: Identity,
-        snapshots: Snapshots,
-        schedule: Schedule,
+        log: SharedLog,
+        (snapshots, schedule): (Snapshots, Schedule),
         view: watch::Receiver<Arc<View>>,
     ) -> Self {
-        Self { kind, identity, snapshots, schedule, view, last: BTreeMap::new() }
+        Self { kind, identity, log, snapshots, schedule, view, last: BTreeMap::new() }
     }
 
     /// Writes snapshots until `stop`, which comes when the partitions have written their last checkpoints;
@@ -153,7 +160,8 @@ impl Keeper {
         }
     }
 
-    async fn write_due(&mut self) -> Result<(), SnapshotError> {
+    /// Writes the snapshots that are due, and cuts the log behind them.
+    pub(super) async fn write_due(&mut self) -> Result<(), SnapshotError> {
         let view = self.view.borrow().clone();
         for (number, partition) in &view.partitions {
             if partition.handle.turn.role() == Role::Standby {
@@ -166,9 +174,19 @@ impl Keeper {
             let is_due = advanced >= self.schedule.records || last.at.elapsed() >= self.schedule.interval;
             if advanced > 0 && is_due {
                 self.write(&view, *number, partition, Pace::beside_orders()).await?;
+                if *number == retention::DECIDES {
+                    self.cut_log().await;
+                }
             }
         }
         Ok(())
+    }
+
+    async fn cut_log(&self) {
+        let Some(retention) = self.schedule.retention else { return };
+        if let Err(error) = retention.enforce(&self.log, &self.snapshots, self.kind).await {
+            tracing::error!("the log of {} stays as it is: {error}", self.kind);
+        }
     }
 
     /// Also of partitions that it has handed over because it stops: whoever comes next may need them.

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     keeper::{Keeper, Schedule},
+    retention::Retention,
     *,
 };
 use crate::{
@@ -29,7 +30,7 @@ use crate::{
     outbox::Logs,
     partition::AttachError,
     store::sled::SledStore,
-    turn::Turn,
+    turn::{Role, Turn},
 };
 
 const KIND: Kind = Kind::Wallet;
@@ -61,6 +62,11 @@ impl World {
 
     /// A host with the folder that was there.
     async fn start(&self) -> Running {
+        self.start_with(vec![Turn::alone(); usize::from(self.partitions)]).await
+    }
+
+    /// The same, which is something to its partitions.
+    async fn start_with(&self, turns: Vec<Turn>) -> Running {
         let mut logs = Logs::new();
         for kind in Kind::ALL {
             logs.insert(kind, self.log.identity(kind).await.unwrap());
@@ -69,9 +75,9 @@ impl World {
         let (replies, _) = mpsc::channel(1);
         let (view, seen) = watch::channel(Arc::default());
         let (log, identity, snapshots) = (Arc::new(self.log.clone()), logs[&KIND], self.snapshots());
-        let schedule = Schedule { records: u64::MAX, interval: Duration::MAX, keep: KEEP };
-        let keeper = Keeper::new(KIND, identity, snapshots.clone(), schedule, seen.clone());
-        let (snapshots, turns) = (Some(snapshots), vec![Turn::alone(); usize::from(identity.partitions)]);
+        let schedule = Schedule { records: u64::MAX, interval: Duration::MAX, keep: KEEP, retention: None };
+        let keeper = Keeper::new(KIND, identity, log.clone(), (snapshots.clone(), schedule), seen.clone());
+        let snapshots = Some(snapshots);
         let held = watch::channel((0..identity.partitions).collect()).1;
         let host = KindHost { kind: KIND, log, identity, logs, store, snapshots, replies, view, turns, held };
         let stop = [(); 2].map(|()| CancellationToken::new());
@@ -128,6 +134,11 @@ impl World {
 }
 
 impl Running {
+    async fn saved(&self, partition: u16, sequence: u64) {
+        let handle = self.view.borrow().partitions[&partition].handle.clone();
+        handle.saved.clone().wait_for(|saved| *saved >= sequence).await.unwrap();
+    }
+
     async fn balance(&mut self, partition: u16, wallet: &Id, settled: u64) -> u64 {
         let is_settled = |view: &Arc<View>| {
             view.partitions.get(&partition).is_some_and(|one| *one.handle.settled.borrow() >= settled)
@@ -276,5 +287,36 @@ async fn a_snapshot_of_another_log_is_never_used() {
     world.top_up(&alice, 33);
     let mut running = world.start().await;
     assert_eq!((running.balance(0, &alice, 40).await, running.applied()), (40, 40));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_old_enough_is_cut_off_by_the_owner_of_the_first_partition_alone() {
+    let mut world = World::new(1);
+    let alice = id("alice");
+    let last = world.top_up(&alice, 40);
+    let (decision, turn) = Turn::new();
+    decision.role.send_replace(Role::Standby);
+    decision.settled.send_replace(last);
+    let mut running = world.start_with(vec![turn]).await;
+    running.balance(0, &alice, last).await;
+    running.saved(0, last).await;
+    let identity = async || world.log.identity(KIND).await.unwrap();
+    let keeper = |days| {
+        let retention = Some(Retention { days, margin: 5 });
+        let schedule = Schedule { records: 1, interval: Duration::MAX, keep: 1, retention };
+        (world.snapshots(), schedule)
+    };
+    let log = Arc::new(world.log.clone());
+    // The log in memory begins in 2023.
+    for (role, days, first) in [(Role::Standby, 0, 1), (Role::Owner, 100_000, 1), (Role::Owner, 0, 36)] {
+        decision.role.send_replace(role);
+        fs::remove_dir_all(world.folder.path().join("snapshots")).unwrap_or_default();
+        let mut keeper = Keeper::new(KIND, identity().await, log.clone(), keeper(days), running.view.clone());
+        keeper.write_due().await.unwrap();
+        let snapshots = world.snapshots().list((KIND, 0), identity().await.epoch).await.unwrap();
+        assert_eq!(snapshots.len(), usize::from(role == Role::Owner), "{role:?}");
+        assert_eq!(identity().await.first_sequence, first, "{role:?}, {days} days");
+    }
     running.stop().await;
 }

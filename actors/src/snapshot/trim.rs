@@ -15,11 +15,19 @@
 //! has the same numbers. What a receiver needs of that is in its own log behind its own snapshot. And
 //! whoever has a checkpoint of its own that ends before the log begins takes a snapshot instead.
 
+use std::time::{Duration, SystemTime};
+
 use shop_domain::{kind::Kind, timestamp::Timestamp};
 use shop_nats::log::{Identity, SharedLog};
 
 use super::{Kept, SnapshotError, Snapshots};
 use crate::{partition::misfit, replay::Place};
+
+/// Records that stay before the oldest snapshot. The record at its cursor is among them, which tells that it
+/// is of this log; and hosts whose checkpoints are a little older than their snapshots, or that read a little
+/// behind, find what they need. A host writes a checkpoint twice a second, which is 500 records at
+/// a thousand orders per second.
+pub const MARGIN: u64 = 1_000;
 
 /// How far a log may be cut.
 #[derive(Debug)]
@@ -114,7 +122,12 @@ impl Standing {
 }
 
 /// The first record that the log took at that time or later: looked for by halves, because times only grow.
-async fn first_since(log: &SharedLog, identity: &Identity, kind: Kind, since: Timestamp) -> Result<u64, SnapshotError> {
+pub(super) async fn first_since(
+    log: &SharedLog,
+    identity: &Identity,
+    kind: Kind,
+    since: Timestamp,
+) -> Result<u64, SnapshotError> {
     let (mut low, mut high) = (identity.first_sequence, identity.last_sequence + 1);
     while low < high {
         let middle = low.midpoint(high);
@@ -125,4 +138,12 @@ async fn first_since(log: &SharedLog, identity: &Identity, kind: Kind, since: Ti
         }
     }
     Ok(low)
+}
+
+/// The moment so many days ago, by this machine's clock: nothing but a cut depends on it.
+pub fn days_ago(days: u64) -> Timestamp {
+    let age = Duration::from_secs(days.saturating_mul(24 * 60 * 60));
+    let then = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+    let then = then.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_ms(u64::try_from(then.as_millis()).unwrap_or(0))
 }

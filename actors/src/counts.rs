@@ -52,6 +52,9 @@ pub struct Counts {
     checkpoint_ns: Count,
     /// Answers that were sent to callers.
     pub replies: Count,
+    /// Partitions that were taken over from other hosts.
+    pub hand_overs: Count,
+    hand_over_ns: Count,
 }
 
 /// The numbers of one kind, shared.
@@ -62,6 +65,17 @@ impl Counts {
     pub fn checkpoint(&self, took: Duration) {
         self.checkpoints.add(1);
         self.checkpoint_ns.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// A partition was taken over, of whose owner nothing was heard for so long.
+    pub fn hand_over(&self, took: Duration) {
+        self.hand_overs.add(1);
+        self.hand_over_ns.add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// How long there was nothing heard of the owners of partitions that were taken over, all together.
+    pub fn hand_over_time(&self) -> Duration {
+        Duration::from_nanos(self.hand_over_ns.get())
     }
 
     /// How long writing checkpoints took, all together.

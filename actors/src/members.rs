@@ -49,6 +49,8 @@ pub struct Members {
     standbys: usize,
     /// The state of each other host, and when it was heard of last.
     others: BTreeMap<String, (HostState, Instant)>,
+    /// When the owner of each partition was heard of last.
+    owners: BTreeMap<u16, Instant>,
 }
 
 /// What a host of a kind is to be told.
@@ -131,7 +133,8 @@ impl Here {
                 (false, true) => HostState::Ready,
                 (false, false) => HostState::Joining,
             };
-            members.decide(&self.decisions, &self.held);
+            let taken_over = members.decide(&self.decisions, &self.held);
+            taken_over.into_iter().for_each(|silent_for| self.view.borrow().counts.hand_over(silent_for));
             if has_changed {
                 members.me.settled = settled(&self.view.borrow(), &self.decisions);
                 membership.announce(&members.me).await;
@@ -144,7 +147,7 @@ impl Members {
     /// What a host knows that joins under a name that nobody else has.
     pub fn new(kind: Kind, host: String, epoch: u64, standbys: usize) -> Self {
         let me = Announcement { host, epoch, state: HostState::Joining, settled: BTreeMap::new() };
-        Self { kind, me, standbys, others: BTreeMap::new() }
+        Self { kind, me, standbys, others: BTreeMap::new(), owners: BTreeMap::new() }
     }
 
     /// Takes in what was announced; whether that was by a host that was not known.
@@ -153,6 +156,7 @@ impl Members {
             return false;
         }
         for (partition, settled) in &heard.settled {
+            self.owners.insert(*partition, Instant::now());
             if let Some(decision) = decisions.get(usize::from(*partition)) {
                 decision.settled.send_if_modified(|known| {
                     let is_further = *settled > *known;
@@ -186,15 +190,20 @@ impl Members {
         }
     }
 
-    /// Decides what this host is to each partition, and which ones it holds.
-    pub fn decide(&self, decisions: &[Decision], held: &watch::Sender<BTreeSet<u16>>) {
+    /// Decides what this host is to each partition, and which ones it holds. Returns how long nothing was heard of
+    /// the owners of those that it takes over.
+    pub fn decide(&self, decisions: &[Decision], held: &watch::Sender<BTreeSet<u16>>) -> Vec<Duration> {
+        let mut taken_over = Vec::new();
         for (partition, decision) in (0..).zip(decisions) {
             let role = self.role(partition);
-            decision.role.send_if_modified(|before| {
+            let is_changed = decision.role.send_if_modified(|before| {
                 let is_other = *before != role;
                 *before = role;
                 is_other
             });
+            if is_changed && role == Role::Owner {
+                taken_over.extend(self.owners.get(&partition).map(Instant::elapsed));
+            }
         }
         // Who leaves keeps what it has, for those who still ask.
         if self.me.state != HostState::Leaving {
@@ -207,6 +216,7 @@ impl Members {
                 is_other
             });
         }
+        taken_over
     }
 
     /// What this host is to a partition: while none is ready, all that are there work.
@@ -274,7 +284,8 @@ mod tests {
 
     fn members(me: &str, others: &[&str]) -> Members {
         let me = announcement(me, HostState::Ready);
-        let mut members = Members { kind: Kind::Wallet, me, standbys: 1, others: BTreeMap::new() };
+        let mut members =
+            Members { kind: Kind::Wallet, me, standbys: 1, others: BTreeMap::new(), owners: BTreeMap::new() };
         for other in others {
             assert!(members.hear(&announcement(other, HostState::Ready), &[]));
         }
@@ -375,6 +386,22 @@ mod tests {
         assert_eq!((owned(&members).len(), *decision.settled.borrow()), (usize::from(PARTITIONS), 0));
         assert!(members.hear(&Announcement { epoch: 1, ..other }, std::slice::from_ref(&decision)));
         assert_eq!((turn.role(), *decision.settled.borrow()), (Role::Owner, 9));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_a_partition_over_knows_how_long_its_owner_was_silent() {
+        let (decisions, _turns): (Vec<_>, Vec<_>) = (0..1).map(|_| crate::turn::Turn::new()).unzip();
+        let (held, _) = watch::channel(BTreeSet::new());
+        let mut members = members("a", &[]);
+        members.me.state = HostState::Joining;
+        let settled = BTreeMap::from([(0, 9)]);
+        members.hear(&Announcement { settled, ..announcement("b", HostState::Ready) }, &decisions);
+        assert!(members.decide(&decisions, &held).is_empty());
+        members.me.state = HostState::Ready;
+        tokio::time::advance(BEAT).await;
+        members.forget("b");
+        assert_eq!(members.decide(&decisions, &held), [BEAT]);
+        assert!(members.decide(&decisions, &held).is_empty());
     }
 
     #[test]

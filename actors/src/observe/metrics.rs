@@ -29,7 +29,7 @@ use crate::{
 type Row<T> = (&'static str, &'static str, fn(&T) -> u64);
 
 /// What is counted of a kind.
-const COUNTERS: [Row<Counts>; 9] = [
+const COUNTERS: [Row<Counts>; 10] = [
     ("records_applied", "Records of the log that were applied", |counts| counts.records.get()),
     ("messages_accepted", "Messages that were handled", |counts| counts.accepted.get()),
     ("messages_duplicate", "Messages that had come before", |counts| counts.duplicates.get()),
@@ -41,12 +41,18 @@ const COUNTERS: [Row<Counts>; 9] = [
     }),
     ("checkpoints", "Checkpoints that were written", |counts| counts.checkpoints.get()),
     ("replies", "Answers that were sent to callers", |counts| counts.replies.get()),
+    ("hand_overs", "Partitions that were taken over from other hosts", |counts| counts.hand_overs.get()),
 ];
 
 /// How a partition is.
-const PARTITION_GAUGES: [Row<PartitionView>; 6] = [
+const PARTITION_GAUGES: [Row<PartitionView>; 7] = [
     ("partition_owned", "Whether this host sends and answers for the partition, and no other one", |one| {
         u64::from(one.handle.turn.role() == Role::Owner)
+    }),
+    ("partition_standby_lag", "Sequences beyond what its owner is known to have settled; 0 of its owner", |one| {
+        let assigned = one.assigned.load(Relaxed);
+        let is_standby = one.handle.turn.role() == Role::Standby;
+        if is_standby { assigned.saturating_sub(*one.handle.settled.borrow()) } else { 0 }
     }),
     ("partition_assigned_sequence", "Last record that was handed to the partition", |one| one.assigned.load(Relaxed)),
     ("partition_cursor_sequence", "Record up to which it has applied", |one| one.handle.memory.cursor()),
@@ -109,15 +115,18 @@ fn of_kinds(registry: &mut Registry, views: &Views) {
         }
         registry.register(name, meaning, family);
     }
-    let checkpointing = Family::<OfKind, Counter<f64>>::default();
+    let [checkpointing, handing_over] = [(); 2].map(|()| Family::<OfKind, Counter<f64>>::default());
     let (running, parked) = (Family::<OfKind, Number>::default(), Family::<OfKind, Number>::default());
     for (kind, view) in views {
         let kind = OfKind { kind: kind.as_str() };
         checkpointing.get_or_create(&kind).inc_by(view.counts.checkpoint_time().as_secs_f64());
+        handing_over.get_or_create(&kind).inc_by(view.counts.hand_over_time().as_secs_f64());
         running.get_or_create(&kind).set(view.partitions.len() as u64);
         parked.get_or_create(&kind).set(view.parked.len() as u64);
     }
     registry.register_with_unit("checkpointing", "Time that writing checkpoints took", Unit::Seconds, checkpointing);
+    let meaning = "Time in which nothing was heard of the owners of partitions that were taken over";
+    registry.register_with_unit("handing_over", meaning, Unit::Seconds, handing_over);
     registry.register("partitions_running", "Partitions that run", running);
     registry.register("partitions_parked", "Partitions that are stopped for good, see /readyz", parked);
 }

@@ -26,6 +26,7 @@ use crate::{
     chaos::Keep,
     hearsay::Member,
     life::{Cellar, Life},
+    reads::Reads,
     trace::Fault,
 };
 
@@ -42,6 +43,7 @@ pub(crate) struct Host {
     pub(crate) view: watch::Receiver<Arc<View>>,
     /// Itself among the others; none if it believes that it is the only one.
     pub(crate) member: Option<Member>,
+    pub(crate) reads: Reads,
     /// Resolved when it has caught up with the log.
     catching_up: JoinHandle<()>,
     /// When it stops that has told the others that it will.
@@ -72,18 +74,20 @@ impl Host {
                 (Some(member), (turns, held))
             }
         };
+        let reads = Reads::new(&life, log, identity.partitions, &seen);
         let (log, stop) = (log.under(life.clone()), CancellationToken::new());
         let (lives, store, stopped) = (Arc::clone(&life), Arc::new(cellar.clone()), stop.clone());
         let host = production(kind, log, store, replies, view, (turns, held));
         let task = tokio::spawn(async move { lives.ended(host.run(stopped).await) });
         let catching_up = tokio::spawn(caught_up(seen.clone()));
-        Self { kind, life, cellar, view: seen, member, catching_up, leaves_at: None, stop, task }
+        Self { kind, life, cellar, view: seen, member, reads, catching_up, leaves_at: None, stop, task }
     }
 
     /// Kills it.
     pub(crate) fn kill(&self) {
         self.life.end(Keep::Latest);
         self.catching_up.abort();
+        self.reads.end();
         self.task.abort();
     }
 

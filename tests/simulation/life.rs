@@ -115,6 +115,11 @@ impl Life {
         let _the_run_is_over = self.world.events.send(Event::Ended(self.number));
     }
 
+    /// Who sees what it shows.
+    pub(crate) fn observer(&self) -> &Observer {
+        &self.world.observer
+    }
+
     /// Something happened to it.
     pub(crate) fn count(&self, fault: Fault) {
         self.world.mischief.count(fault);

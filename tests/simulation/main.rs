@@ -11,6 +11,7 @@ mod life;
 mod observer;
 mod other_log;
 mod plan;
+mod reads;
 mod sim;
 mod trace;
 

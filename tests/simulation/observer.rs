@@ -14,6 +14,7 @@ use shop_actors::{
     memory::Look,
     outbox::Logs,
     partition::Handle,
+    query::view,
     replay::{Content, Fate, Handled, Place, Replay},
 };
 use shop_domain::{
@@ -120,6 +121,26 @@ impl Observer {
         book.checks += 1;
         if let Some(missing) = book.missing((kind, partition), cursor) {
             book.violations.push(format!("{what} of {kind}/{partition} at {cursor} runs ahead: {missing}"));
+        }
+    }
+
+    /// The last record of a kind.
+    pub(crate) fn last(&self, kind: Kind) -> u64 {
+        let mut book = self.book();
+        book.follow();
+        book.seen.get(&kind).copied().unwrap_or_default()
+    }
+
+    /// Somebody is shown an entity who began to look when the log ended at `begun`: it is as it was then or later,
+    /// and all that follows from what made it so is stored.
+    pub(crate) fn shown(&self, place: Place, id: &Id, begun: u64, json: Option<&[u8]>) {
+        let mut book = self.book();
+        book.follow();
+        book.checks += 1;
+        if let Err(why) = book.shown(place, id, begun, json) {
+            let shown = json.map_or("nothing".into(), String::from_utf8_lossy);
+            let text = format!("{} {id} is shown as it {why}, to somebody who looked at {begun}: {shown}", place.0);
+            book.violations.push(text);
         }
     }
 
@@ -254,6 +275,24 @@ impl Book {
             let (kind, partition) = to;
             (accepted < *number).then(|| format!("{kind}/{partition} has {accepted} of its {number} messages"))
         })
+    }
+
+    fn shown(&self, place: Place, id: &Id, begun: u64, json: Option<&[u8]>) -> Result<(), String> {
+        let absent = (0, State::absent(place.0));
+        let history = self.states.get(&place).and_then(|states| states.get(id));
+        let versions: Vec<_> = std::iter::once(&absent).chain(history.into_iter().flatten()).collect();
+        let is_it = |version: &&(u64, State)| view(&version.1, id).as_deref() == json;
+        if !versions.iter().copied().any(|version| is_it(&version)) {
+            return Err("never was".into());
+        }
+        let ends = versions.iter().skip(1).map(|(at, _)| *at).chain([u64::MAX]);
+        let current = versions.iter().zip(ends).filter(|(_, end)| *end > begun).map(|(version, _)| *version);
+        let current: Vec<_> = current.filter(is_it).collect();
+        if current.is_empty() {
+            return Err("was before".into());
+        }
+        let missing: Option<Vec<_>> = current.iter().map(|(at, _)| self.missing(place, *at)).collect();
+        missing.map_or(Ok(()), |missing| Err(format!("is not yet: {}", missing.join(", "))))
     }
 
     fn compare(&mut self, place: Place, look: &Look<'_>) {

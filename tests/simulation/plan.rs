@@ -64,8 +64,24 @@ pub(crate) async fn play(sim: &mut Sim) {
             20..=23 if sim.shape.hosts > 1 => estrange(sim),
             20.. => harm(sim, &mut old),
         }
+        look(sim, orders);
         let pause_ms = if sim.chance.u8(0..4) == 0 { 1_500 } else { 4 };
         pause(sim, pause_ms).await;
+    }
+}
+
+/// Somebody looks at something, on one of the hosts.
+fn look(sim: &mut Sim, orders: u32) {
+    // My page has no state of its own to look at.
+    let kind = [Kind::Wallet, Kind::Product, Kind::Order, Kind::Delivery][sim.chance.usize(0..4)];
+    let order = format!("o-{}", sim.chance.u32(0..=orders));
+    let name = match kind {
+        Kind::Wallet => USERS[sim.chance.usize(0..USERS.len())],
+        Kind::Product => PRODUCTS[sim.chance.usize(0..PRODUCTS.len())],
+        Kind::Order | Kind::Delivery | Kind::Mypage => &order,
+    };
+    if let Some(slot) = sim.any_host(kind) {
+        sim.look(slot, name);
     }
 }
 

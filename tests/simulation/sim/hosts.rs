@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use shop_actors::{kind_host::View, store::memory::MemoryStore};
-use shop_domain::{kind::Kind, logic::Logic};
-use shop_nats::frame::Upgrade;
+use shop_domain::{id::Id, kind::Kind, logic::Logic};
+use shop_nats::{frame::Upgrade, subject::partition_of};
 use tokio::time::Instant;
 
 use super::{Sim, Slot};
@@ -160,6 +160,17 @@ impl Sim {
         let there = self.hosts.values().filter(|host| host.kind == slot.0);
         let there: Vec<_> = there.filter_map(|host| host.member.as_ref()).map(Member::announcement).collect();
         self.hearsay.haunt(slot.0, partition, &there, time);
+    }
+
+    /// A customer looks at an entity on a host, if it is there.
+    pub(crate) fn look(&mut self, slot: Slot, id: &str) {
+        let id: Id = id.parse().expect("the plan names proper ids");
+        let partition = partition_of(&id, self.shape.partitions);
+        let host = self.hosts.get_mut(&slot).expect("there is a host");
+        if host.is_ready() && host.view.borrow().partitions.contains_key(&partition) {
+            let is_owner = host.owns(partition);
+            host.reads.look(id, is_owner);
+        }
     }
 
     pub(crate) fn count(&self, fault: Fault) {

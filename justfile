@@ -28,6 +28,10 @@ rolling *options:
 scale *options:
     cargo run --release -p shop-tests --example scale -- {{ options }}
 
+# Cut shops with 100,000 and with 1,000,000 wallets into 12 partitions while customers order; shows how long what takes
+repartition *options:
+    cargo run --release -p shop-tests --example repartition -- {{ options }}
+
 # Run every test
 test:
     cargo test
@@ -63,6 +67,10 @@ torture-cluster seconds="300":
 # The same with three hosts for all kinds: killed, stopped, frozen, cut off, and lied to about each other for a minute
 torture-hosts seconds="300":
     SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture several_hosts
+
+# The same on three machines, made of network namespaces (it takes root and iproute2): cut off one by one, all at once, again and again
+torture-partition seconds="300":
+    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture three_machines
 
 # Measure the shop beside PostgreSQL and the limits of this machine, in a quarter of an hour (`just bench --quick`: a minute)
 bench *options:

@@ -43,7 +43,15 @@ fn checkpoints(criterion: &mut Criterion) {
 
 /// The same wallets in every round, with rows that are new.
 fn checkpoint(round: u64, count: usize) -> Checkpoint {
-    let log = Identity { created_unix_ns: 1, epoch: 2, partitions: 1, logic: 1, first_sequence: 1, last_sequence: 1 };
+    let log = Identity {
+        created_unix_ns: 1,
+        epoch: 2,
+        link_epoch: 2,
+        partitions: 1,
+        logic: 1,
+        first_sequence: 1,
+        last_sequence: 1,
+    };
     let balance = Money::new(1_000_000).expect("within the range");
     let updated_at = Timestamp::from_unix_ms(round);
     let open = wallet::Open { balance, charged: Money::ZERO, entries: round, updated_at };

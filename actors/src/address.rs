@@ -35,6 +35,12 @@ pub fn open(url: &str) -> Result<Arc<dyn ObjectStore>, AddressError> {
     Ok(Arc::new(store.with_fsync(true)))
 }
 
+/// The same address, as an absolute path if it names a folder.
+pub fn absolute(url: &str) -> String {
+    let folder = folder_in(url).and_then(|folder| folder.canonicalize().ok());
+    folder.map_or_else(|| url.to_owned(), |folder| folder.display().to_string())
+}
+
 /// The folder that an address names, if it does.
 fn folder_in(url: &str) -> Option<&Path> {
     match url.split_once("://") {

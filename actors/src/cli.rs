@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use shop_domain::kind::Kind;
-use shop_nats::topology::Topology;
+use shop_nats::{access::Access, topology::Topology};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -37,17 +37,17 @@ struct Serve {
     /// The kinds to serve, separated by commas.
     #[arg(long, env = "SHOP_KINDS", value_delimiter = ',', default_value = "wallet,product,order,delivery,mypage")]
     kinds: Vec<Kind>,
-    /// Where NATS is; several servers separated by commas.
-    #[arg(long, env = "SHOP_NATS_URL", default_value = "nats://127.0.0.1:4222")]
-    nats_url: String,
+    #[command(flatten)]
+    nats: Access,
     /// The folder for checkpoints. It may be deleted while the host is stopped: the log rebuilds it.
-    #[arg(long, env = "SHOP_DATA_DIR", default_value = ".shop/actors")]
+    #[arg(long, env = "SHOP_DATA_DIR", value_name = "FOLDER", default_value = ".shop/actors")]
     data_dir: PathBuf,
-    /// Partitions per kind, fixed when the streams are made [default: as they are; 1 on a single server, 12 on a cluster].
-    #[arg(long, env = "SHOP_PARTITIONS")]
+    /// Partitions per kind when the streams are made; `shop-actors repartition` changes them later [default: as they
+    /// are; 1 on a single server, 12 on a cluster].
+    #[arg(long, env = "SHOP_PARTITIONS", value_name = "COUNT")]
     partitions: Option<u16>,
     /// Copies of each stream when the streams are made: 1, 3 or 5 [default: 1 on a single server, 3 on a cluster].
-    #[arg(long, env = "SHOP_REPLICAS", value_parser = copies)]
+    #[arg(long, env = "SHOP_REPLICAS", value_name = "COUNT", value_parser = copies)]
     replicas: Option<usize>,
     /// Where to serve /healthz, /readyz and /metrics of this host, for example 127.0.0.1:9090 [default: nowhere].
     #[arg(long, env = "SHOP_OBSERVE_ADDR", value_name = "HOST:PORT")]
@@ -90,13 +90,13 @@ impl Cli {
 
 impl Serve {
     async fn run(self, stop: CancellationToken) -> ExitCode {
-        let Self { mut kinds, nats_url, data_dir, partitions, replicas, observe_addr, .. } = self;
+        let Self { mut kinds, nats, data_dir, partitions, replicas, observe_addr, .. } = self;
         let Self { log_max_bytes, standbys, snapshots, .. } = self;
         let observe_addr = observe_addr.filter(|address| !address.is_empty());
         kinds.sort_unstable();
         kinds.dedup();
         let topology = Topology { partitions, replicas, log_max_bytes };
-        match host::run(Config { kinds, nats_url, data_dir, observe_addr, snapshots, standbys, topology }, stop).await {
+        match host::run(Config { kinds, nats, data_dir, observe_addr, snapshots, standbys, topology }, stop).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 tracing::error!("{error}");
@@ -107,7 +107,7 @@ impl Serve {
 }
 
 /// Copies vote, so that their number is odd; the server keeps at most five.
-fn copies(text: &str) -> Result<usize, String> {
+pub(crate) fn copies(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ (1 | 3 | 5)) => Ok(count),
         Ok(_) | Err(_) => Err("there can be 1, 3 or 5 copies".to_owned()),

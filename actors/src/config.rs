@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, builder::RangedU64ValueParser};
 use shop_domain::kind::Kind;
-use shop_nats::topology::Topology;
+use shop_nats::{access::Access, topology::Topology};
 
 use crate::snapshot::{keeper::Schedule, retention::Retention, trim::MARGIN};
 
@@ -19,8 +19,8 @@ pub const STANDBYS: usize = 1;
 pub struct Config {
     /// The kinds that it serves.
     pub kinds: Vec<Kind>,
-    /// Where NATS is: `nats://host:port`, several separated by commas.
-    pub nats_url: String,
+    /// Where NATS is, and what lets a host in.
+    pub nats: Access,
     /// The folder for checkpoints; each kind has one of its own in it.
     pub data_dir: PathBuf,
     /// Where it answers whoever looks at it, `host:port`; nowhere when there is none.
@@ -36,7 +36,8 @@ pub struct Config {
 /// Where snapshots are, and how often they are written.
 #[derive(Clone, Debug, Args)]
 pub struct SnapshotOptions {
-    /// Where snapshots are: a folder that all hosts of a kind share, or a URL [default: nowhere]
+    /// Where snapshots are: a folder that all hosts of a kind share, or a URL [default: in the data folder of a whole
+    /// shop on one machine; of a host by itself, nowhere]
     #[arg(long, env = "SHOP_SNAPSHOTS", value_name = "URL")]
     pub snapshots: Option<String>,
 

@@ -20,7 +20,7 @@ use shop_nats::{
     log::SharedLog,
     subject::partition_of,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -43,6 +43,8 @@ pub struct Door {
     answers: Answers,
     appenders: Vec<Appender>,
     busy: Arc<Semaphore>,
+    /// Whether to let nothing in that changes something.
+    held: watch::Receiver<bool>,
 }
 
 /// A request that was read and is worth an effort.
@@ -58,7 +60,14 @@ struct Admitted {
 
 impl Door {
     /// A door into the log of a kind with so many partitions.
-    pub fn new(kind: Kind, partitions: u16, log: &SharedLog, reads: Reads, answers: Answers) -> Arc<Self> {
+    pub fn new(
+        kind: Kind,
+        partitions: u16,
+        log: &SharedLog,
+        reads: Reads,
+        answers: Answers,
+        held: watch::Receiver<bool>,
+    ) -> Arc<Self> {
         let appender = |partition| Appender::new(log.clone(), kind, partition, answers.clone());
         Arc::new(Self {
             kind,
@@ -67,6 +76,7 @@ impl Door {
             reads,
             answers,
             busy: Arc::new(Semaphore::new(BUSY_MAX)),
+            held,
         })
     }
 
@@ -177,12 +187,18 @@ impl Door {
     }
 
     async fn append(&self, pending: Pending) {
+        if *self.held.borrow() {
+            return self.give_back(pending, &held()).await;
+        }
         let partition = self.partition_of(&pending.envelope.to);
         if let Err(pending) = self.appenders[partition].take(pending) {
-            let Pending { envelope, tell_accepted, .. } = *pending;
-            let reply = envelope.request.and_then(|request| request.reply).or(tell_accepted);
-            self.refuse(reply, &overloaded(), envelope.trace.map(Into::into)).await;
+            self.give_back(*pending, &overloaded()).await;
         }
+    }
+
+    async fn give_back(&self, Pending { envelope, tell_accepted, .. }: Pending, problem: &Problem) {
+        let reply = envelope.request.and_then(|request| request.reply).or(tell_accepted);
+        self.refuse(reply, problem, envelope.trace.map(Into::into)).await;
     }
 
     fn partition_of(&self, id: &Id) -> usize {
@@ -212,4 +228,8 @@ impl Admitted {
 
 fn overloaded() -> Problem {
     Problem::new(Code::OVERLOADED, "more requests wait than the shop holds at a time; nothing was done, try again")
+}
+
+fn held() -> Problem {
+    Problem::held("the shop is being cut into other partitions; nothing was done, try again")
 }

@@ -1,18 +1,22 @@
 //! The host: connects, makes sure of the logs, and runs kinds behind their doors until it is told to stop.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
+use futures::FutureExt;
 use shop_domain::kind::Kind;
 use shop_nats::{
     connection::{ConnectError, Connection},
-    discovery::Stats,
+    discovery::{Server, Stats},
     door::ListenError,
+    hold::{DeafError, Words},
     jetstream::JetStreamLog,
-    log::SharedLog,
+    layout::{Decided, LayoutError},
+    log::{LogError, SharedLog},
     topology::TopologyError,
 };
 use tokio::{
@@ -26,6 +30,7 @@ use crate::{
     config::Config,
     door::Door,
     fence::Fence,
+    holding::Watching,
     kind_host::{KindError, KindHost, View, caught_up},
     members::Here,
     observe::{self, Connected, Observed},
@@ -76,14 +81,21 @@ pub enum HostError {
     /// Requests cannot be listened to.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// It cannot be found out how the logs are cut.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// Nobody here would hear that the shop is repartitioned.
+    #[error(transparent)]
+    Deaf(#[from] DeafError),
 }
 
 /// What all kinds of a host share. The client runs each connection in one task, so what is read,
-/// what is published, and what callers send each have a connection of their own.
+/// what is appended and what comes in at the doors go over three.
 struct Shared {
-    /// What this host calls itself, from its start to its end.
+    /// Its name, from its start to its end.
     host: String,
     log: SharedLog,
+    reading: Connection,
     publishing: Connection,
     doors: Connection,
     logs: Logs,
@@ -92,58 +104,159 @@ struct Shared {
     snapshots: Option<(Snapshots, Schedule)>,
     /// Hosts that hold a partition beside its owner, if there are so many.
     standbys: usize,
+    /// The layout under which it began.
+    decided: Decided,
+    /// Another one is in force: nothing of this one is of use any more.
+    is_over: CancellationToken,
+    /// Whether the doors are to hold what changes something.
+    held: watch::Receiver<bool>,
 }
 
 /// Runs the host until `stop`: first the doors close and what came in is appended, then the
-/// partitions write a last checkpoint.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostError> {
+/// partitions write a last checkpoint. When the shop is repartitioned it does the same, and begins anew.
+pub async fn run(mut config: Config, stop: CancellationToken) -> Result<(), HostError> {
     let observed = Observed::new(&config.kinds);
     // Ends with this function.
     let _looking = match &config.observe_addr {
         Some(address) => Some(observe(address, &observed).await?),
         None => None,
     };
-    let names: Vec<_> = config.kinds.iter().map(|kind| kind.as_str()).collect();
-    let names = names.join(",");
-    let connect = |role: &str| {
-        let (url, name) = (config.nats_url.clone(), format!("shop-actors {names} {role}"));
-        async move { Connection::connect(&url, &name).await }
-    };
-    let (reading, publishing, doors) = (connect("reader").await?, connect("publisher").await?, connect("doors").await?);
-    let mut logs = Logs::new();
-    for kind in Kind::ALL {
-        logs.insert(kind, publishing.ensure_log(kind, config.topology).await?);
+    // Once: sled lets nobody in before the last one who reads is gone, and some look at old views for a while.
+    let open = |kind: &Kind| Ok((*kind, Arc::new(SledStore::open(&config.data_dir, *kind)?)));
+    let stores: Stores = config.kinds.iter().map(open).collect::<Result<_, HostError>>()?;
+    while run_under_one_layout(&config, &stores, &observed, &stop).await? == Ended::Repartitioned {
+        tracing::info!("the shop was repartitioned; beginning anew");
+        if let Some(partitions) = config.topology.partitions.take() {
+            tracing::warn!("--partitions {partitions} is not so any more; leave it out at the next start");
+        }
     }
-    publishing.ensure_dead_letters(config.topology).await?;
-    let log: SharedLog = Arc::new(JetStreamLog::new(&reading, &publishing));
-    let connections = [("reader", reading.clone()), ("publisher", publishing.clone()), ("doors", doors.clone())];
-    observed.connected(Connected { log: log.clone(), connections });
-    let host = uuid::Uuid::new_v4().simple().to_string();
-    let snapshots = config.snapshots.snapshots.as_deref().filter(|url| !url.is_empty()).map(Snapshots::open);
-    let snapshots = snapshots.transpose()?.map(|snapshots| (snapshots, config.snapshots.schedule()));
-    if snapshots.is_none() && config.snapshots.trim_after_days.is_some() {
-        tracing::warn!("no log will be cut: there are no snapshots to stand for it (--snapshots)");
-    }
-    let shared =
-        Arc::new(Shared { host, log, publishing, doors, logs, observed, snapshots, standbys: config.standbys });
+    Ok(())
+}
 
-    let mut kinds = JoinSet::new();
-    let failed = stop.child_token();
-    for kind in config.kinds {
-        let store = Arc::new(SledStore::open(&config.data_dir, kind)?);
-        kinds.spawn(serve(kind, store, Arc::clone(&shared), failed.clone()));
+/// Where the checkpoints of each kind are.
+type Stores = BTreeMap<Kind, Arc<SledStore>>;
+
+/// Why a host does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// It was told so.
+    Stopped,
+    /// Another layout is in force.
+    Repartitioned,
+}
+
+async fn run_under_one_layout(
+    config: &Config,
+    stores: &Stores,
+    observed: &Arc<Observed>,
+    stop: &CancellationToken,
+) -> Result<Ended, HostError> {
+    let (shared, watching, words) = Shared::begin(config, observed).await?;
+    let shared = Arc::new(shared);
+    let watched = watching.until_repartitioned(words);
+    let outcome = match serve_all(stores, &shared, watched, stop).await {
+        // A log that is not the one that was being read may just be cut into other partitions since.
+        Err(HostError::Kind(KindError::Log(LogError::OtherLog { .. })))
+            if shared.publishing.decided().await?.generation() != shared.decided.generation() =>
+        {
+            Ok(Ended::Repartitioned)
+        }
+        outcome => outcome,
+    };
+    let connections = [&shared.reading, &shared.publishing, &shared.doors];
+    futures::future::join_all(connections.map(|one| one.close(CLOSE_LIMIT))).await;
+    match outcome {
+        Ok(_) if stop.is_cancelled() => Ok(Ended::Stopped),
+        outcome => outcome,
     }
-    let mut outcome = Ok(());
-    while let Some(ended) = kinds.join_next().await {
+}
+
+impl Shared {
+    async fn begin(config: &Config, observed: &Arc<Observed>) -> Result<(Self, Watching, Words), HostError> {
+        let names: Vec<_> = config.kinds.iter().map(|kind| kind.as_str()).collect();
+        let names = names.join(",");
+        let connect = |role: &str| Connection::connect(&config.nats, &format!("shop-actors {names} {role}"));
+        let reading = connect("reader").await?;
+        let (publishing, doors) = (connect("publisher").await?, connect("doors").await?);
+        // Before it is asked which layout is in force: nothing is missed in between.
+        let words = publishing.words().await?;
+        let decided = publishing.conform().await?;
+        let mut logs = Logs::new();
+        for kind in Kind::ALL {
+            logs.insert(kind, publishing.ensure_log(kind, config.topology).await?);
+        }
+        publishing.ensure_dead_letters(config.topology).await?;
+        let log: SharedLog = Arc::new(JetStreamLog::of_generation(decided.generation(), &reading, &publishing));
+        let connections = [("reader", reading.clone()), ("publisher", publishing.clone()), ("doors", doors.clone())];
+        observed.connected(Connected { log: log.clone(), connections });
+        let (hold, held) = watch::channel(false);
+        let watching = Watching { connection: publishing.clone(), generation: decided.generation(), held: hold };
+        let shared = Self {
+            host: uuid::Uuid::new_v4().simple().to_string(),
+            log,
+            reading,
+            publishing,
+            doors,
+            logs,
+            observed: Arc::clone(observed),
+            snapshots: snapshots(config)?,
+            standbys: config.standbys,
+            decided,
+            is_over: CancellationToken::new(),
+            held,
+        };
+        Ok((shared, watching, words))
+    }
+
+    /// What it says of itself.
+    fn server(&self) -> Server {
+        let snapshots = self.snapshots.as_ref().map(|(snapshots, _)| snapshots.place());
+        Server { host: self.host.clone(), snapshots, layout: self.decided.generation() }
+    }
+}
+
+/// Serves all kinds until `stop`, until one of them cannot be served, or until they are `repartitioned`.
+async fn serve_all(
+    stores: &Stores,
+    shared: &Arc<Shared>,
+    repartitioned: impl Future<Output = ()>,
+    stop: &CancellationToken,
+) -> Result<Ended, HostError> {
+    let mut kinds = JoinSet::new();
+    let end = stop.child_token();
+    for (kind, store) in stores {
+        store.forget(shared.decided.former(*kind))?;
+        kinds.spawn(serve(*kind, Arc::clone(store) as Arc<dyn Store>, Arc::clone(shared), end.clone()));
+    }
+    let mut repartitioned = pin!(repartitioned.fuse());
+    let mut outcome = Ok(Ended::Stopped);
+    loop {
+        let ended = tokio::select! {
+            ended = kinds.join_next() => ended,
+            () = &mut repartitioned => {
+                shared.is_over.cancel();
+                end.cancel();
+                outcome = outcome.map(|_| Ended::Repartitioned);
+                continue;
+            }
+        };
+        let Some(ended) = ended else { return outcome };
         let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         if let Err(error) = ended {
             // A host that cannot serve one of its kinds ends, so that somebody notices.
-            failed.cancel();
+            end.cancel();
             outcome = outcome.and(Err(error));
         }
     }
-    futures::future::join_all([&reading, &shared.publishing, &shared.doors].map(|one| one.close(CLOSE_LIMIT))).await;
-    outcome
+}
+
+/// Where snapshots are, if anywhere, and how often they are written.
+fn snapshots(config: &Config) -> Result<Option<(Snapshots, Schedule)>, SnapshotError> {
+    let snapshots = config.snapshots.snapshots.as_deref().filter(|url| !url.is_empty()).map(Snapshots::open);
+    if snapshots.is_none() && config.snapshots.trim_after_days.is_some() {
+        tracing::warn!("no log will be cut: there are no snapshots to stand for it (--snapshots)");
+    }
+    Ok(snapshots.transpose()?.map(|snapshots| (snapshots, config.snapshots.schedule())))
 }
 
 /// Answers whoever looks at the host, until what it returns is dropped.
@@ -163,7 +276,7 @@ async fn serve(
     stop: CancellationToken,
 ) -> Result<(), HostError> {
     let identity = *shared.logs.get(&kind).expect("every kind has a log");
-    let stats = Arc::new(Stats::new(shared.host.clone()));
+    let stats = Arc::new(Stats::new(shared.server()));
     let (view, seen) = watch::channel(Arc::new(View::default()));
     let counts = Arc::clone(&seen.borrow().counts);
     let answers = Answers { connection: shared.doors.clone(), stats: Arc::clone(&stats), counts };
@@ -206,7 +319,7 @@ async fn serve(
         tracing::info!("{kind} is served: {} partition(s)", identity.partitions);
         is_open.store(true, Ordering::Relaxed);
         is_ready.send_replace(true);
-        let door = Door::new(kind, identity.partitions, &shared.log, reads, answers);
+        let door = Door::new(kind, identity.partitions, &shared.log, reads, answers, shared.held.clone());
         let served = async {
             tokio::join!(door.run(listener, stop.clone()), holders.serve(local, stop.child_token()));
         };
@@ -226,7 +339,13 @@ async fn serve(
     stop_partitions.cancel();
     let ended = flatten(running.await);
     stop_keeping.cancel();
-    if let Some(Err(panic)) = futures::future::OptionFuture::from(keeping).await {
+    if shared.is_over.is_cancelled() {
+        // There are newer ones.
+        keeping.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+    if let Some(Err(panic)) = futures::future::OptionFuture::from(keeping).await
+        && panic.is_panic()
+    {
         tracing::error!("snapshots of {kind} could not be written: {panic}");
     }
     if let Err(panic) = sending.await {

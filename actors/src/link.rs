@@ -19,7 +19,7 @@ pub struct Target {
     pub kind: Kind,
     /// Which of its partitions.
     pub partition: u16,
-    /// The epoch of its log.
+    /// The link epoch of its log.
     pub epoch: u64,
 }
 

@@ -8,7 +8,7 @@ mod metrics;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -29,7 +29,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Observed {
     kinds: Vec<Kind>,
-    connected: OnceLock<Connected>,
+    connected: Mutex<Option<Arc<Connected>>>,
     served: Mutex<BTreeMap<Kind, Served>>,
 }
 
@@ -52,13 +52,12 @@ struct Served {
 impl Observed {
     /// A host that is to serve these kinds, and has not begun.
     pub fn new(kinds: &[Kind]) -> Arc<Self> {
-        Arc::new(Self { kinds: kinds.to_vec(), connected: OnceLock::new(), served: Mutex::default() })
+        Arc::new(Self { kinds: kinds.to_vec(), connected: Mutex::default(), served: Mutex::default() })
     }
 
     /// It is connected.
     pub fn connected(&self, connected: Connected) {
-        // A host connects once.
-        let _ = self.connected.set(connected);
+        *self.connections() = Some(Arc::new(connected));
     }
 
     /// It has begun with a kind. What it returns says whether the kind's door is open.
@@ -95,15 +94,21 @@ impl Observed {
     }
 
     fn is_connected(&self) -> bool {
-        let connected = self.connected.get();
+        let connected = self.connections().clone();
         connected.is_some_and(|connected| connected.connections.iter().all(|(_, one)| one.is_connected()))
     }
 
     /// How many dead letters there are, of all hosts; none if nobody says.
     async fn dead_letters(&self) -> Option<u64> {
-        let (_, connection) = self.connected.get()?.connections.first()?;
+        let connected = self.connections().clone()?;
+        let (_, connection) = connected.connections.first()?;
         let letters = timeout(ANSWER_WAIT, connection.dead_letters()).await.ok()?;
         letters.inspect_err(|error| tracing::warn!("{error}")).ok().map(|letters| letters.count)
+    }
+
+    /// Those that it has now: it connects anew when the shop is repartitioned.
+    fn connections(&self) -> MutexGuard<'_, Option<Arc<Connected>>> {
+        self.connected.lock().expect("nobody panics while changing it")
     }
 
     fn served(&self) -> MutexGuard<'_, BTreeMap<Kind, Served>> {

@@ -1,15 +1,18 @@
 //! Tools for whoever runs a shop: what its logs hold, and whether all of it adds up.
 //!
 //! They read the logs and ask the doors, like anybody; they need no host's data folder and may run
-//! beside a live shop. Only `upgrade`, `dead requeue` and `trim` change anything. They exit with 0, with 1 when the
-//! answer is a no (differences, nothing of that name), and with 2 when they could not find out.
+//! beside a live shop. Only `upgrade`, `dead requeue`, `trim`, `restore` and `repartition` change anything. They exit
+//! with 0, with 1 when the answer is a no (differences, nothing of that name), and with 2 when they could not find out.
 
 pub mod at;
 pub mod audit;
+pub mod backup;
 mod begin;
 pub mod dead;
 pub mod log;
 mod progress;
+pub mod repartition;
+pub mod restore;
 pub mod trace;
 pub mod trim;
 pub mod upgrade;
@@ -25,14 +28,18 @@ use std::{
 use clap::{Args, Subcommand};
 use shop_domain::kind::Kind;
 use shop_nats::{
+    access::Access,
     connection::{ConnectError, Connection},
     dead::DeadError,
+    layout::LayoutError,
     log::{AppendError, LogError},
+    restore::RestoreError,
     trim::TrimError,
 };
 
-use self::progress::Progress;
+use self::{backup::BackupError, progress::Progress};
 use crate::{
+    repartition::RepartitionError,
     replay::{Replay, ReplayError},
     snapshot::{SnapshotError, Snapshots},
     tape::TapeError,
@@ -57,14 +64,31 @@ pub enum Tool {
     Upgrade(upgrade::Options),
     /// Cut the beginnings of the logs off, as far as snapshots stand for them.
     Trim(trim::Options),
+    /// Cut kinds into another number of partitions, while the shop goes on.
+    ///
+    /// Follows all logs first, which nobody notices. Then the doors hold what changes something, for about a second and as
+    /// long as it takes to write everything; orders are kept meanwhile (202). It is in force with one append at the
+    /// very end: until then everything stays as it was, whatever is killed. The hosts begin anew by themselves.
+    Repartition(repartition::Options),
+    /// Copy all logs to another place, beside a running shop.
+    ///
+    /// The shop goes on meanwhile, and the copies end where they belong together. With --snapshots, which is needed
+    /// once the logs were cut, the newest snapshots are in the backup as well. It is complete when it has its
+    /// manifest.json, which is written last.
+    Backup(backup::Options),
+    /// Put a backup into an empty JetStream.
+    ///
+    /// Reads all of the backup first, and restores nothing if it is damaged or not all there. No host starts on what is
+    /// restored until all of it is there. Then start the hosts without their old data folders, and with the same
+    /// --snapshots as here.
+    Restore(restore::Options),
 }
 
 /// Where the shop is, and how to answer.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Where NATS is; several servers separated by commas.
-    #[arg(long, env = "SHOP_NATS_URL", default_value = "nats://127.0.0.1:4222")]
-    nats_url: String,
+    #[command(flatten)]
+    access: Access,
     /// Answer in JSON, for programs.
     #[arg(long)]
     json: bool,
@@ -122,9 +146,21 @@ pub enum OperatorError {
     /// There is no snapshot to be had.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// There is no backup, or it is of no use.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// A backup is not restored.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
     /// A log was not cut.
     #[error(transparent)]
     Trim(#[from] TrimError),
+    /// Nobody says into how many partitions the logs are cut.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The shop is cut as before.
+    #[error(transparent)]
+    Repartition(#[from] RepartitionError),
     /// Nobody says who serves.
     #[error("cannot ask who serves: {0}")]
     Hosts(String),
@@ -151,6 +187,9 @@ impl Tool {
             Self::Dead(options) => dead::run(options, &mut out).await,
             Self::Upgrade(options) => upgrade::run(options, &mut out).await,
             Self::Trim(options) => trim::run(options, &mut out).await,
+            Self::Repartition(options) => repartition::run(options, &mut out).await,
+            Self::Backup(options) => backup::run(options, &mut out).await,
+            Self::Restore(options) => restore::run(options, &mut out).await,
         };
         match answered.and_then(|code| Ok(out.flush().map(|()| code)?)) {
             Ok(code) => code,
@@ -169,7 +208,7 @@ type Answered = Result<ExitCode, OperatorError>;
 
 impl Common {
     async fn connect(&self, tool: &str) -> Result<Connection, OperatorError> {
-        Ok(Connection::connect(&self.nats_url, &format!("shop-actors {tool}")).await?)
+        Ok(Connection::connect(&self.access, &format!("shop-actors {tool}")).await?)
     }
 
     /// The snapshots, if somebody says where they are.

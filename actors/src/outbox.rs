@@ -35,8 +35,9 @@ impl Outbox {
         Self { log, source, logs, publishers: BTreeMap::new(), resent }
     }
 
-    /// Sends messages, numbered in their order. Returns what to wait for until the logs have them.
-    pub async fn send(&mut self, messages: Vec<Envelope>, links: &mut Links) -> Vec<Acknowledged> {
+    /// Sends messages that follow from what is in the log up to `cursor`, numbered in their order. Returns what to
+    /// wait for until the logs have them.
+    pub async fn send(&mut self, messages: Vec<Envelope>, cursor: u64, links: &mut Links) -> Vec<Acknowledged> {
         let mut by_target: BTreeMap<Target, Vec<EncodedMessage>> = BTreeMap::new();
         for envelope in &messages {
             by_target.entry(self.target(envelope)).or_default().push(EncodedMessage::new(envelope));
@@ -48,7 +49,7 @@ impl Outbox {
                 let resent = Resent::clone(&self.resent);
                 Publisher::counting(self.log.clone(), target.kind, target.partition, WINDOW_FRAMES, resent)
             });
-            for (frame, _) in frame::frames(self.source, first, &messages) {
+            for (frame, _) in frame::frames_caused(self.source, cursor, first, &messages) {
                 acknowledged.push(publisher.send(frame).await);
             }
         }
@@ -65,6 +66,6 @@ impl Outbox {
     fn target(&self, envelope: &Envelope) -> Target {
         let kind = envelope.message.kind();
         let log = self.logs.get(&kind).expect("every kind has a log");
-        Target { kind, partition: partition_of(&envelope.to, log.partitions), epoch: log.epoch }
+        Target { kind, partition: partition_of(&envelope.to, log.partitions), epoch: log.link_epoch }
     }
 }

@@ -205,7 +205,8 @@ pub async fn attach(
 ///
 /// Its record at the cursor tells, which a log that was cut behind a snapshot still holds: it keeps a
 /// margin before it. Only where others had the last word is it gone, and a snapshot vouches for all
-/// that came since. There, epoch and creation must do.
+/// that came since; and where the log begins right behind it, because the shop was repartitioned there.
+/// There, epoch and creation must do.
 pub async fn misfit(log: &SharedLog, kind: Kind, meta: &Meta, identity: &Identity) -> Result<Option<String>, LogError> {
     if (meta.epoch, meta.created_unix_ns) != (identity.epoch, identity.created_unix_ns) {
         return Ok(Some(format!("the log has the epoch {:016x} instead of {:016x}", identity.epoch, meta.epoch)));
@@ -214,7 +215,8 @@ pub async fn misfit(log: &SharedLog, kind: Kind, meta: &Meta, identity: &Identit
         return Ok(Some(format!("the log ends at {}, the checkpoint at {}", identity.last_sequence, meta.cursor)));
     }
     let is_cut_off = meta.cursor < identity.first_sequence && meta.cursor < meta.complete_to;
-    if meta.cursor == 0 || is_cut_off {
+    let begins_behind = meta.cursor + 1 == identity.first_sequence;
+    if meta.cursor == 0 || is_cut_off || begins_behind {
         return Ok(None);
     }
     Ok(match log.record(kind, meta.cursor).await? {
@@ -236,9 +238,9 @@ impl Partition {
         Outlet { replies, counts, turn }: Outlet,
     ) -> (Self, impl Future<Output = Result<(), StoreError>> + Send + 'static, Handle) {
         let cursor = meta.cursor;
-        let partitions = logs.get(&kind).expect("every kind has a log").partitions;
+        let Identity { partitions, link_epoch, .. } = *logs.get(&kind).expect("every kind has a log");
         let memory = Arc::new(Memory::new(shelf.clone(), cursor));
-        let source = Source { origin: Origin::Partition(kind, number), epoch: meta.epoch };
+        let source = Source { origin: Origin::Partition(kind, number), epoch: link_epoch };
         let ((settled, settled_at), (saved, saved_at)) = (watch::channel(cursor), watch::channel(cursor));
         let (rounds, applied) = mpsc::channel(ROUNDS_MAX);
         let settler =
@@ -344,7 +346,7 @@ impl Partition {
         };
         match sender {
             Sender::Here => {
-                let sent = self.outbox.send(messages, &mut self.meta.links).await;
+                let sent = self.outbox.send(messages, self.meta.cursor, &mut self.meta.links).await;
                 self.settle(sent, replies, false).await;
             }
             Sender::Owner => {
@@ -368,7 +370,7 @@ impl Partition {
                 Ok(Payload::Frame(frame)) if !self.is_for_us(&frame) => {
                     self.bury(record, OTHER_PARTITION.into()).await;
                 }
-                Ok(Payload::Frame(Frame { source, first, messages })) => {
+                Ok(Payload::Frame(Frame { source, first, messages, .. })) => {
                     let accepted = self.meta.links.accept(source, first, messages.len(), sequence);
                     if accepted.len() < messages.len() {
                         let (kind, number, all) = (self.kind, self.number, messages.len());

@@ -183,7 +183,8 @@ impl Replay {
                 Effect::Send(envelope) => {
                     let kind = envelope.message.kind();
                     // Of a kind that is not replayed nobody asks what it was sent.
-                    let (partitions, epoch) = self.logs.get(&kind).map_or((1, 0), |log| (log.partitions, log.epoch));
+                    let (partitions, epoch) =
+                        self.logs.get(&kind).map_or((1, 0), |log| (log.partitions, log.link_epoch));
                     let partition = partition_of(&envelope.to, partitions);
                     let number = self.links.of(at).number(Target { kind, partition, epoch }, 1);
                     handled.sent.push(Sent { to: (kind, partition), number, envelope });
@@ -310,8 +311,15 @@ mod tests {
 
     fn replay(log: &MemoryLog) -> (Replay, Vec<Step<Handled>>) {
         let (first_sequence, last_sequence) = (1, 0);
-        let identity =
-            Identity { created_unix_ns: 0, epoch: 7, partitions: 1, logic: 1, first_sequence, last_sequence };
+        let identity = Identity {
+            created_unix_ns: 0,
+            epoch: 7,
+            link_epoch: 7,
+            partitions: 1,
+            logic: 1,
+            first_sequence,
+            last_sequence,
+        };
         let logs = Kind::ALL.map(|kind| (kind, identity)).into();
         let mut replay = Replay::new(logs);
         let records = log.records(Kind::Wallet);

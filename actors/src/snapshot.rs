@@ -13,32 +13,19 @@ pub mod restore;
 pub mod retention;
 pub mod trim;
 
-use std::{
-    fmt,
-    io::{self, Read},
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{fmt, sync::Arc, time::SystemTime};
 
-use bytes::{Buf, Bytes};
-use futures::{StreamExt, TryStreamExt};
-use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
+use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt};
 use shop_nats::log::LogError;
-use tokio::sync::mpsc;
 
 pub use self::{format::Header, name::Name, pace::Pace};
 use crate::{
     address::{self, AddressError},
+    object::{self, ObjectError, Received, Take},
     replay::Place,
     store::{Frozen, Items, Meta, StoreError},
 };
-
-/// So many bytes are handed to the object store at a time: above the 5 MiB that S3 asks for at least.
-const UPLOAD_BYTES: usize = 8 * 1024 * 1024;
-/// How many of those may be on their way at a time.
-const UPLOADS: usize = 2;
-/// Parts that wait between the thread that makes or reads them and the object store.
-const PARTS_WAITING: usize = 4;
 
 /// Where snapshots are.
 #[derive(Clone)]
@@ -78,9 +65,18 @@ pub enum SnapshotError {
     Checkpoint(#[from] StoreError),
 }
 
+impl From<ObjectError> for SnapshotError {
+    fn from(error: ObjectError) -> Self {
+        match error {
+            ObjectError::Store(error) => Self::Store(error),
+            ObjectError::Damaged(how) => Self::Damaged(how),
+        }
+    }
+}
+
 impl From<object_store::Error> for SnapshotError {
     fn from(error: object_store::Error) -> Self {
-        Self::Store(error.to_string())
+        ObjectError::from(error).into()
     }
 }
 
@@ -112,6 +108,11 @@ impl Snapshots {
         &self.url
     }
 
+    /// The same place as everybody on this machine would name it.
+    pub fn place(&self) -> String {
+        address::absolute(&self.url)
+    }
+
     /// The snapshots of a partition of the log of that epoch, newest first. Those of another log are never
     /// of use: sequences begin again with it.
     pub async fn list(&self, place: Place, epoch: u64) -> Result<Vec<Kept>, SnapshotError> {
@@ -137,27 +138,13 @@ impl Snapshots {
         let name = Name::of(&meta);
         let path = name.path((kind, partition));
         let header = Header { kind, partition, meta, items_max: frozen.items_max() };
-        let (parts, mut made) = mpsc::channel(PARTS_WAITING);
-        let making = tokio::task::spawn_blocking(move || {
-            format::write(&header, &*frozen, &mut |part| {
-                pace.keep(part.len());
-                let gone = |_| SnapshotError::Store("nobody takes it".to_owned());
-                parts.blocking_send(part).map_err(gone)
+        let make = move |take: Take<'_>| {
+            format::write(&header, &*frozen, &mut |piece| {
+                pace.keep(piece.len());
+                take(piece)
             })
-        });
-        let upload = self.store.put_multipart(&path).await?;
-        let mut upload = WriteMultipart::new_with_chunk_size(upload, UPLOAD_BYTES);
-        while let Some(part) = made.recv().await {
-            upload.wait_for_capacity(UPLOADS).await?;
-            upload.put(part);
-        }
-        match making.await.expect("writing a snapshot does not panic") {
-            Ok(()) => upload.finish().await?,
-            Err(error) => {
-                upload.abort().await?;
-                return Err(error);
-            }
         };
+        object::write(&*self.store, &path, make).await?;
         self.verify((kind, partition), name).await?;
         let object = self.store.head(&path).await?;
         Ok(Kept { name, bytes: object.size, written: object.last_modified.into() })
@@ -186,24 +173,29 @@ impl Snapshots {
         name: Name,
         take: impl FnOnce(&Header, &mut Items<'_>) -> Result<T, SnapshotError> + Send + 'static,
     ) -> Result<T, SnapshotError> {
-        let mut stored = self.store.get(&name.path(place)).await?.into_stream();
-        let (parts, received) = mpsc::channel(PARTS_WAITING);
+        let stored = object::open(&*self.store, &name.path(place)).await?;
         let reading = tokio::task::spawn_blocking(move || {
-            let mut reader = format::Reader::begin(Received { parts: received, part: Bytes::new() })?;
+            let mut reader = format::Reader::begin(stored)?;
             let header = reader.header().clone();
             if (header.kind, header.partition) != place || Name::of(&header.meta) != name {
                 return Err(SnapshotError::Damaged("it is not what its name says".to_owned()));
             }
             take(&header, &mut reader)
         });
-        while let Some(part) = stored.next().await {
-            // Whoever has read enough takes no more.
-            if parts.send(part.map_err(io::Error::other)).await.is_err() {
-                break;
-            }
-        }
-        drop(parts);
         reading.await.expect("reading a snapshot does not panic")
+    }
+
+    /// A snapshot as it is stored, to be read on a thread for blocking work.
+    pub async fn open_stored(&self, place: Place, name: Name) -> Result<Received, SnapshotError> {
+        Ok(object::open(&*self.store, &name.path(place)).await?)
+    }
+
+    /// Keeps a copy of a snapshot under another header, and reads it again to be sure of it.
+    pub async fn adopt(&self, stored: Received, header: Header) -> Result<(), SnapshotError> {
+        let (place, name) = ((header.kind, header.partition), Name::of(&header.meta));
+        let copy = move |take: Take<'_>| format::copy(stored, |_| Ok(header), take);
+        object::write(&*self.store, &name.path(place), copy).await?;
+        self.verify(place, name).await.map(drop)
     }
 
     /// Removes all snapshots of a partition but the newest few.
@@ -216,26 +208,6 @@ impl Snapshots {
             }
         }
         Ok(())
-    }
-}
-
-/// What an object store hands over, as something to read from.
-struct Received {
-    parts: mpsc::Receiver<io::Result<Bytes>>,
-    part: Bytes,
-}
-
-impl Read for Received {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        while self.part.is_empty() {
-            match self.parts.blocking_recv() {
-                Some(part) => self.part = part?,
-                None => return Ok(0),
-            }
-        }
-        let length = into.len().min(self.part.len());
-        self.part.copy_to_slice(&mut into[..length]);
-        Ok(length)
     }
 }
 

@@ -75,6 +75,12 @@ impl Tape {
         Ok(Self::behind(log, &logs, &BTreeMap::new()))
     }
 
+    /// What these logs hold, up to where they end.
+    pub fn of_all_that_is_there(log: SharedLog, logs: &Logs) -> Self {
+        let known = logs.keys().map(|kind| ((*kind, 0), 0)).collect();
+        Self::behind(log, logs, &known)
+    }
+
     /// These logs from behind what is known already of their partitions. A log of which nothing is
     /// known is read from its beginning.
     pub fn behind(log: SharedLog, logs: &Logs, known: &BTreeMap<Place, u64>) -> Self {

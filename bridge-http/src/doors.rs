@@ -131,7 +131,7 @@ impl Errand {
     /// those before it that may have been taken.
     fn is_poor(&self, reply: &Reply, may_be_taken: bool) -> bool {
         match reply.error {
-            Some(Code::UNAVAILABLE) => self.is_repeatable,
+            Some(Code::UNAVAILABLE) => self.is_repeatable || reply.is_held(),
             Some(Code::OVERLOADED) => self.is_question || may_be_taken,
             _ => false,
         }

@@ -30,6 +30,7 @@ use crate::{
     body,
     doors::{Doors, Errand, Unanswered},
     entity,
+    hold::Hold,
     observe::{self, Metrics},
     prefer::Prefer,
     query,
@@ -53,6 +54,7 @@ pub(crate) struct Call<S> {
 pub(crate) struct Gateway {
     connection: Connection,
     doors: Arc<Doors>,
+    hold: Hold,
     permits: Arc<Semaphore>,
     in_flight_max: usize,
     metrics: Metrics,
@@ -63,7 +65,7 @@ impl Gateway {
     pub(crate) fn new(connection: Connection, in_flight_max: usize) -> Self {
         let doors = Arc::new(Doors::new(connection.clone(), in_flight_max));
         let (permits, leaving) = (Arc::new(Semaphore::new(in_flight_max)), AtomicBool::new(false));
-        Self { connection, doors, permits, in_flight_max, metrics: Metrics::new(), leaving }
+        Self { connection, doors, hold: Hold::default(), permits, in_flight_max, metrics: Metrics::new(), leaving }
     }
 
     /// From now on whoever asks is told to go to another bridge next time, and is served.
@@ -154,6 +156,13 @@ impl Gateway {
             Ok(reply) => return Ok(reply::of(reply, asked)),
             Err(unanswered) => unanswered,
         };
+        if let Some(id) = id
+            && route.repeat == Repeat::Always
+            && self.is_held(&unanswered)
+        {
+            self.insist(errand, id.clone(), permit);
+            return Ok(reply::promised(asked));
+        }
         match unanswered {
             Unanswered::Unreachable => Err(unavailable("the shop cannot reach NATS; try again".to_owned())),
             Unanswered::Unserved => Err(unserved(route)),
@@ -173,6 +182,21 @@ impl Gateway {
                 (Err(_), _) => Err(unknown_fate(asked, with_key)),
             },
         }
+    }
+
+    /// Whether nothing was done because the doors are held: what belongs to an order is held here until they open.
+    fn is_held(&self, unanswered: &Unanswered) -> bool {
+        match unanswered {
+            Unanswered::Refused(reply) => reply.is_held(),
+            // Its process begins anew behind doors that are held.
+            Unanswered::Unserved => self.hold.is_on(),
+            Unanswered::Unreachable | Unanswered::Unknown => false,
+        }
+    }
+
+    /// Hears whether the doors are held for as long as it is polled.
+    pub(crate) async fn listen(&self) {
+        self.hold.listen(&self.connection).await;
     }
 
     /// Goes on asking for an order that a caller was told is accepted, until the log has it. It takes

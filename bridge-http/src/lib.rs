@@ -8,6 +8,7 @@ mod body;
 mod doors;
 mod entity;
 mod gateway;
+mod hold;
 mod observe;
 mod prefer;
 mod query;
@@ -61,7 +62,7 @@ pub async fn run(
         tracing::info!("listening on http://{address}");
     }
     let gateway = Arc::new(Gateway::new(connection, config.in_flight_max));
-    let leaving = Arc::clone(&gateway);
+    let (leaving, listening) = (Arc::clone(&gateway), Arc::clone(&gateway));
     let query = warp::filters::query::raw().or(warp::any().map(String::new)).unify();
     let front = with_a_path()
         .and(warp::path::full())
@@ -90,6 +91,7 @@ pub async fn run(
     };
     tokio::select! {
         () = serve => {}
+        () = listening.listen() => {}
         () = out_of_time => tracing::warn!("some connections did not finish within {STOP_TIME_MAX:?}"),
     }
 }

@@ -5,6 +5,7 @@ use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use shop_bridge_http::Config;
+use shop_nats::{access::Access, connection::Connection};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long what is on its way may take to leave at the end.
@@ -14,11 +15,10 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Where NATS is; several servers separated by commas.
-    #[arg(long, env = "SHOP_NATS_URL", default_value = "nats://127.0.0.1:4222")]
-    nats_url: String,
+    #[command(flatten)]
+    nats: Access,
     /// Where to listen for HTTP.
-    #[arg(long, env = "SHOP_HTTP_ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "SHOP_HTTP_ADDR", value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
     http_addr: SocketAddr,
     /// Milliseconds to serve after SIGTERM while /readyz says 503, so that balancers send nobody here any more
     #[arg(long, value_name = "MS", env = "SHOP_LEAVE_MS", default_value = "5000")]
@@ -38,7 +38,7 @@ async fn main() -> ExitCode {
     served.inspect_err(|error| tracing::error!("{error}")).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
-async fn serve(Arguments { nats_url, http_addr, leave_ms }: Arguments) -> Result<(), Box<dyn Error>> {
+async fn serve(Arguments { nats, http_addr, leave_ms }: Arguments) -> Result<(), Box<dyn Error>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = async move {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
@@ -48,7 +48,7 @@ async fn serve(Arguments { nats_url, http_addr, leave_ms }: Arguments) -> Result
             std::process::exit(130);
         });
     };
-    let connection = shop_nats::connection::Connection::connect(&nats_url, "shop-bridge-http").await?;
+    let connection = Connection::connect(&nats, "shop-bridge-http").await?;
     let bound = tokio::net::TcpListener::bind(http_addr).await;
     let listener = bound.map_err(|error| format!("cannot listen on {http_addr}: {error}"))?;
     let config = Config { leave_time: Duration::from_millis(leave_ms), ..Config::default() };

@@ -1,7 +1,8 @@
 //! A connection to NATS that never gives up: it reconnects for ever, and says what it sees.
 
 use std::{
-    fmt,
+    error::Error,
+    fmt, io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,11 +10,14 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, Event, Request, RequestErrorKind, ServerAddr, connection::State};
+use async_nats::{Client, ConnectErrorKind, Event, Request, RequestErrorKind, connection::State};
 use futures::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
-use crate::{bundle, cut_off, subject};
+use crate::{
+    access::{Access, FileError},
+    bundle, cut_off, subject,
+};
 
 /// Oldest server that the shop runs on: before 2.12, `sync_interval: always` could still
 /// lose acknowledged messages and stream metadata was rewritten on update.
@@ -43,6 +47,20 @@ pub enum ConnectError {
         /// What the client said.
         source: async_nats::ConnectError,
     },
+    /// It wants to know better who we are, or we who it is.
+    #[error(
+        "the nats-server at {url} and we do not trust each other: {source} (--nats-nkey or user:password@ in --nats-url \
+         lets us in; --nats-ca names who vouches for the server)"
+    )]
+    NotTrusted {
+        /// Where.
+        url: String,
+        /// What the client said.
+        source: async_nats::ConnectError,
+    },
+    /// What was to let us in is not there.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The server is older than [`SERVER_VERSION_MIN`].
     #[error("the nats-server at {url} is version {version}; the shop needs 2.12 or newer (2.15 is what is tested)")]
     TooOld {
@@ -64,26 +82,27 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to `url` (`nats://host:port`, several separated by commas, each with or without
-    /// `user:password@`) under a `name` that `nats server report connections` shows.
-    pub fn connect(url: &str, name: &str) -> BoxFuture<'static, Result<Self, ConnectError>> {
+    /// Connects under a `name` that `nats server report connections` shows.
+    pub fn connect(access: &Access, name: &str) -> BoxFuture<'static, Result<Self, ConnectError>> {
         // Boxed, because the compiler cannot see through the client's future that it is `Send`.
-        Box::pin(Self::connect_to(url.to_owned(), name.to_owned()))
+        Box::pin(Self::connect_to(access.clone(), name.to_owned()))
     }
 
-    async fn connect_to(url: String, name: String) -> Result<Self, ConnectError> {
+    async fn connect_to(access: Access, name: String) -> Result<Self, ConnectError> {
         let (connected, connects) = watch::channel(0);
         let connected = Arc::new(connected);
         let slow_consumers = Arc::new(AtomicU64::new(0));
         let slow = Arc::clone(&slow_consumers);
         let label: Arc<str> = name.as_str().into();
-        let servers: Vec<String> = url.split(',').map(|server| server.trim().to_owned()).collect();
-        // The client does not look for them there.
-        let options = match servers.iter().find_map(|server| credentials(server)) {
-            Some((user, password)) => ConnectOptions::with_user_and_password(user, password),
-            None => ConnectOptions::new(),
+        let failed = |source: async_nats::ConnectError| {
+            let url = access.shown();
+            if is_about_trust(&source) {
+                ConnectError::NotTrusted { url, source }
+            } else {
+                ConnectError::Unreachable { url, source }
+            }
         };
-        let url = without_password(&url);
+        let options = access.options()?;
         let client = options
             .name(name.clone())
             .ping_interval(PING_INTERVAL)
@@ -97,12 +116,12 @@ impl Connection {
                 }
                 async move { observe(&event, &label, &connected) }
             })
-            .connect(servers)
+            .connect(access.servers())
             .await
-            .map_err(|source| ConnectError::Unreachable { url: url.clone(), source })?;
+            .map_err(failed)?;
         let version = client.server_info().version;
         if !is_new_enough(&version) {
-            return Err(ConnectError::TooOld { url, version });
+            return Err(ConnectError::TooOld { url: access.shown(), version });
         }
         let (watched, end) = oneshot::channel();
         if client.server_info().cluster.is_some() {
@@ -177,20 +196,20 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// User and password in a server's address.
-fn credentials(server: &str) -> Option<(String, String)> {
-    let address: ServerAddr = server.parse().ok()?;
-    Some((address.username()?.to_owned(), address.password().unwrap_or_default().to_owned()))
-}
-
-/// The addresses as they may be shown to anybody.
-fn without_password(url: &str) -> String {
-    let shown = url.split(',').map(|server| match (server.split_once("://"), server.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        (None, Some((_, host))) => host.to_owned(),
-        (_, None) => server.to_owned(),
-    });
-    shown.collect::<Vec<_>>().join(",")
+/// Whether a server was there, and it or we did not want to go on.
+fn is_about_trust(error: &async_nats::ConnectError) -> bool {
+    match error.kind() {
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Tls => true,
+        // A certificate that nobody vouches for comes as bytes that make no sense.
+        ConnectErrorKind::Io => {
+            let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+            source.is_some_and(|source| source.kind() == io::ErrorKind::InvalidData)
+        }
+        ConnectErrorKind::ServerParse
+        | ConnectErrorKind::Dns
+        | ConnectErrorKind::TimedOut
+        | ConnectErrorKind::MaxReconnects => false,
+    }
 }
 
 fn observe(event: &Event, name: &str, connected: &watch::Sender<u64>) {
@@ -238,15 +257,6 @@ mod tests {
         for version in ["2.11.11", "2.9.0", "1.99.0", "", "dev"] {
             assert!(!is_new_enough(version), "{version:?}");
         }
-    }
-
-    #[test]
-    fn a_password_in_an_address_is_used_and_not_shown() {
-        let url = "nats://bridge:secret@nats-1:4222,nats://nats-2:4222, nats://bridge:secret@nats-3:4222";
-        assert_eq!(without_password(url), "nats://nats-1:4222,nats://nats-2:4222, nats://nats-3:4222");
-        assert_eq!(without_password("bridge:secret@nats-1"), "nats-1");
-        assert_eq!(credentials("nats://bridge:secret@nats-1:4222"), Some(("bridge".into(), "secret".into())));
-        assert_eq!(credentials("nats://nats-2:4222"), None);
     }
 
     #[test]

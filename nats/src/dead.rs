@@ -13,7 +13,8 @@ use shop_domain::{kind::Kind, timestamp::Timestamp};
 use crate::{
     connection::Connection,
     header,
-    jetstream::{message_at, timestamp},
+    jetstream::{message_at, taken_at},
+    restore::Stored,
     subject,
 };
 
@@ -85,6 +86,18 @@ impl DeadLetters {
         Ok(message_at(&self.stream, sequence).await.map_err(DeadError)?.map(kept))
     }
 
+    /// What is kept at a sequence as it is stored, for a backup.
+    pub async fn stored(&self, sequence: u64) -> Result<Option<Stored>, DeadError> {
+        let message = message_at(&self.stream, sequence).await.map_err(DeadError)?;
+        Ok(message.map(|message| {
+            let time = taken_at(Some(&message.headers), message.time.unix_timestamp_nanos());
+            let text = |name: &str| Some((name.to_owned(), message.headers.get(name)?.as_str().to_owned()));
+            let names = [header::DEAD_REASON, header::DEAD_ORIGIN, header::DEAD_REQUEUED];
+            let headers = names.into_iter().filter_map(text).collect();
+            Stored { sequence, subject: message.subject.to_string(), time, headers, payload: message.payload }
+        }))
+    }
+
     /// Where a letter was last put back, if it was.
     pub async fn requeued(&self, letter: &DeadLetter) -> Result<Option<String>, DeadError> {
         let last = self.stream.get_last_raw_message_by_subject(&letter.subject).await;
@@ -107,7 +120,8 @@ impl DeadLetters {
 
 fn kept(message: StreamMessage) -> Kept {
     let text = |name| message.headers.get(name).map(|value| value.as_str().to_owned());
-    let (subject, time) = (message.subject.to_string(), timestamp(message.time.unix_timestamp_nanos()));
+    let time = taken_at(Some(&message.headers), message.time.unix_timestamp_nanos());
+    let subject = message.subject.to_string();
     if let Some(place) = text(header::DEAD_REQUEUED) {
         return Kept::Requeued { subject, time, place };
     }

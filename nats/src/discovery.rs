@@ -22,14 +22,31 @@ use crate::{connection::Connection, door::QUEUE_GROUP, subject};
 /// The metadata by which a host says up to which logic version it can go.
 const LOGIC: &str = "logic";
 
+/// The metadata by which a host says where it keeps snapshots, and looks for them when the shop is repartitioned.
+const SNAPSHOTS: &str = "snapshots";
+
+/// The metadata by which a host says under the layout of which generation it serves.
+const LAYOUT: &str = "layout";
+
 /// What the door of a kind has done since it was opened.
 pub struct Stats {
-    host: String,
+    server: Server,
     started: SystemTime,
     requests: AtomicU64,
     errors: AtomicU64,
     busy_ns: AtomicU64,
     describe: OnceLock<Box<Describe>>,
+}
+
+/// What a host says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// A name that it has from its start to its end.
+    pub host: String,
+    /// Where it keeps snapshots, if anywhere.
+    pub snapshots: Option<String>,
+    /// The generation of the layout under which it serves.
+    pub layout: u32,
 }
 
 /// What the owner of a kind adds to its statistics.
@@ -42,10 +59,10 @@ impl fmt::Debug for Stats {
 }
 
 impl Stats {
-    /// Nothing yet, of the host of that name.
-    pub fn new(host: String) -> Self {
+    /// Nothing yet, of this host.
+    pub fn new(server: Server) -> Self {
         Self {
-            host,
+            server,
             started: SystemTime::now(),
             requests: 0.into(),
             errors: 0.into(),
@@ -83,6 +100,10 @@ pub struct Announced {
     pub version: String,
     /// The number of the newest logic version that it knows, if it says so.
     pub logic: Option<u32>,
+    /// Where it keeps snapshots; nowhere, or it is of a version that does not say so.
+    pub snapshots: Option<String>,
+    /// The generation of the layout under which it serves.
+    pub layout: u32,
 }
 
 /// One host's presence as a service.
@@ -95,7 +116,7 @@ struct Service {
 impl Connection {
     /// Answers the discovery requests of a kind for as long as the connection lives.
     pub(crate) async fn announce(&self, kind: Kind, stats: Arc<Stats>) -> Result<(), String> {
-        let service = Service { kind, id: stats.host.clone(), stats };
+        let service = Service { kind, id: stats.server.host.clone(), stats };
         let client = self.client().clone();
         let mut questions = Vec::new();
         for verb in ["PING", "INFO", "STATS"] {
@@ -151,6 +172,8 @@ fn announced(answer: &[u8]) -> Option<Announced> {
         id: text(&answer["id"])?,
         version: text(&answer["version"])?,
         logic: answer["metadata"][LOGIC].as_str().and_then(|logic| logic.parse().ok()),
+        snapshots: text(&answer["metadata"][SNAPSHOTS]).filter(|place| !place.is_empty()),
+        layout: answer["metadata"][LAYOUT].as_str().and_then(|layout| layout.parse().ok()).unwrap_or(0),
     })
 }
 
@@ -160,12 +183,17 @@ impl Service {
     }
 
     fn ping(&self) -> Value {
+        let Server { host: _, snapshots, layout } = &self.stats.server;
         json!({
             "type": "io.nats.micro.v1.ping_response",
             "name": self.name(),
             "id": self.id,
             "version": env!("CARGO_PKG_VERSION"),
-            "metadata": { LOGIC: Logic::NEWEST.to_string() },
+            "metadata": {
+                LOGIC: Logic::NEWEST.to_string(),
+                SNAPSHOTS: snapshots.as_deref().unwrap_or_default(),
+                LAYOUT: layout.to_string(),
+            },
         })
     }
 
@@ -178,7 +206,7 @@ impl Service {
     }
 
     fn stats(&self) -> Value {
-        let Stats { host: _, started, requests, errors, busy_ns, describe } = &*self.stats;
+        let Stats { server: _, started, requests, errors, busy_ns, describe } = &*self.stats;
         let (requests, busy_ns) = (requests.load(Relaxed), busy_ns.load(Relaxed));
         let started = started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let mut endpoint = self.endpoint();

@@ -1,6 +1,7 @@
 //! Frames: the messages that one sender had for one partition at one moment, as one JetStream message.
 //!
-//! A frame is a version byte and a MessagePack map with field names: `source`, `first`, `messages`.
+//! A frame is a version byte and a MessagePack map with field names: `source`, `cause` (not of doors), `first`,
+//! `messages`.
 //! Beside frames, a partition's log may hold upgrades, whose map has the one field `upgrade`.
 
 use std::fmt;
@@ -11,7 +12,7 @@ use shop_domain::{encode::encode, kind::Kind, message::Envelope};
 
 /// The version byte that leads every frame and every upgrade.
 const VERSION: u8 = 1;
-/// What an upgrade goes on with: a map of one field. A frame has three.
+/// What an upgrade goes on with: a map of one field. A frame has more.
 const UPGRADE_MAP: u8 = 0x81;
 
 /// Most bytes of messages in one frame. Well below the server's default `max_payload` (1 MiB), with
@@ -24,7 +25,7 @@ pub const FRAME_BYTES_MAX: usize = 512 * 1024;
 pub struct Source {
     /// The sender.
     pub origin: Origin,
-    /// For a partition, the epoch of its log; for a door, a number drawn when it began to count.
+    /// For a partition, the link epoch of its log; for a door, a number drawn when it began to count.
     pub epoch: u64,
 }
 
@@ -52,6 +53,10 @@ impl fmt::Display for Source {
 pub struct Frame {
     /// Who sent it.
     pub source: Source,
+    /// For a partition, the sequence in its log up to which all that its messages follow from is. It may be beyond
+    /// that, as another host may have applied more at once. None for a door, and from before there was this.
+    #[serde(default)]
+    pub cause: Option<u64>,
     /// The number of its first message on the link from the source to this partition.
     pub first: u64,
     /// The messages, numbered one by one from `first`.
@@ -74,6 +79,37 @@ pub enum Payload {
     Frame(Frame),
     /// A change of their behaviour.
     Upgrade(Upgrade),
+}
+
+/// From which log, and from what in it at the latest, a record's messages follow; none for what is not from a
+/// partition, or cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// The link epoch of that log.
+    pub epoch: u64,
+    /// Whose log it is.
+    pub kind: Kind,
+    /// The sequence; none from before frames said so.
+    pub sequence: Option<u64>,
+}
+
+impl Cause {
+    /// The cause that a record says it has. The messages themselves are not looked at.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        /// What of a frame is of interest.
+        #[derive(Deserialize)]
+        struct Head {
+            source: Source,
+            #[serde(default)]
+            cause: Option<u64>,
+        }
+        let body = bytes.strip_prefix(&[VERSION])?;
+        let Head { source, cause: sequence } = rmp_serde::from_slice(body).ok()?;
+        match source.origin {
+            Origin::Door => None,
+            Origin::Partition(kind, _) => Some(Self { epoch: source.epoch, kind, sequence }),
+        }
+    }
 }
 
 /// Why bytes in the log are not a frame.
@@ -122,6 +158,11 @@ impl Payload {
     }
 }
 
+/// Whether bytes begin as an upgrade does.
+pub(crate) fn is_upgrade(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[VERSION, UPGRADE_MAP])
+}
+
 impl Upgrade {
     /// Its bytes in the log.
     pub fn encode(self) -> Bytes {
@@ -147,9 +188,18 @@ impl EncodedMessage {
     }
 }
 
-/// Puts messages into frames of at most [`FRAME_BYTES_MAX`] (or one message), numbered from `first`.
+/// Puts messages of a door into frames of at most [`FRAME_BYTES_MAX`] (or one message), numbered from `first`.
 /// Returns each frame with the number that follows its last message.
 pub fn frames(source: Source, first: u64, messages: &[EncodedMessage]) -> Vec<(Bytes, u64)> {
+    frames_of(source, None, first, messages)
+}
+
+/// The same with messages that follow from what is in the log of their source up to the sequence `cause`.
+pub fn frames_caused(source: Source, cause: u64, first: u64, messages: &[EncodedMessage]) -> Vec<(Bytes, u64)> {
+    frames_of(source, Some(cause), first, messages)
+}
+
+fn frames_of(source: Source, cause: Option<u64>, first: u64, messages: &[EncodedMessage]) -> Vec<(Bytes, u64)> {
     let mut frames = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (index, message) in messages.iter().enumerate() {
@@ -164,18 +214,22 @@ pub fn frames(source: Source, first: u64, messages: &[EncodedMessage]) -> Vec<(B
     }
     frames
         .into_iter()
-        .map(|(start, end)| (join(source, first + start as u64, &messages[start..end]), first + end as u64))
+        .map(|(start, end)| (join(source, cause, first + start as u64, &messages[start..end]), first + end as u64))
         .collect()
 }
 
-fn join(source: Source, first: u64, messages: &[EncodedMessage]) -> Bytes {
+fn join(source: Source, cause: Option<u64>, first: u64, messages: &[EncodedMessage]) -> Bytes {
     let content: usize = messages.iter().map(EncodedMessage::bytes).sum();
     let mut bytes = Vec::with_capacity(content + 96);
     bytes.push(VERSION);
     let head = "writing to memory cannot fail";
-    rmp::encode::write_map_len(&mut bytes, 3).expect(head);
+    rmp::encode::write_map_len(&mut bytes, 3 + u32::from(cause.is_some())).expect(head);
     rmp::encode::write_str(&mut bytes, "source").expect(head);
     rmp_serde::encode::write_named(&mut bytes, &source).expect(head);
+    if let Some(cause) = cause {
+        rmp::encode::write_str(&mut bytes, "cause").expect(head);
+        rmp::encode::write_uint(&mut bytes, cause).expect(head);
+    }
     rmp::encode::write_str(&mut bytes, "first").expect(head);
     rmp::encode::write_uint(&mut bytes, first).expect(head);
     rmp::encode::write_str(&mut bytes, "messages").expect(head);
@@ -203,11 +257,20 @@ mod tests {
     fn what_was_framed_is_read_back() {
         let sent = [refund("o-1"), refund("o-2")];
         let encoded: Vec<_> = sent.iter().map(EncodedMessage::new).collect();
-        let frames = frames(SOURCE, 41, &encoded);
-        assert_eq!(frames.len(), 1);
-        assert_eq!(frames[0].1, 43);
-        let frame = Frame { source: SOURCE, first: 41, messages: sent.to_vec() };
-        assert_eq!(Payload::decode(Kind::Wallet, &frames[0].0).unwrap(), Payload::Frame(frame));
+        for (frames, cause) in
+            [(frames_caused(SOURCE, 17, 41, &encoded), Some(17)), (frames(SOURCE, 41, &encoded), None)]
+        {
+            assert_eq!(frames.len(), 1);
+            assert_eq!(frames[0].1, 43);
+            let frame = Frame { source: SOURCE, cause, first: 41, messages: sent.to_vec() };
+            assert_eq!(Payload::decode(Kind::Wallet, &frames[0].0).unwrap(), Payload::Frame(frame));
+            let expected = Cause { epoch: SOURCE.epoch, kind: Kind::Order, sequence: cause };
+            assert_eq!(Cause::of(&frames[0].0), Some(expected));
+        }
+        let of_a_door = frames(Source { origin: Origin::Door, epoch: 1 }, 1, &encoded).remove(0).0;
+        for without in [&of_a_door[..], &Upgrade { logic: 2 }.encode(), b"", b"hello"] {
+            assert_eq!(Cause::of(without), None);
+        }
     }
 
     #[test]

@@ -22,6 +22,9 @@ pub const DEAD_REASON: &str = "Shop-Dead-Reason";
 pub const DEAD_ORIGIN: &str = "Shop-Dead-Origin";
 /// Dead letter: the log and the sequence at which its bytes are once more, `wallet/23`.
 pub const DEAD_REQUEUED: &str = "Shop-Dead-Requeued";
+/// Record of a log, or dead letter, that was restored from a backup: when the log took it first, in milliseconds since
+/// the Unix epoch.
+pub const TAKEN_AT: &str = "Shop-Taken-At";
 
 /// The value of [`PREFER`] and [`PREFERENCE_APPLIED`] for an answer before the outcome.
 pub const RESPOND_ASYNC: &str = "respond-async";

@@ -1,25 +1,24 @@
 //! The log on NATS JetStream.
 
+mod reader;
+
 use std::{fmt, time::Duration};
 
 use async_nats::{
     HeaderMap,
-    jetstream::{
-        self, ErrorCode,
-        consumer::{AckPolicy, DeliverPolicy, pull},
-        context::PublishErrorKind,
-        stream::RawMessageErrorKind,
-    },
+    jetstream::{self, ErrorCode, context::PublishErrorKind, stream::RawMessageErrorKind},
 };
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, future::BoxFuture};
+use futures::{FutureExt, future::BoxFuture};
 use shop_domain::{kind::Kind, timestamp::Timestamp};
 use tokio::sync::{mpsc, watch};
 
+use self::reader::Reader;
 use crate::{
     connection::Connection,
     disruption::Disruptions,
     header,
+    layout::LayoutError,
     log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
     subject,
     topology::identity_of,
@@ -39,29 +38,19 @@ const LEADER_ALONE_MAX: Duration = Duration::from_secs(3);
 /// Frames on their way at a time, over all partitions of a process. Each partition bounds its own
 /// window far below; this is the client's own semaphore, which must not be what binds.
 const ACKS_PENDING_MAX: usize = 16_384;
-/// Records that one pull asks for.
-const PULL_RECORDS: usize = 256;
-/// Bytes that one pull asks for: above the largest frame, so that a pull always brings something.
-const PULL_BYTES: usize = 4 * 1024 * 1024;
 /// Most bytes of the reason of a dead letter, which may quote what it is about. All headers together
 /// may have 64 KiB.
 const DEAD_REASON_BYTES_MAX: usize = 1_024;
 /// What the headers of a dead letter may take of the server's largest payload.
 const DEAD_HEADERS_BYTES_MAX: usize = 4 * 1_024;
-/// How often the server says that it is still there while there is nothing to read.
-/// Two of them missing, and the consumer is made anew elsewhere: its server may be gone.
-const READ_HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long one pull stands.
-const READ_EXPIRES: Duration = Duration::from_secs(30);
-/// Pause before a lost reader is made anew; doubles up to the second value.
-const READ_RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-
 /// The log on NATS JetStream. It reads and publishes over separate connections, because the client
 /// runs each connection in one task.
 #[derive(Clone)]
 pub struct JetStreamLog {
     reading: jetstream::Context,
     publishing: jetstream::Context,
+    /// Of the layout under which it is appended to and read.
+    generation: u32,
     /// Reconnects of the connection that is read over.
     reconnects: watch::Receiver<u64>,
     /// Of what is asked.
@@ -71,8 +60,15 @@ pub struct JetStreamLog {
 }
 
 impl JetStreamLog {
-    /// A log that is read over one connection and published to over the other.
-    pub fn new(reading: &Connection, publishing: &Connection) -> Self {
+    /// The log as it is cut now, read over one connection and published to over the other.
+    pub async fn open(reading: &Connection, publishing: &Connection) -> Result<Self, LayoutError> {
+        let decided = publishing.decided().await?;
+        Ok(Self::of_generation(decided.generation(), reading, publishing))
+    }
+
+    /// The log under the layout of that generation, and no other: once there is another one, nothing can be
+    /// appended, and what comes under it is not read.
+    pub fn of_generation(generation: u32, reading: &Connection, publishing: &Connection) -> Self {
         let context = |connection: &Connection, timeout| {
             jetstream::context::ContextBuilder::new()
                 .timeout(timeout)
@@ -82,6 +78,7 @@ impl JetStreamLog {
         Self {
             reading: context(reading, ANSWER_TIMEOUT),
             publishing: context(publishing, ACK_TIMEOUT),
+            generation,
             reconnects: reading.connects(),
             read_disruptions: Disruptions::over(reading),
             disruptions: Disruptions::over(publishing),
@@ -97,11 +94,11 @@ impl fmt::Debug for JetStreamLog {
 
 impl Log for JetStreamLog {
     fn append(&self, kind: Kind, partition: u16, frame: Bytes) -> BoxFuture<'static, Result<Appending, AppendError>> {
-        let context = self.publishing.clone();
+        let (context, generation) = (self.publishing.clone(), self.generation);
         async move {
-            let subject = subject::log(kind, partition);
+            let subject = subject::log(kind, generation, partition);
             let failed = move |error: async_nats::error::Error<PublishErrorKind>| AppendError {
-                subject: subject::log(kind, partition),
+                subject: subject::log(kind, generation, partition),
                 is_full: is_full(&error),
                 reason: error.to_string(),
             };
@@ -131,8 +128,8 @@ impl Log for JetStreamLog {
             let stream = context.get_stream_no_info(subject::stream(kind)).await;
             let stream = stream.map_err(|error| failed(error.to_string()))?;
             let Some(message) = message_at(&stream, sequence).await.map_err(failed)? else { return Ok(None) };
-            let partition = partition_in(&message.subject).ok_or_else(|| failed("foreign subject".into()))?;
-            let time = timestamp(message.time.unix_timestamp_nanos());
+            let (_, partition) = subject::place(&message.subject).ok_or_else(|| failed("foreign subject".into()))?;
+            let time = taken_at(Some(&message.headers), message.time.unix_timestamp_nanos());
             Ok(Some(Record { sequence, partition, time, payload: message.payload }))
         }
         .boxed()
@@ -196,160 +193,6 @@ impl Log for JetStreamLog {
     }
 }
 
-/// Answers in a row that say that the log ends before our position, until we believe it: a leader
-/// that was just elected may still be applying what its predecessor acknowledged.
-const ROLLED_BACK_ANSWERS: u32 = 8;
-
-/// Why a reader begins again though nobody said no: whatever it was waiting for will not come.
-const RECONNECTED: &str = "the connection was lost and is back";
-
-/// Reads a kind's log with ephemeral consumers that acknowledge nothing. The position is ours:
-/// whenever the consumer is lost or skips, a new one starts behind the last record handed on.
-struct Reader {
-    log: JetStreamLog,
-    kind: Kind,
-    epoch: u64,
-    after: u64,
-    /// Answers in a row that say that the log ends before `after`.
-    rolled_back: u32,
-    records: mpsc::Sender<Result<Record, LogError>>,
-}
-
-/// Why a consumer is no longer of use.
-enum Lost {
-    /// Nobody reads any more.
-    Closed,
-    /// It is to be replaced.
-    Broken(String),
-    /// There is nothing to read from.
-    OtherLog(LogError),
-}
-
-impl Reader {
-    async fn run(mut self) {
-        let mut delay = READ_RETRY.0;
-        loop {
-            let position = self.after;
-            match self.read_with_one_consumer().await {
-                Lost::Closed => return,
-                Lost::OtherLog(error) => {
-                    let _nobody_reads = self.records.send(Err(error)).await;
-                    return;
-                }
-                // Whoever read it has ended, and the connection with it.
-                Lost::Broken(_) if self.records.is_closed() => return,
-                Lost::Broken(reason) => {
-                    tracing::warn!("reader of {} stopped after sequence {}: {reason}", self.kind, self.after);
-                }
-            }
-            delay = if self.after > position { READ_RETRY.0 } else { (delay * 2).min(READ_RETRY.1) };
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = self.records.closed() => return,
-            }
-        }
-    }
-
-    async fn read_with_one_consumer(&mut self) -> Lost {
-        let mut reconnects = self.log.reconnects.clone();
-        reconnects.mark_unchanged();
-        let consumer = tokio::select! {
-            consumer = self.consumer() => consumer,
-            Ok(()) = reconnects.changed() => Err(Lost::Broken(RECONNECTED.into())),
-        };
-        let mut messages = match consumer {
-            Ok(messages) => messages,
-            Err(lost) => return lost,
-        };
-        let mut expected = 1;
-        loop {
-            let message = tokio::select! {
-                message = messages.next() => message,
-                // The server has forgotten the consumer, or never heard our last pull.
-                Ok(()) = reconnects.changed() => return Lost::Broken(RECONNECTED.into()),
-                () = self.records.closed() => return Lost::Closed,
-            };
-            let message = match message {
-                Some(Ok(message)) => message,
-                Some(Err(error)) => return Lost::Broken(error.to_string()),
-                None => return Lost::Broken("the consumer ended".into()),
-            };
-            let (Ok(info), Some(partition)) = (message.info(), partition_in(&message.subject)) else {
-                return Lost::Broken(format!("a message without position on {}", message.subject));
-            };
-            if info.consumer_sequence != expected {
-                return Lost::Broken(format!("message {expected} is missing, {} came", info.consumer_sequence));
-            }
-            expected += 1;
-            let sequence = info.stream_sequence;
-            if sequence != self.after + 1 {
-                return self.skipped_to(sequence).await;
-            }
-            let time = timestamp(info.published.unix_timestamp_nanos());
-            let record = Record { sequence, partition, time, payload: message.payload.clone() };
-            if self.records.send(Ok(record)).await.is_err() {
-                return Lost::Closed;
-            }
-            self.after = sequence;
-        }
-    }
-
-    /// A consumer on a server that does not have all of the log yet may begin elsewhere than it was
-    /// told to; the leader knows. Nobody may delete or purge: a log without that record has lost something.
-    async fn skipped_to(&self, sequence: u64) -> Lost {
-        let (kind, wanted) = (self.kind, self.after + 1);
-        let reason = format!("sequence {wanted} is missing, {sequence} came");
-        match self.log.record(kind, wanted).await {
-            Ok(Some(_)) => Lost::Broken(reason),
-            Ok(None) if sequence > wanted => Lost::OtherLog(LogError::OtherLog { kind, reason }),
-            Ok(None) => Lost::Broken(reason),
-            Err(error) => Lost::Broken(format!("{reason}; {error}")),
-        }
-    }
-
-    async fn consumer(&mut self) -> Result<pull::Stream, Lost> {
-        self.verify().await?;
-        let broken = |reason: String| Lost::Broken(reason);
-        let stream = self.log.reading.get_stream_no_info(subject::stream(self.kind)).await;
-        let stream = stream.map_err(|error| broken(error.to_string()))?;
-        let config = pull::Config {
-            name: Some(format!("shop-{}-{}", self.kind, uuid::Uuid::new_v4().simple())),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.after + 1 },
-            ack_policy: AckPolicy::None,
-            inactive_threshold: READ_EXPIRES,
-            memory_storage: true,
-            num_replicas: 1,
-            ..pull::Config::default()
-        };
-        let consumer = stream.create_consumer(config).await.map_err(|error| broken(error.to_string()))?;
-        let messages = consumer
-            .stream()
-            .max_messages_per_batch(PULL_RECORDS)
-            .max_bytes_per_batch(PULL_BYTES)
-            .heartbeat(READ_HEARTBEAT)
-            .expires(READ_EXPIRES)
-            .messages();
-        messages.await.map_err(|error| broken(error.to_string()))
-    }
-
-    /// A stream that was made anew or rolled back would let us wait for ever.
-    async fn verify(&mut self) -> Result<(), Lost> {
-        let kind = self.kind;
-        let identity = self.log.identity(kind).await.map_err(|error| Lost::Broken(error.to_string()))?;
-        let other = |reason: String| Err(Lost::OtherLog(LogError::OtherLog { kind, reason }));
-        if identity.epoch != self.epoch {
-            return other(format!("its epoch is {:016x} instead of {:016x}", identity.epoch, self.epoch));
-        }
-        if identity.last_sequence >= self.after {
-            self.rolled_back = 0;
-            return Ok(());
-        }
-        self.rolled_back += 1;
-        let reason = format!("it ends at {} though {} was read", identity.last_sequence, self.after);
-        if self.rolled_back < ROLLED_BACK_ANSWERS { Err(Lost::Broken(reason)) } else { other(reason) }
-    }
-}
-
 /// Whether a server says that it has not stored something for want of room: that of the stream, of the
 /// account or of the server itself.
 fn is_full(error: &async_nats::error::Error<PublishErrorKind>) -> bool {
@@ -366,21 +209,27 @@ fn is_full(error: &async_nats::error::Error<PublishErrorKind>) -> bool {
     is_beyond_limit || no_room.contains(&error.error_code())
 }
 
-/// A server that was cut off from the others, or frozen, goes on for seconds to believe that it leads,
-/// and would say how far the log went before.
+/// Whether whoever says this leads the log. A server that was cut off from the others, or frozen, goes on for
+/// seconds to believe that it leads, and would say how far the log went before. And one that knows of no leader
+/// answers as well, with what it has (nats-server 2.15, seen when it could reach the others again).
 fn is_led(info: &jetstream::stream::Info) -> Result<(), String> {
     let Some(cluster) = &info.cluster else { return Ok(()) };
-    let is_heard = |peer: &&jetstream::stream::PeerInfo| !peer.offline && peer.active <= LEADER_ALONE_MAX;
+    let Some(leader) = cluster.leader.as_deref().filter(|leader| !leader.is_empty()) else {
+        return Err("a server answers that knows of no leader".to_owned());
+    };
+    // Whoever answers names all but itself.
+    if cluster.replicas.iter().any(|peer| peer.name == leader) {
+        return Err(format!("another server than {leader} answers, which leads"));
+    }
+    // One of whom nothing was ever heard has 0 as well.
+    let is_heard = |peer: &&jetstream::stream::PeerInfo| {
+        !peer.offline && !peer.active.is_zero() && peer.active <= LEADER_ALONE_MAX
+    };
     let agree = 1 + cluster.replicas.iter().filter(is_heard).count();
     if agree > info.config.num_replicas / 2 {
         return Ok(());
     }
-    let leader = cluster.leader.as_deref().unwrap_or("nobody");
     Err(format!("{leader} says that it leads, but has not heard of the others for {LEADER_ALONE_MAX:?}"))
-}
-
-fn partition_in(subject: &str) -> Option<u16> {
-    subject.rsplit('.').next()?.parse().ok()
 }
 
 /// The message at a sequence, from the stream's leader; none if the stream does not hold it.
@@ -400,8 +249,10 @@ pub(crate) async fn message_at<I>(
     }
 }
 
-pub(crate) fn timestamp(unix_ns: i128) -> Timestamp {
-    Timestamp::from_unix_ms(u64::try_from(unix_ns / 1_000_000).unwrap_or(0))
+/// When a log took a message first, which a backup has kept, or else when it was stored.
+pub(crate) fn taken_at(headers: Option<&HeaderMap>, stored_unix_ns: i128) -> Timestamp {
+    let kept = headers.and_then(|headers| headers.get(header::TAKEN_AT)).and_then(|kept| kept.as_str().parse().ok());
+    Timestamp::from_unix_ms(kept.unwrap_or_else(|| u64::try_from(stored_unix_ns / 1_000_000).unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -435,9 +286,28 @@ mod tests {
         assert_eq!(is_led(&info(3, &[0, 1], &[false, false])), Ok(()));
         assert_eq!(is_led(&info(3, &[1, 60], &[false, true])), Ok(()));
         assert_eq!(is_led(&info(5, &[1, 1, 60, 60], &[false, false, false, false])), Ok(()));
-        for alone in [info(3, &[4, 5], &[false, false]), info(3, &[60, 0], &[false, true]), info(3, &[], &[])] {
+        for alone in [
+            info(3, &[4, 5], &[false, false]),
+            info(3, &[60, 1], &[false, true]),
+            info(3, &[0, 0], &[false, false]),
+            info(3, &[], &[]),
+        ] {
             assert!(is_led(&alone).unwrap_err().contains("nats-1 says that it leads"));
         }
         assert!(is_led(&info(5, &[1, 4, 4, 4], &[false, false, false, false])).is_err());
+    }
+
+    #[test]
+    fn a_server_that_does_not_lead_is_not_believed_whatever_it_answers() {
+        let said_of = |leader: Option<&str>| {
+            let mut info = info(3, &[1, 1], &[false, false]);
+            info.cluster.as_mut().unwrap().leader = leader.map(str::to_owned);
+            is_led(&info)
+        };
+        assert_eq!(said_of(Some("nats-1")), Ok(()));
+        assert!(said_of(Some("nats-2")).unwrap_err().contains("another server than nats-2 answers"));
+        for nobody in [None, Some("")] {
+            assert!(said_of(nobody).unwrap_err().contains("knows of no leader"));
+        }
     }
 }

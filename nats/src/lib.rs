@@ -3,6 +3,7 @@
 //! Owns subjects, streams, frames, the way into and out of the logs, and requests. Must not know
 //! what a message means.
 
+pub mod access;
 mod bundle;
 pub mod connection;
 mod cut_off;
@@ -12,14 +13,17 @@ mod disruption;
 pub mod door;
 pub mod frame;
 pub mod header;
+pub mod hold;
 pub mod holders;
 pub mod jetstream;
+pub mod layout;
 pub mod log;
 pub mod membership;
 pub mod memory;
 pub mod multiplexer;
 pub mod publisher;
 pub mod request;
+pub mod restore;
 pub mod subject;
 pub mod topology;
 pub mod trim;

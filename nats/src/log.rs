@@ -69,6 +69,9 @@ pub struct Identity {
     pub created_unix_ns: i128,
     /// A random number from when the stream was created.
     pub epoch: u64,
+    /// The epoch by which links know it: its own or, if a backup was restored into it, that of the log that the
+    /// backup was made of, so that the numbers on its links go on.
+    pub link_epoch: u64,
     /// In how many partitions the kind is cut.
     pub partitions: u16,
     /// The number of the logic version that it begins with.

@@ -213,7 +213,7 @@ impl MemoryLog {
 impl Log for MemoryLog {
     fn append(&self, kind: Kind, partition: u16, frame: Bytes) -> BoxFuture<'static, Result<Appending, AppendError>> {
         if self.is_full(kind) {
-            let (subject, reason) = (subject::log(kind, partition), "it is full".to_owned());
+            let (subject, reason) = (subject::log(kind, 0, partition), "it is full".to_owned());
             let refused: Appending = std::future::ready(Err(AppendError { subject, reason, is_full: true })).boxed();
             return std::future::ready(Ok(refused)).boxed();
         }
@@ -223,7 +223,7 @@ impl Log for MemoryLog {
             Fate::Refused(_) | Fate::Lost => None,
         };
         let failed = move |reason: &str| AppendError {
-            subject: subject::log(kind, partition),
+            subject: subject::log(kind, 0, partition),
             reason: reason.into(),
             is_full: false,
         };
@@ -268,7 +268,15 @@ impl Log for MemoryLog {
         async move {
             let epoch = kind as u64 + 1;
             let last_sequence = last.await?;
-            Ok(Identity { created_unix_ns: 0, epoch, partitions, logic, first_sequence, last_sequence })
+            Ok(Identity {
+                created_unix_ns: 0,
+                epoch,
+                link_epoch: epoch,
+                partitions,
+                logic,
+                first_sequence,
+                last_sequence,
+            })
         }
         .boxed()
     }

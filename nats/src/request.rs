@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, Request as NatsRequest, RequestErrorKind};
 use bytes::Bytes;
-use shop_domain::problem::Code;
+use shop_domain::problem::{Code, HELD};
 
 use crate::{connection::Connection, header};
 
@@ -36,6 +36,14 @@ pub struct Reply {
     pub accepted: bool,
     /// Seconds after which a retry makes sense.
     pub retry_after: Option<String>,
+}
+
+impl Reply {
+    /// Whether a door said that it lets nothing in for a while, and did nothing; to a question in JSON.
+    pub fn is_held(&self) -> bool {
+        let is_held = |problem: serde_json::Value| problem[HELD] == true;
+        self.error == Some(Code::UNAVAILABLE) && serde_json::from_slice(&self.body).is_ok_and(is_held)
+    }
 }
 
 /// Why there was no answer.

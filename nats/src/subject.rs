@@ -5,6 +5,15 @@ use shop_domain::{id::Id, kind::Kind};
 /// Where bytes go that could not be read as a frame.
 pub const DEAD_STREAM: &str = "SHOP_DEAD";
 
+/// Where it is decided into how many partitions the kinds are cut.
+pub const LAYOUT_STREAM: &str = "SHOP_LAYOUT";
+
+/// The one subject of that stream.
+pub(crate) const LAYOUT: &str = "shop.layout";
+
+/// Where hosts are told that their doors are to hold what changes something.
+pub(crate) const HOLD: &str = "shop.hold";
+
 /// Where the servers of a cluster say which of them leads a stream from now on.
 pub(crate) const ELECTIONS: &str = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*";
 
@@ -52,9 +61,25 @@ pub(crate) fn elected(election: &str) -> Option<Kind> {
     Kind::ALL.into_iter().find(|kind| stream(*kind) == stream_name)
 }
 
-/// `shop.log.<kind>.<partition>`: the part of a kind's log that belongs to one partition.
-pub fn log(kind: Kind, partition: u16) -> String {
-    format!("shop.log.{kind}.{partition}")
+/// `shop.log.<kind>.<partition>`: the part of a kind's log that belongs to one partition; once the shop was
+/// repartitioned, `shop.log.<kind>.<generation>.<partition>`.
+pub fn log(kind: Kind, generation: u32, partition: u16) -> String {
+    match generation {
+        0 => format!("shop.log.{kind}.{partition}"),
+        generation => format!("shop.log.{kind}.{generation}.{partition}"),
+    }
+}
+
+/// All subjects of a kind's log. One by one, so that nothing is taken that is for no partition.
+pub(crate) fn logs(kind: Kind, generation: u32, partitions: u16) -> Vec<String> {
+    (0..partitions).map(|partition| log(kind, generation, partition)).collect()
+}
+
+/// The generation and the partition that the subject of a record names.
+pub(crate) fn place(subject: &str) -> Option<(u32, u16)> {
+    let (_, place) = subject.strip_prefix("shop.log.")?.split_once('.')?;
+    let (generation, partition) = place.split_once('.').unwrap_or(("0", place));
+    Some((generation.parse().ok()?, partition.parse().ok()?))
 }
 
 /// `shop.dead.<kind>.<epoch>.<sequence>`: the dead letter from one place in one log.
@@ -88,6 +113,17 @@ mod tests {
             assert_eq!(elected(&election(&stream(kind))), Some(kind));
         }
         assert_eq!(elected(&election(DEAD_STREAM)), None);
+    }
+
+    #[test]
+    fn a_records_subject_says_of_which_generation_and_partition_it_is() {
+        for (generation, partition, subject) in [(0, 7, "shop.log.order.7"), (3, 11, "shop.log.order.3.11")] {
+            assert_eq!(log(Kind::Order, generation, partition), subject);
+            assert_eq!(place(subject), Some((generation, partition)));
+        }
+        for other in ["shop.log.order", "shop.log.order.x", "shop.log.order.1.2.3", "shop.order.o-1.get"] {
+            assert_eq!(place(other), None, "{other}");
+        }
     }
 
     #[test]

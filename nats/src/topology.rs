@@ -10,7 +10,7 @@ use async_nats::jetstream::{
 use shop_domain::{kind::Kind, logic::Logic};
 use tokio::time::{Instant, sleep};
 
-use crate::{connection::Connection, log::Identity, subject};
+use crate::{connection::Connection, layout::Cut, log::Identity, subject};
 
 /// Partitions of a kind on a single server, where every frame costs an fsync.
 const PARTITIONS_SINGLE: u16 = 1;
@@ -22,12 +22,18 @@ const REPLICAS_CLUSTER: usize = 3;
 pub const PARTITIONS_MAX: u16 = 256;
 
 const EPOCH: &str = "shop.epoch";
+/// The epoch by which links know it, where that is another one.
+const LINK_EPOCH: &str = "shop.link-epoch";
 const PARTITIONS: &str = "shop.partitions";
 /// The logic version that the log begins with.
 const LOGIC: &str = "shop.logic";
+/// The sequence from which on it is read, if that is not its first: snapshots stand for what came before.
+const BEGINS: &str = "shop.begins";
 const FORMAT: &str = "shop.format";
 /// The format of what is in the log.
 const FORMAT_VERSION: &str = "1";
+/// What is there instead until all of a backup is restored.
+const FORMAT_RESTORING: &str = "restoring";
 
 /// A stream without a limit, as its configuration says it.
 const UNLIMITED: i64 = -1;
@@ -69,7 +75,7 @@ pub enum TopologyError {
     /// The stream has another number of partitions.
     #[error(
         "the log of {kind} has {found} partitions, but {expected} are configured; \
-         start with --partitions {found} (the count is fixed when the streams are made)"
+         start with --partitions {found} or without, or change the count: shop-actors repartition"
     )]
     Partitions {
         /// Whose log.
@@ -107,6 +113,12 @@ pub enum TopologyError {
     /// More partitions than there can be, or none.
     #[error("{0} partitions are configured; there must be 1 to {PARTITIONS_MAX}")]
     PartitionCount(u16),
+    /// What is in a stream is not all of it yet.
+    #[error(
+        "a backup is being restored into the stream {0}, or that was interrupted: start when `shop-actors restore` has \
+         come to its end, or run it again"
+    )]
+    Restoring(String),
     /// A stream of that name that the shop did not make.
     #[error("the stream {stream} was not made by the shop, or by another version of it: its metadata say {found:?}")]
     Foreign {
@@ -125,25 +137,9 @@ impl Connection {
         if !(1..=PARTITIONS_MAX).contains(&partitions) {
             return Err(TopologyError::PartitionCount(partitions));
         }
-        let epoch = uuid::Uuid::new_v4().as_u64_pair().0;
-        let config = Config {
-            description: Some(format!("the shop's log of every {kind}")),
-            // One by one, so that nothing is taken that is for no partition.
-            subjects: (0..partitions).map(|partition| subject::log(kind, partition)).collect(),
-            // A log that is full refuses; it never forgets.
-            discard: DiscardPolicy::New,
-            max_bytes: topology.log_max_bytes.map_or(UNLIMITED, max_bytes),
-            deny_delete: true,
-            // Only from its beginning on, and only what snapshots stand for: `shop-actors trim`.
-            deny_purge: false,
-            metadata: HashMap::from([
-                (EPOCH.into(), format!("{epoch:016x}")),
-                (PARTITIONS.into(), partitions.to_string()),
-                (LOGIC.into(), Logic::NEWEST.to_string()),
-                (FORMAT.into(), FORMAT_VERSION.into()),
-            ]),
-            ..stream(subject::stream(kind), self.replicas(topology)?)
-        };
+        let (logic, replicas) = (Logic::NEWEST.number(), self.replicas(topology)?);
+        let max_bytes = topology.log_max_bytes.map_or(UNLIMITED, max_bytes);
+        let config = Config { max_bytes, ..log(kind, new_epoch(), partitions, logic, replicas) };
         let info = self.ensure_stream(config, topology).await?;
         let identity = identity_of(&info)?;
         self.ensure_room(&info.config, topology).await?;
@@ -157,19 +153,11 @@ impl Connection {
 
     /// Makes the stream of dead letters unless it exists.
     pub async fn ensure_dead_letters(&self, topology: Topology) -> Result<(), TopologyError> {
-        let config = Config {
-            description: Some("what was in the shop's logs and could not be read, with the reason".into()),
-            subjects: vec!["shop.dead.>".into()],
-            // Nothing is dropped without a word: neither when there are many, nor by hand.
-            discard: DiscardPolicy::New,
-            deny_delete: true,
-            deny_purge: true,
-            ..stream(subject::DEAD_STREAM.into(), self.replicas(topology)?)
-        };
+        let config = dead_letters(self.replicas(topology)?);
         self.ensure_stream(config, topology).await.map(drop)
     }
 
-    fn replicas(&self, topology: Topology) -> Result<usize, TopologyError> {
+    pub(crate) fn replicas(&self, topology: Topology) -> Result<usize, TopologyError> {
         match topology.replicas {
             None => Ok(if self.is_clustered() { REPLICAS_CLUSTER } else { 1 }),
             Some(1) => Ok(1),
@@ -228,24 +216,35 @@ fn max_bytes(bytes: u64) -> i64 {
     if bytes == 0 { UNLIMITED } else { i64::try_from(bytes).unwrap_or(i64::MAX) }
 }
 
+/// What the server says of a stream; none when there is none.
+pub(crate) async fn find(
+    context: &jetstream::Context,
+    name: &str,
+) -> Result<Option<jetstream::stream::Info>, TopologyError> {
+    let error = match context.get_stream(name).await {
+        Ok(stream) => return Ok(Some(stream.cached_info().clone())),
+        Err(error) => error,
+    };
+    match error.kind() {
+        GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+        GetStreamErrorKind::JetStream(error) if is_off(error.error_code()) => {
+            Err(TopologyError::NoJetStream(error.to_string()))
+        }
+        GetStreamErrorKind::Request if nobody_answers(&error) => Err(TopologyError::NoJetStream(error.to_string())),
+        GetStreamErrorKind::JetStream(_)
+        | GetStreamErrorKind::EmptyName
+        | GetStreamErrorKind::Request
+        | GetStreamErrorKind::InvalidStreamName => {
+            Err(TopologyError::Server { stream: name.to_owned(), reason: error.to_string() })
+        }
+    }
+}
+
 async fn find_or_make(context: &jetstream::Context, config: &Config) -> Result<jetstream::stream::Info, TopologyError> {
     let name = &config.name;
     let failed = |reason: String| TopologyError::Server { stream: name.clone(), reason };
-    match context.get_stream(name).await {
-        Ok(stream) => return Ok(stream.cached_info().clone()),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
-            GetStreamErrorKind::JetStream(error) if is_off(error.error_code()) => {
-                return Err(TopologyError::NoJetStream(error.to_string()));
-            }
-            GetStreamErrorKind::Request if nobody_answers(&error) => {
-                return Err(TopologyError::NoJetStream(error.to_string()));
-            }
-            GetStreamErrorKind::JetStream(_)
-            | GetStreamErrorKind::EmptyName
-            | GetStreamErrorKind::Request
-            | GetStreamErrorKind::InvalidStreamName => return Err(failed(error.to_string())),
-        },
+    if let Some(info) = find(context, name).await? {
+        return Ok(info);
     }
     match context.create_stream(config.clone()).await {
         Ok(stream) => Ok(stream.cached_info().clone()),
@@ -269,32 +268,115 @@ fn nobody_answers(error: &(dyn std::error::Error + 'static)) -> bool {
     failed.is_some_and(|failed| failed.kind() == RequestErrorKind::NoResponders)
 }
 
-fn is_name_taken(error: &CreateStreamErrorKind) -> bool {
+pub(crate) fn is_name_taken(error: &CreateStreamErrorKind) -> bool {
     matches!(error, CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST)
+}
+
+/// The number that tells a new log from all others.
+pub(crate) fn new_epoch() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
+}
+
+/// The stream of a kind's log.
+pub(crate) fn log(kind: Kind, epoch: u64, partitions: u16, logic: u32, replicas: usize) -> Config {
+    Config {
+        description: Some(format!("the shop's log of every {kind}")),
+        // One by one, so that nothing is taken that is for no partition.
+        subjects: subject::logs(kind, 0, partitions),
+        // A log that is full refuses; it never forgets.
+        discard: DiscardPolicy::New,
+        max_bytes: UNLIMITED,
+        deny_delete: true,
+        // Only from its beginning on, and only what snapshots stand for: `shop-actors trim`.
+        deny_purge: false,
+        metadata: HashMap::from([
+            (EPOCH.into(), format!("{epoch:016x}")),
+            (PARTITIONS.into(), partitions.to_string()),
+            (LOGIC.into(), logic.to_string()),
+            (FORMAT.into(), FORMAT_VERSION.into()),
+        ]),
+        ..stream(subject::stream(kind), replicas)
+    }
+}
+
+/// The stream of dead letters.
+pub(crate) fn dead_letters(replicas: usize) -> Config {
+    Config {
+        description: Some("what was in the shop's logs and could not be read, with the reason".into()),
+        subjects: vec!["shop.dead.>".into()],
+        // Nothing is dropped without a word: neither when there are many, nor by hand.
+        discard: DiscardPolicy::New,
+        deny_delete: true,
+        deny_purge: true,
+        ..stream(subject::DEAD_STREAM.into(), replicas)
+    }
+}
+
+/// A stream that no host uses yet, because a backup is being restored into it.
+pub(crate) fn closed(mut config: Config) -> Config {
+    config.metadata.insert(FORMAT.into(), FORMAT_RESTORING.into());
+    config
+}
+
+/// The same stream when all of the backup is there.
+pub(crate) fn opened(mut config: Config) -> Config {
+    config.metadata.insert(FORMAT.into(), FORMAT_VERSION.into());
+    config
+}
+
+/// Whether a backup is being restored into a stream, or that was interrupted.
+pub(crate) fn is_closed(config: &Config) -> bool {
+    config.metadata.get(FORMAT).is_some_and(|format| format == FORMAT_RESTORING)
+}
+
+/// A stream whose links are known by the epoch of the log that it is made from.
+pub(crate) fn linked(mut config: Config, link_epoch: u64) -> Config {
+    config.metadata.insert(LINK_EPOCH.into(), format!("{link_epoch:016x}"));
+    config
 }
 
 fn stream(name: String, replicas: usize) -> Config {
     Config { name, storage: StorageType::File, num_replicas: replicas, allow_direct: true, ..Config::default() }
 }
 
+/// Says in a stream's metadata how its log is cut.
+pub(crate) fn describe(metadata: &mut HashMap<String, String>, cut: &Cut) {
+    metadata.extend([
+        (EPOCH.into(), format!("{:016x}", cut.epoch)),
+        (PARTITIONS.into(), cut.partitions.to_string()),
+        (LOGIC.into(), cut.logic.to_string()),
+        (BEGINS.into(), cut.begins_at.to_string()),
+    ]);
+    // Links count anew.
+    metadata.remove(LINK_EPOCH);
+}
+
 /// Reads which log a stream is.
 pub(crate) fn identity_of(info: &jetstream::stream::Info) -> Result<Identity, TopologyError> {
     let metadata = &info.config.metadata;
     let get = |name: &str| metadata.get(name).map(String::as_str);
-    let epoch = get(EPOCH).and_then(|epoch| u64::from_str_radix(epoch, 16).ok());
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    let epoch = get(EPOCH).and_then(number);
+    let link_epoch = get(LINK_EPOCH).map_or(epoch, number);
     let partitions = get(PARTITIONS).and_then(|partitions| partitions.parse().ok()).filter(|count| *count > 0);
     // A log that does not say so was begun before there was a second version.
     let logic = get(LOGIC).map_or(Some(Logic::V1.number()), |logic| logic.parse().ok());
-    match (epoch, partitions, logic, get(FORMAT)) {
-        (Some(epoch), Some(partitions), Some(logic), Some(FORMAT_VERSION)) => Ok(Identity {
-            created_unix_ns: info.created.unix_timestamp_nanos(),
-            epoch,
-            partitions,
-            logic,
-            first_sequence: info.state.first_sequence,
-            last_sequence: info.state.last_sequence,
-        }),
-        (_, _, _, _) => {
+    let begins = get(BEGINS).map_or(Some(1), |begins| begins.parse().ok());
+    match (epoch.zip(link_epoch), partitions, logic, begins, get(FORMAT)) {
+        (Some((epoch, link_epoch)), Some(partitions), Some(logic), Some(begins), Some(FORMAT_VERSION)) => {
+            Ok(Identity {
+                created_unix_ns: info.created.unix_timestamp_nanos(),
+                epoch,
+                link_epoch,
+                partitions,
+                logic,
+                // One that never had a record says 0.
+                first_sequence: info.state.first_sequence.max(begins),
+                last_sequence: info.state.last_sequence,
+            })
+        }
+        (_, _, _, _, Some(FORMAT_RESTORING)) => Err(TopologyError::Restoring(info.config.name.clone())),
+        (_, _, _, _, _) => {
             Err(TopologyError::Foreign { stream: info.config.name.clone(), found: format!("{metadata:?}") })
         }
     }

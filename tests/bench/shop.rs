@@ -10,12 +10,13 @@ use std::{
 use async_nats::jetstream;
 use futures::{StreamExt, stream};
 use hyper::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
 use shop_domain::kind::Kind;
-use shop_nats::{connection::Connection, frame::Payload, jetstream::JetStreamLog, log::Log, subject};
+use shop_nats::{access::Access, connection::Connection, frame::Payload, jetstream::JetStreamLog, log::Log, subject};
 use shop_tests::{
     bench::report::Sync,
     client::Client,
+    fill,
     folder::Folder,
     process::{Process, Signal},
     programs::Program,
@@ -25,10 +26,6 @@ use tokio::time::sleep;
 
 use crate::{load::PRICE, nats::Nats, options::Options};
 
-/// What every wallet and every product begins with: more than is ever spent here.
-const PLENTY: u64 = 1_000_000_000_000;
-/// Requests on their way while the shop is filled.
-const SEEDS: usize = 1_024;
 /// How often one looks whether a shop that starts is ready.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 /// How long a shop may take to start. It gives up itself after two minutes.
@@ -98,17 +95,9 @@ impl OpenShop {
 
     /// Adds wallets and products up to so many, all of them with plenty.
     async fn fill(&mut self, wallets: u64, products: u64) {
-        let client = &self.connect().await;
-        let wallet =
-            |number: u64| (subject::door(Kind::Wallet, &format!("u{number}"), "open"), json!({ "balance": PLENTY }));
-        let product = |number: u64| {
-            let product = json!({ "name": "a thing", "price": PRICE, "stock": PLENTY });
-            (subject::door(Kind::Product, &format!("p{number}"), "create"), product)
-        };
-        let wallet_requests = (self.wallets + 1..=wallets).map(wallet);
-        let requests = wallet_requests.chain((self.products + 1..=products).map(product));
-        let sent = stream::iter(requests).map(|(subject, body)| make(client, subject, body)).buffer_unordered(SEEDS);
-        sent.collect::<()>().await;
+        let nats = self.connect().await;
+        fill::wallets(&nats, self.wallets + 1..=wallets).await;
+        fill::products(&nats, self.products + 1..=products, PRICE).await;
         (self.wallets, self.products) = (self.wallets.max(wallets), self.products.max(products));
     }
 
@@ -167,8 +156,9 @@ impl OpenShop {
     /// The shop's own messages in all logs: a frame, which is one JetStream message, holds many.
     /// Counts on from where it was counted before.
     pub(crate) async fn count_messages(&self, counted: &mut Counted) -> u64 {
-        let connection = Connection::connect(self.nats_url(), "shop-bench").await.expect("the nats-server is there");
-        let log = JetStreamLog::new(&connection, &connection);
+        let connection =
+            Connection::connect(&Access::to(self.nats_url()), "shop-bench").await.expect("the nats-server is there");
+        let log = JetStreamLog::open(&connection, &connection).await.unwrap();
         for (kind, (after, messages)) in Kind::ALL.iter().zip(&mut counted.0) {
             let identity = log.identity(*kind).await.unwrap_or_else(|error| panic!("{error}"));
             let mut records = log.read(*kind, identity.epoch, *after);
@@ -253,21 +243,6 @@ async fn opened(process: &mut Process) -> (SocketAddr, Option<Server>) {
     let words = process.stdout();
     let pid = word_after(&words, ", pid ").and_then(|pid| pid.parse().ok());
     (http, pid.map(|pid| Server::Own { url, pid }))
-}
-
-/// Sends one command, which must not be refused. A door that is overloaded is asked again.
-async fn make(client: &async_nats::Client, subject: String, body: Value) {
-    let body = bytes::Bytes::from(body.to_string());
-    until(&format!("{subject} is done"), async || {
-        let answer = client.request(subject.clone(), body.clone()).await.ok()?;
-        let Some(error) = answer.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error")) else {
-            return Some(());
-        };
-        // Done before, when the answer was lost.
-        assert!(["overloaded", "unavailable", "already_exists"].contains(&error.as_str()), "{subject}: {error}");
-        (error.as_str() == "already_exists").then_some(())
-    })
-    .await;
 }
 
 fn bytes_in(folder: &Path) -> u64 {

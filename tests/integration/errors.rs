@@ -4,7 +4,7 @@ use futures::future::pending;
 use hyper::Method;
 use serde_json::{Value, json};
 use shop_domain::kind::Kind;
-use shop_nats::connection::Connection;
+use shop_nats::{access::Access, connection::Connection};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
@@ -213,7 +213,7 @@ async fn an_order_that_the_log_has_taken_is_never_a_server_error() {
 async fn a_bridge_that_holds_no_more_requests_says_so() {
     let shop = TestShop::open().await;
     shop.wallet("alice", 1).await;
-    let connection = Connection::connect(&shop.shop.nats_url(), "small-bridge").await.unwrap();
+    let connection = Connection::connect(&Access::to(shop.shop.nats_url()), "small-bridge").await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let small = Customer::of(&listener.local_addr().unwrap().to_string());
     let config = shop_bridge_http::Config { in_flight_max: 1, ..Default::default() };

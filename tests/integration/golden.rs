@@ -52,6 +52,7 @@ impl Recording {
         let identity = |log: &RecordedLog| Identity {
             created_unix_ns: 0,
             epoch: log.epoch,
+            link_epoch: log.epoch,
             partitions: log.partitions,
             logic: log.logic,
             first_sequence: 1,

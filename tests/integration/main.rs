@@ -1,5 +1,6 @@
 //! The whole shop, seen from outside.
 
+mod backup;
 mod bundles;
 mod concurrency;
 mod contract;
@@ -13,6 +14,7 @@ mod orders;
 mod processes;
 mod readme;
 mod reads;
+mod repartition;
 mod shop;
 mod snapshots;
 mod story;

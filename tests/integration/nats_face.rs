@@ -456,3 +456,29 @@ async fn an_answer_is_not_sent_to_where_the_shop_itself_listens() {
     assert_eq!(log.cached_info().state.messages, 2, "only what was asked for is in the log");
     shop.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_read_on_though_its_consumers_say_that_they_are_there_and_bring_nothing() {
+    let shop = TestShop::open().await;
+    shop.product("pear", 100, 10).await;
+    shop.wallet("alice", 10_000).await;
+    let nats = client(&shop).await;
+    let mut paused = 0;
+    for kind in Kind::ALL {
+        let stream = format!("SHOP_{}", kind.as_str().to_uppercase());
+        let consumers = ask(&nats, &format!("$JS.API.CONSUMER.NAMES.{stream}"), "", &[]).await;
+        let consumers: Value = serde_json::from_slice(&consumers.payload).unwrap();
+        for consumer in consumers["consumers"].as_array().unwrap() {
+            let subject = format!("$JS.API.CONSUMER.PAUSE.{stream}.{}", consumer.as_str().unwrap());
+            let for_ever = json!({ "pause_until": "2100-01-01T00:00:00Z" }).to_string();
+            let answer: Value = serde_json::from_slice(&ask(&nats, &subject, for_ever, &[]).await.payload).unwrap();
+            assert_eq!(answer["paused"], true, "{answer}");
+            paused += 1;
+        }
+    }
+    assert_eq!(paused, Kind::ALL.len(), "each kind has one reader");
+    let order = json!({ "id": "o-1", "user": "alice", "lines": [{ "product": "pear", "quantity": 1 }] });
+    let place = || async { shop.post("/orders", order.clone()).await.status };
+    eventually("that the order is confirmed", place, |status| *status == 201).await;
+    shop.close().await;
+}

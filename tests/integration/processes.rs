@@ -1,5 +1,6 @@
 //! The real programs as processes: started, killed, stopped, starved and started again.
 
+mod access;
 mod answers;
 mod crashes;
 mod kinds;

@@ -4,7 +4,7 @@
 use async_nats::jetstream;
 use serde_json::json;
 use shop_domain::kind::Kind;
-use shop_nats::{connection::Connection, frame::Upgrade, topology::Topology};
+use shop_nats::{access::Access, connection::Connection, frame::Upgrade, topology::Topology};
 use shop_tests::{
     client::Client,
     cluster::{ALL_KINDS, Cluster, delete},
@@ -19,7 +19,7 @@ pub(crate) const PARTITIONS: u16 = 2;
 
 /// Logs as a shop made them before there was a second logic version.
 pub(crate) async fn logs_of_an_old_shop(nats_url: &str) {
-    let connection = Connection::connect(nats_url, "test").await.unwrap();
+    let connection = Connection::connect(&Access::to(nats_url), "test").await.unwrap();
     let jetstream = jetstream::new(async_nats::connect(nats_url).await.unwrap());
     for kind in Kind::ALL {
         connection

@@ -1,8 +1,6 @@
 //! `just scale`: customers order without a pause while a second and a third host come, one is killed
 //! and comes back, and two leave again; shows what that does to them, and who owns what.
 
-mod load;
-
 use std::{
     collections::BTreeMap,
     fmt::{self, Write as _},
@@ -15,14 +13,13 @@ use clap::Parser;
 use serde_json::Value;
 use shop_tests::{
     cluster::{ALL_KINDS, Cluster},
+    load::{Load, Seen},
     parts::Part,
     process::Process,
     programs::Program,
     wait::until,
 };
 use tokio::time::sleep;
-
-use crate::load::{Load, Seen};
 
 /// Partitions of each kind.
 const PARTITIONS: u16 = 12;

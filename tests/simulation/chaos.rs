@@ -40,6 +40,8 @@ pub(crate) enum Moment {
     Checkpoint,
     /// A host answers a caller.
     Reply,
+    /// A host has written a snapshot but for its last byte.
+    Snapshot,
 }
 
 /// With what a host comes back.
@@ -150,7 +152,8 @@ impl Moment {
     /// Whether a harm can happen at such a moment.
     const fn allows(self, harm: Harm) -> bool {
         match harm {
-            Harm::Refused | Harm::Lost | Harm::Unacknowledged => matches!(self, Self::Request | Self::Append),
+            Harm::Refused => matches!(self, Self::Request | Self::Append | Self::Snapshot),
+            Harm::Lost | Harm::Unacknowledged => matches!(self, Self::Request | Self::Append),
             Harm::Twice | Harm::Late | Harm::ReaderLost | Harm::ReadFailed => matches!(self, Self::Delivery),
             Harm::CrashBefore(Keep::Latest) => true,
             // A door has no checkpoints.
@@ -254,6 +257,7 @@ impl Mischief {
         }
         harm.inspect(|harm| {
             let fault = match (harm, moment) {
+                (Harm::Refused, Moment::Snapshot) => Fault::SnapshotRefused,
                 (Harm::Refused, _) => Fault::PublishRefused,
                 (Harm::Lost, _) => Fault::PublishLost,
                 (Harm::Unacknowledged, _) => Fault::AcknowledgementLost,
@@ -269,6 +273,8 @@ impl Mischief {
                 (Harm::CrashAfter(_), Moment::Checkpoint) => Fault::CrashAfterCheckpoint,
                 (Harm::CrashBefore(_), Moment::Reply) => Fault::CrashBeforeReply,
                 (Harm::CrashAfter(_), Moment::Reply) => Fault::CrashAfterReply,
+                (Harm::CrashBefore(_), Moment::Snapshot) => Fault::CrashBeforeSnapshot,
+                (Harm::CrashAfter(_), Moment::Snapshot) => Fault::CrashAfterSnapshot,
             };
             self.count(fault);
         })
@@ -347,7 +353,8 @@ impl Seeded {
                 162..=164 => Some(Harm::ReadFailed),
                 165.. => None,
             },
-            Moment::Request | Moment::Append | Moment::Checkpoint | Moment::Reply => None,
+            Moment::Snapshot if self.chance.u32(0..100) < self.faults_percent => Some(Harm::Refused),
+            Moment::Request | Moment::Append | Moment::Checkpoint | Moment::Reply | Moment::Snapshot => None,
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use futures::FutureExt;
+use futures::{FutureExt, future::OptionFuture};
 use shop_actors::{
     kind_host::{KindError, KindHost, View, caught_up},
     outbox::Logs,
+    snapshot::keeper::{Keeper, Schedule},
     store::{Store, memory::MemoryStore},
     turn::{Role, Turn},
 };
@@ -20,7 +21,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     chaos::Keep,
@@ -28,6 +29,7 @@ use crate::{
     life::{Cellar, Life},
     reads::Reads,
     trace::Fault,
+    vault::Vault,
 };
 
 /// Answers that wait for whoever takes them.
@@ -52,6 +54,15 @@ pub(crate) struct Host {
     task: JoinHandle<()>,
 }
 
+/// What there is around a host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    /// How many standbys a partition is to have; none if the host believes that it is the only one.
+    pub(crate) standbys: Option<usize>,
+    /// How often it writes snapshots, if there are any.
+    pub(crate) schedule: Option<Schedule>,
+}
+
 /// Whose turn it is to send, and which partitions are held, on a host that knows of no others.
 fn alone(identity: &Identity) -> (Vec<Turn>, watch::Receiver<BTreeSet<u16>>) {
     let all = 0..identity.partitions;
@@ -59,15 +70,15 @@ fn alone(identity: &Identity) -> (Vec<Turn>, watch::Receiver<BTreeSet<u16>>) {
 }
 
 impl Host {
-    /// Starts a host that finds these checkpoints, among others of which so many are to be standbys, or alone.
-    pub(crate) fn start(life: Arc<Life>, log: &MemoryLog, store: MemoryStore, standbys: Option<usize>) -> Self {
+    /// Starts a host that finds these checkpoints.
+    pub(crate) fn start(life: Arc<Life>, log: &MemoryLog, store: MemoryStore, setting: Setting) -> Self {
         let kind = life.kind;
         let identity = identities(log)[&kind];
         let cellar = Cellar::new(Arc::clone(&life), store);
         let (view, seen) = watch::channel(Arc::new(View::default()));
         let (replies, given) = mpsc::channel(REPLIES);
         tokio::spawn(Arc::clone(&life).answer(given));
-        let (member, (turns, held)) = match standbys {
+        let (member, (turns, held)) = match setting.standbys {
             None => (None, alone(&identity)),
             Some(standbys) => {
                 let (member, turns, held) = Member::join(&life, &identity, standbys);
@@ -77,8 +88,21 @@ impl Host {
         let reads = Reads::new(&life, log, identity.partitions, &seen);
         let (log, stop) = (log.under(life.clone()), CancellationToken::new());
         let (lives, store, stopped) = (Arc::clone(&life), Arc::new(cellar.clone()), stop.clone());
-        let host = production(kind, log, store, replies, view, (turns, held));
-        let task = tokio::spawn(async move { lives.ended(host.run(stopped).await) });
+        let mut host = production(kind, log.clone(), store, replies, view, (turns, held));
+        host.snapshots = setting.schedule.map(|_| Vault::snapshots(&life));
+        let keeper = host.snapshots.clone().zip(setting.schedule);
+        let keeper = keeper.map(|vault| Keeper::new(kind, identity, Arc::new(log), vault, seen.clone()));
+        let task = tokio::spawn(async move {
+            let stop_keeping = CancellationToken::new();
+            let keep = |keeper: Keeper| AbortOnDropHandle::new(tokio::spawn(keeper.run(stop_keeping.clone())));
+            let keeping = keeper.map(keep);
+            let outcome = host.run(stopped).await;
+            stop_keeping.cancel();
+            if let Some(Err(panic)) = OptionFuture::from(keeping).await {
+                lives.observer().report(format!("snapshots of {kind} could not be written: {panic}"));
+            }
+            lives.ended(outcome);
+        });
         let catching_up = tokio::spawn(caught_up(seen.clone()));
         Self { kind, life, cellar, view: seen, member, reads, catching_up, leaves_at: None, stop, task }
     }

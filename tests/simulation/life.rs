@@ -12,7 +12,7 @@ use bytes::Bytes;
 use shop_actors::{
     kind_host::KindError,
     replay::Place,
-    snapshot::SnapshotError,
+    snapshot::{Name, SnapshotError},
     store::{Checkpoint, Frozen, Items, Meta, SharedShelf, Shelf, Store, StoreError, memory::MemoryStore},
     turn::Role,
 };
@@ -29,12 +29,14 @@ use crate::{
     observer::Observer,
     sim::Event,
     trace::Fault,
+    vault::Vault,
 };
 
 /// What the hosts and doors of a run share.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) mischief: Mischief,
+    pub(crate) vault: Vault,
     pub(crate) observer: Observer,
     pub(crate) answers: Mutex<Answers>,
     pub(crate) events: mpsc::UnboundedSender<Event>,
@@ -103,6 +105,9 @@ impl Life {
     /// it again; what may not is a violation.
     pub(crate) fn ended(&self, outcome: Result<(), KindError>) {
         match outcome {
+            Err(KindError::Log(error)) if error.to_string().ends_with("is missing") => {
+                self.count(Fault::CutUnderReader)
+            }
             Ok(()) | Err(KindError::Log(_) | KindError::Stuck(_)) => {}
             Err(
                 error @ (KindError::Attach(_)
@@ -113,6 +118,16 @@ impl Life {
             ) => self.world.observer.report(format!("the host of {} ended: {error}", self.kind)),
         }
         let _the_run_is_over = self.world.events.send(Event::Ended(self.number));
+    }
+
+    /// The life of somebody who looks after the logs of a kind.
+    pub(crate) fn of_operator(number: u64, kind: Kind, world: &Arc<World>) -> Arc<Self> {
+        Self::begin(number, kind, Moment::Append, world)
+    }
+
+    /// What it shares with all others.
+    pub(crate) fn world(&self) -> &World {
+        &self.world
     }
 
     /// Who sees what it shows.
@@ -146,7 +161,7 @@ impl Life {
 
     /// It hands a frame to the log.
     fn hands_in(&self, to: Place, frame: &Bytes) {
-        let Ok(Payload::Frame(Frame { source, first, messages })) = Payload::decode(to.0, frame) else { return };
+        let Ok(Payload::Frame(Frame { source, first, messages, .. })) = Payload::decode(to.0, frame) else { return };
         let Source { origin: Origin::Partition(kind, partition), .. } = source else { return };
         let last = first + messages.len() as u64 - 1;
         let mut deeds = self.deeds();
@@ -181,7 +196,8 @@ impl Life {
         self.deeds.lock().expect("nobody panics while noting")
     }
 
-    fn at(&self, moment: Moment) -> Option<Harm> {
+    /// What goes wrong at this moment of it.
+    pub(crate) fn at(&self, moment: Moment) -> Option<Harm> {
         self.world.mischief.at(moment, self.kind)
     }
 
@@ -358,6 +374,18 @@ impl Shelf for CellarShelf {
     }
 
     fn restore(&self, meta: &Meta, items_max: u64, items: &mut Items<'_>) -> Result<(), SnapshotError> {
-        self.shelf.restore(meta, items_max, items)
+        let life = &self.cellar.life;
+        if life.kept().is_some() {
+            return Ok(());
+        }
+        let before = self.shelf.meta()?;
+        self.shelf.restore(meta, items_max, items)?;
+        let place = (life.kind, self.partition);
+        life.world.observer.settled(life.kind, self.partition, meta.cursor, "a snapshot");
+        life.count(if before.is_some() { Fault::RestoredBehind } else { Fault::Restored });
+        if life.world.vault.is_newer_spoiled(place, Name::of(meta)) {
+            life.count(Fault::RestoredOlder);
+        }
+        Ok(())
     }
 }

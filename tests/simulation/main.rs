@@ -14,6 +14,7 @@ mod plan;
 mod reads;
 mod sim;
 mod trace;
+mod vault;
 
 use std::{
     sync::atomic::Ordering,
@@ -22,6 +23,7 @@ use std::{
 
 use chaos::Moment;
 use exhaustive::{CANCEL, Case, RIGHT_BEHIND, SCENARIOS, all_scenarios};
+use shop_actors::snapshot::keeper::Schedule;
 use shop_domain::logic::Logic;
 use sim::{Shape, Sim};
 use trace::Trace;
@@ -188,7 +190,14 @@ fn run(seed: u64) -> Trace {
         // Half of all shops have one host for each kind, the others two or three.
         let hosts = [1, 1, 2, 3][chance.usize(0..4)];
         let standbys = chance.usize(0..=usize::from(hosts));
-        let mut sim = Sim::new(chance, Shape { partitions, logic, hosts, standbys });
+        // Half of all shops keep snapshots.
+        let snapshots = chance.bool().then(|| Schedule {
+            records: chance.u64(5..60),
+            interval: Duration::from_secs(chance.u64(1..8)),
+            keep: chance.usize(1..4),
+            retention: None,
+        });
+        let mut sim = Sim::new(chance, Shape { partitions, logic, hosts, standbys, snapshots });
         plan::play(&mut sim).await;
         sim.heal().await;
         check::everything(&mut sim).await;

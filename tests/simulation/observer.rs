@@ -29,7 +29,7 @@ use shop_domain::{
     order::{self, Order, Phase},
 };
 use shop_nats::{
-    frame::{Origin, Source},
+    frame::{Origin, Payload, Source},
     log::{Log, Record},
     memory::MemoryLog,
 };
@@ -204,6 +204,7 @@ impl Book {
 
     fn apply(&mut self, kind: Kind, record: &Record) {
         let at = (kind, record.partition);
+        self.check_cause(at, record);
         let mut found: Vec<Violation> = vec![];
         let states = self.states.entry(at).or_default();
         let step = self.replay.apply_and_look(kind, record, |handled, entity| {
@@ -242,6 +243,23 @@ impl Book {
         self.violations.extend(found.into_iter().map(|violation| format!("{place}: {violation}")));
     }
 
+    /// What a frame says of its cause holds: that is in its log already, and so is all that each message follows from.
+    fn check_cause(&mut self, at: Place, record: &Record) {
+        let Ok(Payload::Frame(frame)) = Payload::decode(at.0, &record.payload) else { return };
+        let (Origin::Partition(kind, partition), cause) = (frame.source.origin, frame.cause) else { return };
+        let Some(cause) = cause.filter(|cause| *cause <= self.seen.get(&kind).copied().unwrap_or_default()) else {
+            let text = format!("{at:?} at {}: {kind} has nothing at {cause:?}, which it follows from", record.sequence);
+            return self.violations.push(text);
+        };
+        let last = frame.first + frame.messages.len() as u64 - 1;
+        let sent = self.sent.get(&((kind, partition), at)).map_or(&[][..], Vec::as_slice);
+        let follows_from = sent.get(sent.partition_point(|(_, number)| *number < last)).map(|(sequence, _)| *sequence);
+        if follows_from.is_none_or(|sequence| sequence > cause) {
+            let text = format!("{at:?} at {}: it follows from {follows_from:?}, not from {cause}", record.sequence);
+            self.violations.push(text);
+        }
+    }
+
     fn note(&mut self, at: Place, sequence: u64, source: Source, handled: &Handled) {
         match handled.arrival.fate {
             Fate::Accepted => drop(self.accepted.insert((at, source), handled.arrival.number)),
@@ -266,7 +284,7 @@ impl Book {
 
     /// Which messages that a partition sent up to a sequence of its log are not stored where they belong.
     fn missing(&self, place: Place, sequence: u64) -> Option<String> {
-        let epoch = self.logs.get(&place.0)?.epoch;
+        let epoch = self.logs.get(&place.0)?.link_epoch;
         let source = Source { origin: Origin::Partition(place.0, place.1), epoch };
         let mut links = self.sent.iter().filter(|((from, _), _)| *from == place);
         links.find_map(|((_, to), sent)| {

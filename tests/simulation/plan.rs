@@ -12,7 +12,7 @@ use shop_domain::{
     product, wallet,
 };
 
-use crate::{chaos::Keep, sim::Sim, trace::Fault};
+use crate::{chaos::Keep, sim::Sim, trace::Fault, vault::Spoil};
 
 /// What every wallet holds at first, and every product.
 const MONEY: u64 = 200;
@@ -62,6 +62,7 @@ pub(crate) async fn play(sim: &mut Sim) {
             }
             18 | 19 => again(sim),
             20..=23 if sim.shape.hosts > 1 => estrange(sim),
+            24 | 25 if sim.shape.snapshots.is_some() => cut_or_spoil(sim),
             20.. => harm(sim, &mut old),
         }
         look(sim, orders);
@@ -165,6 +166,17 @@ fn estrange(sim: &mut Sim) {
         }
         _ => sim.stop(slot),
     }
+}
+
+/// A log is cut behind its snapshots, or something happens to one of these.
+fn cut_or_spoil(sim: &mut Sim) {
+    let kind = any_kind(sim);
+    if sim.chance.bool() {
+        return sim.trim(kind);
+    }
+    let partition = sim.chance.u16(0..sim.shape.partitions);
+    let how = [Spoil::Flip, Spoil::Truncate, Spoil::Lose][sim.chance.usize(0..3)];
+    sim.spoil(kind, partition, how);
 }
 
 fn any_kind(sim: &mut Sim) -> Kind {

@@ -2,6 +2,7 @@
 
 mod company;
 mod hosts;
+mod snapshots;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +12,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use shop_actors::store::memory::MemoryStore;
+use shop_actors::{snapshot::keeper::Schedule, store::memory::MemoryStore};
 use shop_domain::{
     delivery,
     entity::Reply,
@@ -27,11 +28,11 @@ use shop_nats::{
     subject::partition_of,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 
-use self::company::Company;
+use self::{company::Company, snapshots::Queue};
 use crate::{
     chaos::{Act, Keep, Mischief, Moment, Script},
     door::Door,
@@ -40,6 +41,7 @@ use crate::{
     life::{Answers, Life, World},
     observer::Observer,
     trace::Trace,
+    vault::Vault,
 };
 
 /// The place of a host among those of its kind.
@@ -64,6 +66,8 @@ pub(crate) struct Sim {
     away: BTreeMap<Slot, (Instant, MemoryStore)>,
     hearsay: Hearsay,
     company: Company,
+    /// Who is to be let in where the snapshots are.
+    queue: Queue,
     /// Hosts that believe that they are the only ones.
     zombies: Vec<Host>,
     doors: BTreeMap<(Kind, u16), Door>,
@@ -82,11 +86,13 @@ pub(crate) struct Shape {
     pub(crate) hosts: u16,
     /// How many of them hold a partition beside its owner.
     pub(crate) standbys: usize,
+    /// How often they write snapshots, if there are any.
+    pub(crate) snapshots: Option<Schedule>,
 }
 
 impl Shape {
     /// One host for each kind, with one partition.
-    pub(crate) const SMALL: Self = Self { partitions: 1, logic: Logic::NEWEST, hosts: 1, standbys: 0 };
+    pub(crate) const SMALL: Self = Self { partitions: 1, logic: Logic::NEWEST, hosts: 1, standbys: 0, snapshots: None };
 }
 
 /// Something that whoever runs the shop has to do.
@@ -98,6 +104,10 @@ pub(crate) enum Event {
     Ended(u64),
     /// The script says that this is done, at a moment of that kind.
     Act(Act, Kind),
+    /// Somebody wants to be let in where the snapshots are.
+    Asks(oneshot::Sender<()>),
+    /// The log of a kind is cut before that sequence.
+    Cut(Kind, u64),
 }
 
 /// What a caller asked.
@@ -118,6 +128,7 @@ impl Sim {
         let (sender, events) = mpsc::unbounded_channel();
         let world = Arc::new(World {
             mischief: Mischief::new(sender.clone()),
+            vault: Vault::default(),
             observer: Observer::new(log.clone()),
             answers: Answers::default().into(),
             events: sender,
@@ -132,6 +143,7 @@ impl Sim {
             away: BTreeMap::new(),
             hearsay: Hearsay::default(),
             company: Company::default(),
+            queue: Queue::default(),
             zombies: vec![],
             doors: BTreeMap::new(),
             lives: 0,
@@ -203,6 +215,7 @@ impl Sim {
                         break;
                     }
                     self.mind_the_hosts();
+                    self.let_one_in().await;
                 }
             }
         }
@@ -238,6 +251,8 @@ impl Sim {
                 self.zombies.retain(|zombie| zombie.life.number != life);
             }
             Event::Act(act, kind) => self.act(act, kind),
+            Event::Asks(let_in) => self.queue(let_in),
+            Event::Cut(kind, first) => self.cut(kind, first),
         }
     }
 

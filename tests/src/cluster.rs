@@ -15,10 +15,11 @@ use crate::{
     client::Client,
     disk::Disks,
     folder::Folder,
+    machines::Machines,
     process::{Launcher, Process},
     programs::Program,
     proxy::Proxy,
-    servers::Servers,
+    servers::{SERVERS, Servers},
     wait::until,
 };
 
@@ -76,10 +77,14 @@ pub struct Cluster {
     /// Where the logs and the checkpoints of all hosts lie, unless that is the folder itself.
     disks: Option<Disks>,
     lines: Option<Lines>,
+    /// The machines on which its servers and hosts are, one each, by number.
+    machines: Option<Machines>,
     /// How hosts are started.
     launcher: Launcher,
     /// In how many partitions every kind is to be cut, if that is said.
     partitions: Option<u16>,
+    /// Whether hosts keep snapshots.
+    keeps_snapshots: bool,
     /// How long bridges serve after SIGTERM, for those who choose between them.
     leave_time: Duration,
     /// Where the bridge was at its first start; it stays there.
@@ -116,12 +121,34 @@ impl Cluster {
         Self::of(servers, folder, None).with(hosts).await
     }
 
+    /// Starts three nats-servers and these hosts, one of each on each machine, and the bridge in the hub.
+    pub async fn start_on_machines(machines: Machines, hosts: &[(&'static str, &'static str); SERVERS]) -> Self {
+        let folder = Folder::new();
+        let servers = Servers::on(&machines, folder.path()).await.unwrap_or_else(|error| panic!("{error}"));
+        let cluster = Self::of(servers, folder, None);
+        Self { machines: Some(machines), ..cluster }.with(hosts).await
+    }
+
     /// Nothing but these nats-servers.
     pub fn of(servers: Servers, folder: Folder, partitions: Option<u16>) -> Self {
         let http = SocketAddr::from(([127, 0, 0, 1], 0));
         let (hosts, launcher) = (BTreeMap::new(), Launcher::default());
-        let (bridge, disks, lines, leave_time) = (None, None, None, Duration::ZERO);
-        Self { hosts, bridge, servers, disks, lines, launcher, partitions, leave_time, http, folder }
+        let (bridge, disks, lines, machines) = (None, None, None, None);
+        let (keeps_snapshots, leave_time) = (false, Duration::ZERO);
+        Self {
+            hosts,
+            bridge,
+            servers,
+            disks,
+            lines,
+            machines,
+            launcher,
+            partitions,
+            keeps_snapshots,
+            leave_time,
+            http,
+            folder,
+        }
     }
 
     /// Like [`Self::start`], with disks that can be filled and lines that can be cut. Without
@@ -175,10 +202,18 @@ impl Cluster {
         self
     }
 
+    /// From now on hosts are started that keep snapshots.
+    pub fn that_keeps_snapshots(mut self) -> Self {
+        self.keeps_snapshots = true;
+        self
+    }
+
     /// Starts these hosts and the bridge, and waits until they are ready.
     pub async fn with(mut self, hosts: &[(&'static str, &'static str)]) -> Self {
         for (name, kinds) in hosts {
             self.hosts.insert(name, Host { kinds, process: None });
+        }
+        for (name, _) in hosts {
             self.start_host(name);
         }
         self.start_bridge().await;
@@ -211,6 +246,11 @@ impl Cluster {
         self.lines.as_ref().expect("the cluster was started with lines")
     }
 
+    /// The machines, where there are such.
+    pub fn machines(&self) -> &Machines {
+        self.machines.as_ref().expect("the cluster was started on machines")
+    }
+
     /// The disks, where there are such.
     pub fn disks(&self) -> Option<&Disks> {
         self.disks.as_ref()
@@ -219,6 +259,11 @@ impl Cluster {
     /// Where everything is.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Where all hosts keep their snapshots, if they do.
+    pub fn snapshots(&self) -> PathBuf {
+        self.folder().join("snapshots")
     }
 
     /// Where a host keeps its checkpoints.
@@ -238,8 +283,17 @@ impl Cluster {
         let partitions = partitions.into().map(|count| ["--partitions".to_owned(), count.to_string()]);
         let data_dir = data_dir.to_str().expect("a folder for tests has a plain name");
         let options = ["--kinds", kinds, "--nats-url", &nats_url, "--data-dir", data_dir];
-        let options = options.into_iter().chain(partitions.iter().flatten().map(String::as_str));
-        Process::spawn_by(&self.launcher, Program::Actors, self.folder(), name, ["serve"].into_iter().chain(options))
+        let snapshots =
+            self.keeps_snapshots.then(|| ["--snapshots".to_owned(), self.snapshots().display().to_string()]);
+        let more = partitions.iter().chain(&snapshots).flatten().map(String::as_str);
+        let options = options.into_iter().chain(more);
+        let number = self.hosts.keys().position(|host| *host == name);
+        let command = match self.machines.as_ref().zip(number) {
+            Some((machines, number)) => machines.launcher(number),
+            None => self.launcher.command.clone(),
+        };
+        let launcher = Launcher { command, ..self.launcher.clone() };
+        Process::spawn_by(&launcher, Program::Actors, self.folder(), name, ["serve"].into_iter().chain(options))
     }
 
     /// Starts a host that was stopped.

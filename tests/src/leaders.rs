@@ -6,12 +6,16 @@ use async_nats::Client;
 use futures::future::join_all;
 use serde_json::Value;
 use shop_domain::kind::Kind;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::wait::until;
 
 /// How long a server may take for one answer before it is asked again; without a leader nobody answers.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a follower that is back may take to have all that its leader has. nats-server 2.15.1 now and then tries
+/// in vain for a minute ("Expected first catchup entry to be a snapshot and peerstate, will retry").
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(15);
 
 /// The streams as the servers see them.
 #[derive(Clone, Debug)]
@@ -47,15 +51,30 @@ impl Leaders {
     /// Asks the leaders of all streams at once to step down; returns how many did. One may refuse, or
     /// not be there.
     pub async fn step_down_all(&self) -> u64 {
-        let asked = streams().into_iter().map(|stream| self.ask(format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}")));
-        let answers = join_all(asked).await;
+        let streams = streams();
+        let answers = join_all(streams.iter().map(|stream| self.step_down(stream))).await;
         answers.into_iter().flatten().filter(|answer| answer["success"] == true).count() as u64
     }
 
-    /// Waits until every stream has a leader whose followers are all there and have all that it has.
+    /// Waits until every stream has a leader whose followers are all there and have all that it has. Does what an
+    /// operator would where one of them does not catch up: asks another server to lead.
     pub async fn wait_until_whole(&self) {
         for stream in streams() {
-            until(&format!("{stream} is whole"), async || is_whole(&self.info(&stream).await?).then_some(())).await;
+            let mut asked = Instant::now();
+            let look = async || {
+                if is_whole(&self.info(&stream).await?) {
+                    return Some(());
+                }
+                if asked.elapsed() > CATCH_UP_LIMIT {
+                    asked = Instant::now();
+                    eprintln!(
+                        "{stream}: a follower has not caught up in {CATCH_UP_LIMIT:?}; its leader shall step down"
+                    );
+                    self.step_down(&stream).await;
+                }
+                None
+            };
+            until(&format!("{stream} is whole"), look).await;
         }
     }
 
@@ -75,6 +94,10 @@ impl Leaders {
     async fn info(&self, stream: &str) -> Option<Value> {
         let info = self.ask(format!("$JS.API.STREAM.INFO.{stream}")).await?;
         info["error"].is_null().then_some(info)
+    }
+
+    async fn step_down(&self, stream: &str) -> Option<Value> {
+        self.ask(format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}")).await
     }
 
     async fn ask(&self, subject: String) -> Option<Value> {

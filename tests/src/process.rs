@@ -20,7 +20,7 @@ use crate::{programs::Program, wait::until};
 
 /// How long a program may take to end by itself, after a signal or because it cannot start:
 /// "a few seconds" on a busy machine.
-const END_LIMIT: Duration = Duration::from_secs(10);
+const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// How programs are started.
 #[derive(Clone, Debug, Default)]

@@ -5,13 +5,19 @@ use std::{net::SocketAddr, path::Path};
 
 use futures::future::try_join_all;
 use rustix::process::{Pid, Signal, kill_process};
-use shop_local::nats_server::{Member, NatsServer, Setup};
+use shop_local::nats_server::{Member, NatsServer, NatsServerError, Setup};
 use tokio::net::TcpSocket;
 
-use crate::proxy::{Line, Proxy};
+use crate::{
+    machines::Machines,
+    proxy::{Line, Proxy},
+};
 
 /// How many servers keep a log together.
 pub const SERVERS: usize = 3;
+/// Where a server listens that has a machine of its own, for clients and for the other servers.
+const PORT: u16 = 4222;
+const CLUSTER_PORT: u16 = 6222;
 
 /// The servers, by number.
 #[derive(Debug)]
@@ -48,7 +54,7 @@ impl Servers {
 
     /// Three on free ports, each with a folder of its own in `folder`; with lines that can be cut
     /// or without. They do not have to be new: whatever they kept is there again.
-    pub async fn three(folder: &Path, with_lines: bool) -> Result<Self, shop_local::nats_server::NatsServerError> {
+    pub async fn three(folder: &Path, with_lines: bool) -> Result<Self, NatsServerError> {
         let ports: Vec<TcpSocket> = (0..2 * SERVERS).map(|_| reserve()).collect();
         let addresses: Vec<SocketAddr> = ports.iter().map(address_of).collect();
         let (for_clients, for_servers) = addresses.split_at(SERVERS);
@@ -56,6 +62,7 @@ impl Servers {
         let start = |number: usize| {
             let member = Member {
                 name: name(number),
+                host: for_clients[number].ip(),
                 port: for_clients[number].port(),
                 cluster_port: for_servers[number].port(),
                 routes: lines.as_ref().map_or_else(|| for_servers.to_vec(), |lines| lines.from(number)),
@@ -66,6 +73,26 @@ impl Servers {
         };
         let servers = try_join_all((0..SERVERS).map(start)).await?;
         Ok(Self { servers, lines, _ports: ports })
+    }
+
+    /// Three, one on each of these machines.
+    pub async fn on(machines: &Machines, folder: &Path) -> Result<Self, NatsServerError> {
+        let routes: Vec<_> =
+            (0..SERVERS).map(|number| SocketAddr::new(machines.address(number), CLUSTER_PORT)).collect();
+        let start = |number: usize| {
+            let member = Member {
+                name: name(number),
+                host: machines.address(number),
+                port: PORT,
+                cluster_port: CLUSTER_PORT,
+                routes: routes.clone(),
+                keeps_to_routes: false,
+            };
+            let (setup, folder) = (Setup::member(member).by(machines.launcher(number)), folder.join(name(number)));
+            async move { NatsServer::start_as(setup, &folder).await }
+        };
+        let servers = try_join_all((0..SERVERS).map(start)).await?;
+        Ok(Self { servers, lines: None, _ports: vec![] })
     }
 
     /// Where hosts and bridges reach them, separated by commas.

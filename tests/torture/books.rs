@@ -88,12 +88,13 @@ impl Ledger {
 pub(crate) fn outcomes<'l>(ledgers: impl Iterator<Item = &'l Ledger>) -> BTreeMap<String, usize> {
     let mut outcomes = BTreeMap::new();
     for order in ledgers.flat_map(|ledger| &ledger.orders) {
-        *outcomes.entry(reason_of(&order.view)).or_insert(0) += 1;
+        *outcomes.entry(outcome(&order.view)).or_insert(0) += 1;
     }
     outcomes
 }
 
-fn reason_of(view: &Value) -> String {
+/// How an order ended, as it is shown.
+pub(crate) fn outcome(view: &Value) -> String {
     let status = view["status"].as_str().unwrap_or_default();
     match view["reason"].as_str() {
         Some(code) if status == "REJECTED" => format!("{status} {code}"),

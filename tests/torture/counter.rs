@@ -1,6 +1,7 @@
 //! Where customers ask: every request is repeated until its answer is definite, and counted.
 
 use std::{
+    collections::BTreeSet,
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -14,6 +15,8 @@ use crate::goods::Goods;
 const PATIENCE: Duration = Duration::from_secs(90);
 /// The pause before a request is repeated.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How some order at least has to end before a run has shown much.
+const OUTCOMES: [&str; 3] = ["CONFIRMED", "CANCELLED", "REJECTED price_changed"];
 
 /// What all customers share.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub(crate) struct Counter {
     figures: Mutex<Figures>,
     /// The request that took longest.
     slowest: Mutex<(Duration, String)>,
+    /// How orders ended, once each.
+    outcomes: Mutex<BTreeSet<String>>,
     confirmed: watch::Sender<u64>,
 }
 
@@ -58,8 +63,8 @@ impl Counter {
             longest_pause: Duration::ZERO,
             last_confirmed: Instant::now(),
         };
-        let slowest = Mutex::default();
-        Self { client, goods, figures: Mutex::new(figures), slowest, confirmed: watch::Sender::new(0) }
+        let (slowest, outcomes) = (Mutex::default(), Mutex::default());
+        Self { client, goods, figures: Mutex::new(figures), slowest, outcomes, confirmed: watch::Sender::new(0) }
     }
 
     /// Asks until the outcome is known.
@@ -110,6 +115,18 @@ impl Counter {
             figures.last_confirmed = now;
         });
         self.confirmed.send_modify(|confirmed| *confirmed += 1);
+    }
+
+    /// A customer has learned how an order ended.
+    pub(crate) fn order_has_ended(&self, outcome: String) {
+        self.outcomes.lock().expect("nobody panics while counting").insert(outcome);
+    }
+
+    /// Whether customers were told enough that something untrue would be among it.
+    pub(crate) fn has_told_much(&self) -> bool {
+        let outcomes = self.outcomes.lock().expect("nobody panics while counting");
+        let Figures { reads_checked, repeats_checked, .. } = self.figures();
+        OUTCOMES.iter().all(|wanted| outcomes.contains(*wanted)) && reads_checked > 100 && repeats_checked > 10
     }
 
     /// Measures pauses from now on.

@@ -3,6 +3,7 @@
 
 mod garbage;
 mod hosts;
+mod machines;
 mod servers;
 mod strikes;
 
@@ -50,6 +51,10 @@ pub(crate) enum Fault {
     LoseAllHostsButOne,
     LieAboutHosts,
     HostsComeAndGo,
+    CutOffMachine,
+    CutOffLeadersMachine,
+    CutOffAllMachines,
+    CutOffAgainAndAgain,
 }
 
 /// How it went.
@@ -133,6 +138,15 @@ impl Fault {
         Self::RestoreOldCheckpoints,
     ];
 
+    /// What can happen to a shop on three machines.
+    pub(crate) const ON_THREE_MACHINES: [Self; 5] = [
+        Self::CutOffMachine,
+        Self::CutOffLeadersMachine,
+        Self::CutOffAllMachines,
+        Self::CutOffAgainAndAgain,
+        Self::KillSomeHosts,
+    ];
+
     /// In words.
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -168,6 +182,10 @@ impl Fault {
             Self::LoseAllHostsButOne => "kill -9 all hosts but one",
             Self::LieAboutHosts => "tell every host that the others leave",
             Self::HostsComeAndGo => "two more hosts come and go",
+            Self::CutOffMachine => "cut a machine off from the network",
+            Self::CutOffLeadersMachine => "cut the machine off that leads a log",
+            Self::CutOffAllMachines => "cut all machines off from each other",
+            Self::CutOffAgainAndAgain => "cut machines off, again and again",
         }
     }
 
@@ -205,7 +223,11 @@ impl Fault {
             | Self::CutOffFromServers
             | Self::CutOffFromEverybody
             | Self::CutOffOneHost
-            | Self::LieAboutHosts => false,
+            | Self::LieAboutHosts
+            | Self::CutOffMachine
+            | Self::CutOffLeadersMachine
+            | Self::CutOffAllMachines
+            | Self::CutOffAgainAndAgain => false,
         }
     }
 
@@ -251,6 +273,10 @@ impl Fault {
             Self::LoseAllHostsButOne => Ok(stage.lose_all_hosts_but_one().await),
             Self::LieAboutHosts => Ok(stage.lie_about_hosts().await),
             Self::HostsComeAndGo => Ok(stage.hosts_come_and_go().await),
+            Self::CutOffMachine => Ok(stage.cut_off_a_machine().await),
+            Self::CutOffLeadersMachine => Ok(stage.cut_off_a_leaders_machine().await),
+            Self::CutOffAllMachines => Ok(stage.cut_off_all_machines().await),
+            Self::CutOffAgainAndAgain => Ok(stage.cut_off_again_and_again().await),
         }
     }
 }

@@ -17,8 +17,11 @@ use std::{sync::Arc, time::Duration};
 use fastrand::Rng;
 use futures::FutureExt;
 use serde_json::json;
+use shop_local::nats_server::NatsServer;
 use shop_tests::{
     cluster::{ALL_KINDS, Cluster},
+    machines::Machines,
+    programs::Program,
     wait::{LIMIT, until},
 };
 use tokio::time::timeout;
@@ -41,6 +44,8 @@ const ONLY: &str = "SHOP_TORTURE_ONLY";
 
 /// How long a fault lasts that lasts, in a test that everybody runs.
 const BRIEF: Duration = Duration::from_millis(1_500);
+/// How long a machine is cut off there: three servers take 4 to 9 seconds to have a new leader.
+const LONG_ENOUGH_FOR_AN_ELECTION: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_customer_was_told_stays_true_whichever_process_is_killed_frozen_or_robbed() {
@@ -73,6 +78,46 @@ async fn several_hosts_with_any_seed() {
 #[ignore = "takes minutes: just torture-cluster"]
 async fn three_servers_with_any_seed() {
     long(On::ThreeServers, &Fault::ON_THREE_SERVERS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_customer_was_told_stays_true_when_the_network_between_machines_is_cut() {
+    const NAME: &str = "what_a_customer_was_told_stays_true_when_the_network_between_machines_is_cut";
+    if Machines::around_us().is_some() {
+        let (until, hold) = (Until::EachOnce, LONG_ENOUGH_FOR_AN_ELECTION);
+        let faults = vec![Fault::CutOffLeadersMachine];
+        return Run { on: On::ThreeMachines, seed: 4, faults, until, hold, orders: 5, customers: 6 }.survive().await;
+    }
+    match Machines::make() {
+        Ok(machines) => {
+            find_nats_server().await;
+            let ended = machines.run_again([NAME, "--exact", "--nocapture"]).output().expect("it can be run");
+            print!("{}{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+            assert!(ended.status.success(), "what ran between the machines says above what is wrong");
+        }
+        Err(why) => eprintln!("SKIPPED: there can be no machines here: {why}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: just torture-partition"]
+async fn three_machines_with_any_seed() {
+    if Machines::around_us().is_some() {
+        return long(On::ThreeMachines, &Fault::ON_THREE_MACHINES).await;
+    }
+    let machines = Machines::make().unwrap_or_else(|why| panic!("there can be no machines here: {why}"));
+    find_nats_server().await;
+    let arguments = ["three_machines_with_any_seed", "--exact", "--ignored", "--nocapture"];
+    let ended = machines.run_again(arguments).status().expect("it can be run");
+    assert!(ended.success(), "what ran between the machines says above what is wrong");
+}
+
+/// Where machines are, nothing can be fetched.
+async fn find_nats_server() {
+    let folder = tempfile::tempdir().expect("there is room for a folder");
+    let server = NatsServer::start(folder.path(), 0).await;
+    server.unwrap_or_else(|error| panic!("{error}")).stop().await;
+    Program::Actors.path();
 }
 
 /// Nothing can be found by customers who do not look.

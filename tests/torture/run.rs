@@ -9,8 +9,10 @@ use fastrand::Rng;
 use serde_json::Value;
 use shop_tests::{
     cluster::{A_PROCESS_PER_KIND, ALL_KINDS, Cluster, panics},
+    machines::Machines,
     process::Process,
     programs::Program,
+    wait::until,
 };
 use tokio::{task::JoinSet, time::interval};
 use tokio_util::sync::CancellationToken;
@@ -58,6 +60,8 @@ pub(crate) enum On {
     ThreeServers,
     /// One nats-server, and several hosts that serve all kinds, each with a line that can be cut.
     SeveralHosts,
+    /// Three machines with a network that can be cut, each with a nats-server and a host that serves all kinds.
+    ThreeMachines,
 }
 
 /// When it is enough.
@@ -82,6 +86,10 @@ impl Run {
             On::SeveralHosts => {
                 let hosts = HOSTS.map(|name| (name, ALL_KINDS));
                 (Cluster::start_on_lines_of_their_own(PARTITIONS_OF_SEVERAL, &hosts).await, None)
+            }
+            On::ThreeMachines => {
+                let machines = Machines::around_us().expect("the run was started in the hub of machines");
+                (Cluster::start_on_machines(machines, &HOSTS.map(|name| (name, ALL_KINDS))).await, None)
             }
         };
         let (client, start) = (cluster.client(), Instant::now());
@@ -113,7 +121,6 @@ impl Run {
         report(&table, &ledgers, &counter, &audit, start);
         assert_eq!(dead_letters(&audit), table.dead_letters, "what was published and is no frame, and what is dead");
         assert_eq!(panics(cluster.folder()), Vec::<String>::new(), "processes that panicked");
-        has_tested_much(&ledgers, &counter.figures());
         cluster.stop().await;
     }
 
@@ -132,6 +139,7 @@ impl Run {
                     Until::Over(time) => round > 0 && start.elapsed() >= time,
                 };
                 if is_over {
+                    until("customers are told much", async || counter.has_told_much().then_some(())).await;
                     return table;
                 }
                 stage.some_orders().await;
@@ -223,15 +231,6 @@ fn report(table: &Table, ledgers: &[Ledger], counter: &Counter, audit: &Value, s
         ["messages", "duplicates", "beyond_holes", "dead_letters"].map(|column| sum(audit, column));
     println!("logs: {messages} messages, {duplicates} duplicates, {beyond_holes} beyond a hole, {dead} dead letters");
     println!("shop-actors audit: no differences");
-}
-
-/// Customers who were told nothing would not have shown much.
-fn has_tested_much(ledgers: &[Ledger], figures: &Figures) {
-    let outcomes = books::outcomes(ledgers.iter());
-    for wanted in ["CONFIRMED", "CANCELLED", "REJECTED price_changed"] {
-        assert!(outcomes.contains_key(wanted), "there is no order that is {wanted}: {outcomes:?}");
-    }
-    assert!(figures.reads_checked > 100 && figures.repeats_checked > 10, "{figures:?}");
 }
 
 fn at<T: std::fmt::Debug>(

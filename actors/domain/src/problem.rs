@@ -66,6 +66,9 @@ impl Code {
     }
 }
 
+/// The fact that tells a door that holds from one that cannot: `true`.
+pub const HELD: &str = "held";
+
 /// An error answer: an RFC 9457 problem with a stable code and the facts behind it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
@@ -81,6 +84,11 @@ impl Problem {
     /// A problem without further facts.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), facts: Map::new() }
+    }
+
+    /// The doors let nothing in for a while that changes something: nothing was done, and it may be asked again.
+    pub fn held(detail: impl Into<String>) -> Self {
+        Self::new(Code::UNAVAILABLE, detail).fact(HELD, true)
     }
 
     /// The same problem with one more fact.

@@ -29,9 +29,11 @@ pub(super) async fn dispatch(
         };
         let sequence = record.sequence;
         // One that is parked, or held by other hosts, has no route: it reads on from its checkpoint when it is back.
-        if let Some((partition, assigned)) = routes.get(&record.partition)
-            && partition.send(record).await.is_ok()
-        {
+        if let Some((partition, assigned)) = routes.get(&record.partition) {
+            if partition.send(record).await.is_err() {
+                // It has ended: nobody must take it for one that has caught up with what comes.
+                return std::future::pending().await;
+            }
             assigned.store(sequence, Ordering::Release);
         }
         dispatched.send_replace(sequence);

@@ -90,9 +90,10 @@ impl Observed {
         of_kinds(&mut registry, &views);
         of_partitions(&mut registry, &views);
         of_snapshots(&mut registry, &views);
-        if let Some(connected) = self.connected.get() {
-            of_connections(&mut registry, connected);
-            of_logs(&mut registry, connected, &views).await;
+        let connected = self.connections().clone();
+        if let Some(connected) = connected {
+            of_connections(&mut registry, &connected);
+            of_logs(&mut registry, &connected, &views).await;
         }
         if let Some(count) = self.dead_letters().await {
             let letters = Number::default();

@@ -50,7 +50,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let partition = beginning.tape.logs().get(&kind).map(|log| partition_of(&id, log.partitions));
     let known = partition.and_then(|partition| beginning.known((kind, partition)));
     let cut = words::cut(beginning.cut());
-    let log = JetStreamLog::new(&connection, &connection);
+    let log = JetStreamLog::open(&connection, &connection).await?;
     if let (Some(known), Some(cut)) = (known, cut)
         && moment.is_unknown(&log, kind, known).await?
     {

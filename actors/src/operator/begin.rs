@@ -46,7 +46,7 @@ impl Common {
         kinds: &[Kind],
         wanted: Wanted,
     ) -> Result<Beginning, OperatorError> {
-        let log: SharedLog = Arc::new(JetStreamLog::new(connection, connection));
+        let log: SharedLog = Arc::new(JetStreamLog::open(connection, connection).await?);
         let (mut logs, mut restored) = (Logs::new(), BTreeMap::new());
         for kind in kinds.iter().copied() {
             let identity = log.identity(kind).await?;

@@ -41,11 +41,16 @@ impl Progress {
 
     /// One more step is done.
     pub(super) fn step(&mut self) {
+        self.steps(1);
+    }
+
+    /// So many more steps are done.
+    pub(super) fn steps(&mut self, steps: u64) {
         if !self.is_shown && self.since.elapsed() >= SHORT {
             self.is_shown = true;
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
-        self.bar.inc(1);
+        self.bar.inc(steps);
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Options {
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Options { dry_run, margin, older_than, common } = options;
     let connection = common.connect("trim").await?;
-    let log: SharedLog = Arc::new(JetStreamLog::new(&connection, &connection));
+    let log: SharedLog = Arc::new(JetStreamLog::open(&connection, &connection).await?);
     let Some(snapshots) = common.snapshots()? else {
         return Ok(no("nothing stands for what would be cut; say where the snapshots are with --snapshots"));
     };

@@ -43,7 +43,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
         let advice = "start one, or say --without-hosts if all are stopped for the upgrade";
         return Ok(no(&format!("no host of {kind} says that it knows logic version {to}: {advice}")));
     }
-    let log = JetStreamLog::new(&connection, &connection);
+    let log = JetStreamLog::open(&connection, &connection).await?;
     for kind in Kind::ALL {
         for partition in 0..log.identity(kind).await?.partitions {
             let sequence = log.append(kind, partition, Upgrade { logic: to.number() }.encode()).await?.await?;

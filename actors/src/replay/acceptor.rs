@@ -128,7 +128,7 @@ impl Acceptor {
             Ok(Payload::Frame(frame)) if !self.is_for(&frame, (kind, *partition)) => {
                 Content::Dead { reason: OTHER_PARTITION.into(), bytes: payload.len() }
             }
-            Ok(Payload::Frame(Frame { source, first, messages })) => {
+            Ok(Payload::Frame(Frame { source, first, messages, .. })) => {
                 let links = self.of((kind, *partition));
                 let before = links.accepted(source);
                 let accepted = links.accept(source, first, messages.len(), *sequence);

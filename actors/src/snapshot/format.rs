@@ -1,32 +1,20 @@
-//! What a snapshot is in bytes: a line that says so, parts, and a digest.
-//!
-//! A part is its length (4 bytes, the least first), then so many bytes, which are LZ4. The first part
-//! is the [`Header`], the others are items one behind the other, all in MessagePack. Behind the last one
-//! come a length of 0 and the XXH3 (64 bit, 8 bytes, the least first) of all bytes before it.
-//!
-//! LZ4, because what is read for a snapshot was LZ4 in its run and compresses no worse here, and
-//! because both directions are so fast that a restore waits for the disk and not for the processor.
+//! What a snapshot is in bytes: [parts](crate::parts), of which the first is the [`Header`]; the others are items
+//! one behind the other. All is MessagePack.
 
-use std::{
-    hash::Hasher as _,
-    io::{self, Read},
-};
+use std::io::{self, Read};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use shop_domain::{id::Id, kind::Kind, rows::RowKey};
-use twox_hash::xxhash3_64::Hasher;
 
 use super::SnapshotError;
-use crate::store::{Frozen, Item, Meta};
+use crate::{
+    object::{ObjectError, Take},
+    parts::{self, Line, PART_BYTES, Writer},
+    store::{Frozen, Item, Meta},
+};
 
-/// What a snapshot begins with. Another version would be another line.
-const FORMAT: &[u8; 16] = b"shop snapshot 1\n";
-/// A part is closed once its items have so many bytes: what either side holds at a time.
-const PART_BYTES: usize = 256 * 1024;
-/// Most bytes of a part: an item is a state or a row, of which the largest are far below this.
-const PART_BYTES_MAX: u32 = 64 * 1024 * 1024;
+const LINE: &Line = b"shop snapshot 1\n";
 
 /// Whose snapshot it is, and up to where it goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,14 +30,9 @@ pub struct Header {
 }
 
 /// Writes a snapshot, part by part.
-pub fn write(
-    header: &Header,
-    frozen: &dyn Frozen,
-    take: &mut dyn FnMut(Bytes) -> Result<(), SnapshotError>,
-) -> Result<(), SnapshotError> {
-    let mut writer = Writer { hasher: Hasher::new(), take };
-    writer.write(FORMAT.to_vec())?;
-    writer.part(&rmp_serde::to_vec_named(header).expect("a header always encodes"))?;
+pub fn write(header: &Header, frozen: &dyn Frozen, take: Take<'_>) -> Result<(), SnapshotError> {
+    let mut writer = Writer::begin(LINE, take)?;
+    writer.part(&header.encode())?;
     let mut part = Vec::with_capacity(PART_BYTES * 2);
     frozen.each(&mut |Item { id, row, value }| {
         let item = (&id, row.as_deref(), serde_bytes::Bytes::new(&value));
@@ -63,32 +46,34 @@ pub fn write(
     if !part.is_empty() {
         writer.part(&part)?;
     }
-    writer.write(0_u32.to_le_bytes().to_vec())?;
-    let digest = writer.hasher.finish();
-    writer.write(digest.to_le_bytes().to_vec())
+    writer.end()?;
+    Ok(())
 }
 
-struct Writer<'a> {
-    hasher: Hasher,
-    take: &'a mut dyn FnMut(Bytes) -> Result<(), SnapshotError>,
-}
-
-impl Writer<'_> {
-    fn part(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
-        let stored = lz4_flex::compress_prepend_size(bytes);
-        self.write([&(stored.len() as u32).to_le_bytes()[..], &stored].concat())
+/// Copies a snapshot under another header, if it is as it was written; returns the digest of the copy.
+pub fn copy(
+    bytes: impl Read,
+    change: impl FnOnce(Header) -> Result<Header, ObjectError>,
+    take: Take<'_>,
+) -> Result<u64, ObjectError> {
+    let mut reader = Reader::begin(bytes)?;
+    let mut writer = Writer::begin(LINE, take)?;
+    writer.part(&change(reader.header)?.encode())?;
+    while let Some(part) = reader.parts.stored_part()? {
+        writer.stored_part(&part)?;
     }
+    writer.end()
+}
 
-    fn write(&mut self, bytes: Vec<u8>) -> Result<(), SnapshotError> {
-        self.hasher.write(&bytes);
-        (self.take)(bytes.into())
+impl Header {
+    fn encode(&self) -> Vec<u8> {
+        rmp_serde::to_vec_named(self).expect("a header always encodes")
     }
 }
 
 /// Reads a snapshot: its items, and last of all, as an error, that it is not as it was written.
 pub struct Reader<R> {
-    bytes: R,
-    hasher: Hasher,
+    parts: parts::Reader<R>,
     header: Header,
     part: io::Cursor<Vec<u8>>,
     is_over: bool,
@@ -96,16 +81,12 @@ pub struct Reader<R> {
 
 impl<R: Read> Reader<R> {
     /// Reads up to behind the header. It is to be believed once all items were read without an error.
-    pub fn begin(mut bytes: R) -> Result<Self, SnapshotError> {
-        let mut hasher = Hasher::new();
-        let mut format = [0; FORMAT.len()];
-        read(&mut bytes, &mut hasher, &mut format)?;
-        if format != *FORMAT {
-            return Err(damaged("it does not begin as a snapshot does"));
-        }
-        let header = part(&mut bytes, &mut hasher)?.ok_or_else(|| damaged("it has no header"))?;
-        let header = rmp_serde::from_slice(&header).map_err(|error| damaged(format!("its header: {error}")))?;
-        Ok(Self { bytes, hasher, header, part: io::Cursor::new(vec![]), is_over: false })
+    pub fn begin(bytes: R) -> Result<Self, ObjectError> {
+        let mut parts = parts::Reader::begin(LINE, "a snapshot", bytes)?;
+        let header = parts.part()?.ok_or_else(|| ObjectError::damaged("it has no header"))?;
+        let header = rmp_serde::from_slice(&header);
+        let header = header.map_err(|error| ObjectError::damaged(format!("its header: {error}")))?;
+        Ok(Self { parts, header, part: io::Cursor::new(vec![]), is_over: false })
     }
 
     /// Whose snapshot it says to be.
@@ -113,29 +94,21 @@ impl<R: Read> Reader<R> {
         &self.header
     }
 
-    fn read(&mut self) -> Result<Option<Item>, SnapshotError> {
+    /// The digest that it has, once all items were read.
+    pub fn digest(&self) -> u64 {
+        self.parts.digest()
+    }
+
+    fn read(&mut self) -> Result<Option<Item>, ObjectError> {
         if self.part.position() as usize == self.part.get_ref().len() {
-            match part(&mut self.bytes, &mut self.hasher)? {
+            match self.parts.part()? {
                 Some(next) => self.part = io::Cursor::new(next),
-                None => return self.check_digest().map(|()| None),
+                None => return Ok(None),
             }
         }
         let item: Result<(Id, Option<RowKey>, ByteBuf), _> = rmp_serde::from_read(&mut self.part);
-        let (id, row, value) = item.map_err(|error| damaged(format!("an item: {error}")))?;
+        let (id, row, value) = item.map_err(|error| ObjectError::damaged(format!("an item: {error}")))?;
         Ok(Some(Item { id, row, value: value.into_vec().into() }))
-    }
-
-    fn check_digest(&mut self) -> Result<(), SnapshotError> {
-        let expected = self.hasher.finish();
-        let mut digest = [0; 8];
-        read(&mut self.bytes, &mut self.hasher, &mut digest)?;
-        if u64::from_le_bytes(digest) != expected {
-            return Err(damaged("its digest is another one"));
-        }
-        match self.bytes.read(&mut [0]).map_err(unreadable)? {
-            0 => Ok(()),
-            _ => Err(damaged("it goes on behind its digest")),
-        }
     }
 }
 
@@ -146,52 +119,15 @@ impl<R: Read> Iterator for Reader<R> {
         if self.is_over {
             return None;
         }
-        let item = self.read().transpose();
+        let item = self.read().map_err(SnapshotError::from).transpose();
         self.is_over = !matches!(item, Some(Ok(_)));
         item
     }
 }
 
-/// The next part; none at the end.
-fn part(bytes: &mut impl Read, hasher: &mut Hasher) -> Result<Option<Vec<u8>>, SnapshotError> {
-    let mut length = [0; 4];
-    read(bytes, hasher, &mut length)?;
-    match u32::from_le_bytes(length) {
-        0 => Ok(None),
-        length if length > PART_BYTES_MAX => Err(damaged(format!("a part of {length} bytes"))),
-        length => {
-            let mut stored = vec![0; length as usize];
-            read(bytes, hasher, &mut stored)?;
-            // It says first how long it was: a wrong number must not take all memory.
-            let said = stored.first_chunk().map_or(u32::MAX, |said| u32::from_le_bytes(*said));
-            if said > PART_BYTES_MAX {
-                return Err(damaged("a part that is no LZ4"));
-            }
-            lz4_flex::decompress_size_prepended(&stored).map(Some).map_err(|error| damaged(error.to_string()))
-        }
-    }
-}
-
-fn read(bytes: &mut impl Read, hasher: &mut Hasher, into: &mut [u8]) -> Result<(), SnapshotError> {
-    bytes.read_exact(into).map_err(unreadable)?;
-    hasher.write(into);
-    Ok(())
-}
-
-fn unreadable(error: io::Error) -> SnapshotError {
-    if error.kind() == io::ErrorKind::UnexpectedEof {
-        damaged("it ends too early")
-    } else {
-        SnapshotError::Store(error.to_string())
-    }
-}
-
-fn damaged(how: impl Into<String>) -> SnapshotError {
-    SnapshotError::Damaged(how.into())
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use shop_nats::log::Identity;
 
     use super::*;
@@ -201,8 +137,15 @@ mod tests {
     };
 
     fn snapshot(entities: usize) -> (Header, Vec<u8>) {
-        let log =
-            Identity { created_unix_ns: 1, epoch: 2, partitions: 1, logic: 1, first_sequence: 1, last_sequence: 9 };
+        let log = Identity {
+            created_unix_ns: 1,
+            epoch: 2,
+            link_epoch: 2,
+            partitions: 1,
+            logic: 1,
+            first_sequence: 1,
+            last_sequence: 9,
+        };
         let meta = Meta { cursor: 7, ..Meta::new(&log) };
         let mut rng = fastrand::Rng::with_seed(3);
         let changed = |number: usize| {

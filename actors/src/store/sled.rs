@@ -60,6 +60,24 @@ impl SledStore {
     }
 }
 
+impl SledStore {
+    /// Forgets the checkpoints of logs of those epochs: what was in them is in snapshots of another one.
+    pub fn forget(&self, epochs: &[u64]) -> Result<(), StoreError> {
+        let prefix = format!("{}/", self.kind);
+        let names = self.database.tree_names();
+        let trees = names.iter().filter_map(|name| str::from_utf8(name).ok()?.strip_prefix(&prefix)?.parse().ok());
+        for partition in trees {
+            let meta = self.shelf(partition)?.meta()?;
+            if let Some(epoch) = meta.map(|meta| meta.epoch).filter(|epoch| epochs.contains(epoch)) {
+                tracing::info!("forgetting the checkpoint of {prefix}{partition} of epoch {epoch:016x}");
+                self.database.open_tree(format!("{prefix}{partition}"))?.clear()?;
+                RunFolder::open(self.runs.join(partition.to_string()))?.keep(&[])?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Store for SledStore {
     fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError> {
         let name = format!("{}/{partition}", self.kind);
@@ -148,8 +166,15 @@ mod tests {
     }
 
     fn checkpoint(cursor: u64, states: &[&str], rows: &[(&str, &str)]) -> Checkpoint {
-        let log =
-            Identity { created_unix_ns: 1, epoch: 2, partitions: 1, logic: 1, first_sequence: 1, last_sequence: 3 };
+        let log = Identity {
+            created_unix_ns: 1,
+            epoch: 2,
+            link_epoch: 2,
+            partitions: 1,
+            logic: 1,
+            first_sequence: 1,
+            last_sequence: 3,
+        };
         let state = |of: &&str| Changed { id: id(of), state: Some((*of).to_owned().into()), rows: vec![] };
         let row = |(of, row): &(&str, &str)| {
             let rows = vec![((*row).into(), (*row).to_owned().into())];

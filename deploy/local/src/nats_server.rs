@@ -7,6 +7,7 @@ mod setup;
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -130,7 +131,7 @@ impl NatsServer {
     pub async fn start_as(setup: Setup, folder: &Path) -> Result<Self, NatsServerError> {
         let lock = FolderLock::take_within(folder, FOLDER_LIMIT).await?;
         let folder = folder.canonicalize().map_err(|source| system(folder, source))?;
-        let binary = find_binary().await?;
+        let binary = find_program().await?;
         let mut server = Self { binary, setup, folder, version: String::new(), running: None, lock };
         server.start_again().await?;
         Ok(server)
@@ -144,7 +145,7 @@ impl NatsServer {
         }
         let log_start = std::fs::metadata(self.log()).map_or(0, |log| log.len());
         let mut running = self.spawn()?;
-        let ready = timeout(START_LIMIT, wait_until_ready(self.ports_folder(), running.pid));
+        let ready = timeout(START_LIMIT, wait_until_ready(self.ports_folder(), running.pid, self.setup.host));
         let outcome = tokio::select! {
             status = running.server.wait() => Err(self.explain(status, log_start)),
             ready = ready => ready.map_err(|_| NatsServerError::NotReady { log: self.log(), lines: self.log_end(log_start) }),
@@ -201,7 +202,7 @@ impl NatsServer {
 
     /// Where clients reach it, for example `nats://127.0.0.1:4222`.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.setup.port)
+        format!("nats://{}:{}", self.setup.host, self.setup.port)
     }
 
     /// The port that it listens on.
@@ -306,10 +307,10 @@ struct Ready {
 
 /// The ports file first: it is this server that wrote it, so that no other one that has the
 /// port is taken for ours.
-async fn wait_until_ready(ports_folder: PathBuf, pid: u32) -> Ready {
+async fn wait_until_ready(ports_folder: PathBuf, pid: u32, host: IpAddr) -> Ready {
     loop {
         if let Some(port) = read_ports_file(&ports_folder, pid) {
-            match timeout(ANSWER_LIMIT, ask_jetstream(port)).await {
+            match timeout(ANSWER_LIMIT, ask_jetstream((host, port).into())).await {
                 Ok(Ok(Some(version))) => return Ready { port, version },
                 Ok(Ok(None)) => tracing::debug!("JetStream is not up yet"),
                 Ok(Err(error)) => tracing::debug!("the nats-server does not answer yet: {error}"),
@@ -331,8 +332,8 @@ fn read_ports_file(folder: &Path, pid: u32) -> Option<u16> {
 
 /// One request in the protocol's plain text: the server's version when JetStream answers.
 /// See <https://docs.nats.io/reference/reference-protocols/nats-protocol>.
-async fn ask_jetstream(port: u16) -> io::Result<Option<String>> {
-    let mut socket = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await?);
+async fn ask_jetstream(address: SocketAddr) -> io::Result<Option<String>> {
+    let mut socket = BufReader::new(TcpStream::connect(address).await?);
     let mut line = String::new();
     socket.read_line(&mut line).await?;
     let info: Value = serde_json::from_str(line.trim_start_matches("INFO ")).unwrap_or_default();
@@ -351,8 +352,9 @@ async fn ask_jetstream(port: u16) -> io::Result<Option<String>> {
     }
 }
 
-/// Asked once per process: tests start many servers, and the answer stays the same.
-async fn find_binary() -> Result<PathBuf, NatsServerError> {
+/// The nats-server program of this machine, fetched if there is none. Asked once per process: tests start many servers,
+/// and the answer stays the same.
+pub async fn find_program() -> Result<PathBuf, NatsServerError> {
     static BINARY: OnceCell<PathBuf> = OnceCell::const_new();
     BINARY
         .get_or_try_init(|| async {
@@ -411,11 +413,11 @@ mod tests {
     async fn a_started_server_answers_and_a_stopped_one_does_not() {
         let folder = tempdir().unwrap();
         let mut server = NatsServer::start(folder.path(), 0).await.unwrap();
-        assert!(ask_jetstream(server.port()).await.unwrap().is_some());
+        assert!(ask_jetstream(([127, 0, 0, 1], server.port()).into()).await.unwrap().is_some());
         assert!(server.url().ends_with(&server.port().to_string()));
         server.stop().await;
         assert_eq!(server.pid(), None);
-        assert!(ask_jetstream(server.port()).await.is_err());
+        assert!(ask_jetstream(([127, 0, 0, 1], server.port()).into()).await.is_err());
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use shop_actors::config::SnapshotOptions;
+use shop_nats::access::Credentials;
 
 /// Runs the whole shop on this machine: a nats-server, the five kinds and the HTTP bridge.
 #[derive(Clone, Debug, clap::Parser)]
@@ -21,11 +22,16 @@ pub struct Options {
     #[arg(long, value_name = "URL", env = "SHOP_NATS_URL")]
     pub nats_url: Option<String>,
 
+    /// What lets the shop in there
+    #[command(flatten)]
+    pub credentials: Credentials,
+
     /// Where everything is kept
     #[arg(long, value_name = "FOLDER", env = "SHOP_DATA_DIR", default_value = ".shop")]
     pub data_dir: PathBuf,
 
-    /// Partitions per kind, fixed when the data folder is first used [default: 1, on a cluster 12]
+    /// Partitions per kind when the data folder is first used; `shop-actors repartition` changes them later [default: as
+    /// they are; 1, on a cluster 12]
     #[arg(long, value_name = "COUNT", env = "SHOP_PARTITIONS", value_parser = clap::value_parser!(u16).range(1..))]
     pub partitions: Option<u16>,
 
@@ -50,6 +56,7 @@ impl Options {
             http_addr: "127.0.0.1:0".to_owned(),
             nats_port: 0,
             nats_url: None,
+            credentials: Credentials::default(),
             data_dir: data_dir.into(),
             partitions: None,
             demo: false,

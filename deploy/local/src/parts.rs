@@ -10,7 +10,7 @@ use shop_actors::{
     host,
 };
 use shop_domain::kind::Kind;
-use shop_nats::{connection::Connection, topology::Topology};
+use shop_nats::{access::Access, connection::Connection, topology::Topology};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -22,8 +22,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// What every host and the bridge need to know.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    /// Where NATS is.
-    pub(crate) nats_url: String,
+    /// Where NATS is, and what lets the shop in.
+    pub(crate) nats: Access,
     /// Where a host may keep checkpoints; each kind has a folder of its own in it.
     pub(crate) hosts_folder: PathBuf,
     /// How many partitions each kind has, if that was said.
@@ -36,11 +36,11 @@ pub(crate) struct Settings {
 
 /// Serves one kind until `shutdown`, then drains and returns.
 pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> Outcome {
-    let Settings { nats_url, hosts_folder: data_dir, partitions, log_max_bytes, snapshots } = settings;
+    let Settings { nats, hosts_folder: data_dir, partitions, log_max_bytes, snapshots } = settings;
     let topology = Topology { partitions, replicas: None, log_max_bytes };
     let stop = CancellationToken::new();
     let kinds = vec![kind];
-    let config = Config { kinds, nats_url, data_dir, observe_addr: None, snapshots, standbys: STANDBYS, topology };
+    let config = Config { kinds, nats, data_dir, observe_addr: None, snapshots, standbys: STANDBYS, topology };
     let host = host::run(config, stop.clone());
     tokio::pin!(host);
     tokio::select! {
@@ -52,7 +52,7 @@ pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> 
 
 /// Serves HTTP on `listener` until `shutdown`, then answers what it has begun and returns.
 pub(crate) async fn bridge(settings: Settings, listener: TcpListener, shutdown: Shutdown) -> Outcome {
-    let connection = Connection::connect(&settings.nats_url, "shop-bridge-http").await?;
+    let connection = Connection::connect(&settings.nats, "shop-bridge-http").await?;
     let config = shop_bridge_http::Config::default();
     let bridge = shop_bridge_http::run(config, connection.clone(), listener, shutdown);
     // Boxed, because the compiler cannot see through warp's future that it is `Send`.

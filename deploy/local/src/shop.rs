@@ -10,6 +10,7 @@ use std::{
 
 use serde_json::Value;
 use shop_domain::kind::Kind;
+use shop_nats::access::Access;
 use tokio::{
     net::TcpListener,
     sync::mpsc,
@@ -111,7 +112,7 @@ impl Shop {
             None => Nats::Own(Box::new(NatsServer::start(&folder.join("nats"), options.nats_port).await?)),
         };
         let settings = Settings {
-            nats_url: nats.url(),
+            nats: Access { url: nats.url(), credentials: options.credentials },
             hosts_folder: folder.join("hosts"),
             partitions: options.partitions,
             log_max_bytes: options.log_max_bytes,

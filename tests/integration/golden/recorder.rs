@@ -8,7 +8,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use shop_actors::tape::Tape;
 use shop_domain::kind::Kind;
-use shop_nats::{connection::Connection, jetstream::JetStreamLog};
+use shop_nats::{access::Access, connection::Connection, jetstream::JetStreamLog};
 use shop_tests::{
     client::Client,
     cluster::Cluster,
@@ -114,8 +114,9 @@ async fn garbage(nats_url: &str) {
 }
 
 async fn recording_of(nats_url: &str) -> Recording {
-    let connection = Connection::connect(nats_url, "recorder").await.unwrap();
-    let mut tape = Tape::open(Arc::new(JetStreamLog::new(&connection, &connection)), &Kind::ALL).await.unwrap();
+    let connection = Connection::connect(&Access::to(nats_url), "recorder").await.unwrap();
+    let mut tape =
+        Tape::open(Arc::new(JetStreamLog::open(&connection, &connection).await.unwrap()), &Kind::ALL).await.unwrap();
     let log = |(kind, log): (Kind, shop_nats::log::Identity)| RecordedLog {
         kind,
         epoch: log.epoch,

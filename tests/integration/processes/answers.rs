@@ -10,7 +10,7 @@ use futures::future::join_all;
 use hyper::Method;
 use serde_json::json;
 use shop_domain::kind::Kind;
-use shop_nats::{connection::Connection, jetstream::JetStreamLog, log::Log, topology::Topology};
+use shop_nats::{access::Access, connection::Connection, jetstream::JetStreamLog, log::Log, topology::Topology};
 use shop_tests::{
     client::{Answer, Ask, Client},
     cluster::{A_PROCESS_PER_KIND, ALL_KINDS, Cluster, delete},
@@ -173,12 +173,12 @@ async fn an_order_id_that_another_user_has_used_is_refused_also_after_a_restart(
 async fn a_question_to_the_log_that_is_lost_with_the_line_is_asked_again_at_once() {
     let mut cluster = Cluster::without_processes(1).await;
     let line = Proxy::to(SocketAddr::from(([127, 0, 0, 1], cluster.nats().port()))).await;
-    let connection = Connection::connect(&format!("nats://{}", line.address()), "test").await.unwrap();
+    let connection = Connection::connect(&Access::to(format!("nats://{}", line.address())), "test").await.unwrap();
     connection
         .ensure_log(Kind::Wallet, Topology { partitions: None, replicas: None, log_max_bytes: None })
         .await
         .unwrap();
-    let log = JetStreamLog::new(&connection, &connection);
+    let log = JetStreamLog::open(&connection, &connection).await.unwrap();
     line.set(Line::Silent);
     let start = Instant::now();
     let (last, ()) = tokio::join!(log.last_sequence(Kind::Wallet), async {

@@ -29,25 +29,32 @@ async fn the_help_names_every_option_with_its_default_and_its_variable() {
         ["--nats-port <PORT>", "[env: SHOP_NATS_PORT=]", "[default: 4222]"],
         ["--nats-url <URL>", "[env: SHOP_NATS_URL=]", "instead of an own one"],
         ["--data-dir <FOLDER>", "[env: SHOP_DATA_DIR=]", "[default: .shop]"],
-        ["--partitions <COUNT>", "[env: SHOP_PARTITIONS=]", "[default: 1, on a cluster 12]"],
+        ["--partitions <COUNT>", "[env: SHOP_PARTITIONS=]", "[default: as they are; 1, on a cluster 12]"],
         ["--demo", "[env: SHOP_DEMO=]", "stays open"],
+        ["--nats-nkey <FILE>", "[env: SHOP_NATS_NKEY=]", "[default: none]"],
+        ["--nats-ca <FILE>", "[env: SHOP_NATS_CA=]", "[default: those of the system"],
+        ["--snapshots <URL>", "[env: SHOP_SNAPSHOTS=]", "[default: in the data folder"],
     ] {
         is_explained(&local, option, &[variable, default]);
     }
     let host = help_of(Program::Actors, &["serve"]).await;
     for [option, variable, default] in [
         ["--kinds <KINDS>", "[env: SHOP_KINDS=]", "[default: wallet,product,order,delivery,mypage]"],
-        ["--nats-url <NATS_URL>", "[env: SHOP_NATS_URL=]", "[default: nats://127.0.0.1:4222]"],
-        ["--data-dir <DATA_DIR>", "[env: SHOP_DATA_DIR=]", "[default: .shop/actors]"],
-        ["--partitions <PARTITIONS>", "[env: SHOP_PARTITIONS=]", "[default: as they are;"],
-        ["--replicas <REPLICAS>", "[env: SHOP_REPLICAS=]", "3 on a cluster]"],
+        ["--nats-url <URL>", "[env: SHOP_NATS_URL=]", "[default: nats://127.0.0.1:4222]"],
+        ["--nats-nkey <FILE>", "[env: SHOP_NATS_NKEY=]", "[default: none]"],
+        ["--nats-ca <FILE>", "[env: SHOP_NATS_CA=]", "[default: those of the system"],
+        ["--data-dir <FOLDER>", "[env: SHOP_DATA_DIR=]", "[default: .shop/actors]"],
+        ["--partitions <COUNT>", "[env: SHOP_PARTITIONS=]", "[default: as they are;"],
+        ["--replicas <COUNT>", "[env: SHOP_REPLICAS=]", "3 on a cluster]"],
     ] {
         is_explained(&host, option, &[variable, default]);
     }
     let bridge = help_of(Program::Bridge, &[]).await;
     for [option, variable, default] in [
-        ["--nats-url <NATS_URL>", "[env: SHOP_NATS_URL=]", "[default: nats://127.0.0.1:4222]"],
-        ["--http-addr <HTTP_ADDR>", "[env: SHOP_HTTP_ADDR=]", "[default: 127.0.0.1:8080]"],
+        ["--nats-url <URL>", "[env: SHOP_NATS_URL=]", "[default: nats://127.0.0.1:4222]"],
+        ["--nats-nkey <FILE>", "[env: SHOP_NATS_NKEY=]", "[default: none]"],
+        ["--nats-ca <FILE>", "[env: SHOP_NATS_CA=]", "[default: those of the system"],
+        ["--http-addr <HOST:PORT>", "[env: SHOP_HTTP_ADDR=]", "[default: 127.0.0.1:8080]"],
     ] {
         is_explained(&bridge, option, &[variable, default]);
     }

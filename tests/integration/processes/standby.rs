@@ -3,7 +3,7 @@
 
 use futures::StreamExt;
 use serde_json::{Value, json};
-use shop_tests::process::Signal;
+use shop_tests::{process::Signal, wait::until};
 
 use super::several::{ORDERS, Shop};
 
@@ -88,8 +88,10 @@ async fn hosts_that_are_lied_to_about_each_other_do_everything_once_all_the_same
     });
     let mut rush = shop.rush("order");
     rush.has_answered(ORDERS / 2).await;
-    let owned: usize = shop.owners(2).await.iter().sum();
-    assert!(owned > 20, "nobody believed it: of 20 partitions {owned} are owned");
+    until("more than 20 partitions are owned", async || {
+        (shop.owners(2).await.iter().sum::<usize>() > 20).then_some(())
+    })
+    .await;
     shop.close(rush).await;
     lies.abort();
     shop.cluster.stop().await;

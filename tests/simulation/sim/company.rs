@@ -38,7 +38,7 @@ impl Sim {
         let look = self.is_busy().then(|| Instant::now() + LOOK);
         let hosts = self.hosts.values().filter_map(Host::next_at);
         let away = self.away.values().map(|(at, _)| *at);
-        let next = hosts.chain(away).chain(self.hearsay.next_at()).chain(look).min();
+        let next = hosts.chain(away).chain(self.hearsay.next_at()).chain(self.queue.next_at()).chain(look).min();
         // Whoever is dead and not yet buried has nothing to say.
         next.map_or(until, |next| next.max(Instant::now() + PAUSE).min(until))
     }

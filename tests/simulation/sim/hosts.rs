@@ -8,7 +8,13 @@ use shop_nats::{frame::Upgrade, subject::partition_of};
 use tokio::time::Instant;
 
 use super::{Sim, Slot};
-use crate::{chaos::Keep, hearsay::Member, host::Host, life::Life, trace::Fault};
+use crate::{
+    chaos::Keep,
+    hearsay::Member,
+    host::{Host, Setting},
+    life::Life,
+    trace::Fault,
+};
 
 /// How long a host among others is away at most until it is started again: longer than it takes the
 /// others to notice, and shorter than that.
@@ -179,7 +185,8 @@ impl Sim {
 
     fn start(&mut self, kind: Kind, store: MemoryStore, standbys: Option<usize>) -> Host {
         self.lives += 1;
-        Host::start(Life::of_host(self.lives, kind, &self.world), &self.log, store, standbys)
+        let setting = Setting { standbys, schedule: self.shape.snapshots };
+        Host::start(Life::of_host(self.lives, kind, &self.world), &self.log, store, setting)
     }
 
     pub(super) fn all_hosts(&self) -> impl Iterator<Item = &Host> {

@@ -6,6 +6,7 @@ use tokio::time::sleep;
 
 use super::{Customer, Draft};
 use crate::{
+    books,
     counter::{Found, said, untrue},
     goods::Line,
     ledger::{Delivery, Order, Told, read},
@@ -60,6 +61,7 @@ impl Customer {
             }
             (_, _, _) => return wrong("this does not go together"),
         }
+        self.counter.order_has_ended(books::outcome(&view));
         self.ledger.orders.push(Order { id, lines, view, delivery });
         self.ledger.told.push(Told { ask: place, answer: placed });
         self.ledger.told.extend(cancelled);

@@ -38,7 +38,7 @@ impl Stage<'_> {
 
     async fn garbage(&mut self, context: &jetstream::Context) -> Garbage {
         let kind = some_kind(self.rng);
-        let subject = subject::log(kind, self.rng.u16(..self.cluster.partitions()));
+        let subject = subject::log(kind, 0, self.rng.u16(..self.cluster.partitions()));
         let dead = |payload| Garbage { subject: subject.clone(), payload, is_dead: true };
         match self.rng.u8(0..5) {
             0 => dead(vec![]),

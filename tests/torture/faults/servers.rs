@@ -71,14 +71,14 @@ impl Stage<'_> {
         self.leaders().await.wait_until_whole().await;
     }
 
-    async fn some_leader(&mut self) -> usize {
+    pub(super) async fn some_leader(&mut self) -> usize {
         let streams = streams();
         let stream = &streams[self.rng.usize(..streams.len())];
         let leader = self.leaders().await.of(stream).await;
         self.cluster.servers().number_of(&leader)
     }
 
-    async fn leaders(&mut self) -> Leaders {
+    pub(super) async fn leaders(&mut self) -> Leaders {
         Leaders::at(&self.cluster.servers().url()).await
     }
 }

@@ -69,7 +69,7 @@ fn name((kind, partition): Place) -> String {
 impl Messages {
     /// Nothing has been sent but what the snapshots say with which the replay begins.
     pub(super) fn new(logs: &Logs, replay: &Replay) -> Self {
-        let epochs: BTreeMap<_, _> = logs.iter().map(|(kind, log)| (*kind, log.epoch)).collect();
+        let epochs: BTreeMap<_, _> = logs.iter().map(|(kind, log)| (*kind, log.link_epoch)).collect();
         let mut links = BTreeMap::<_, Link>::new();
         let places = logs.iter().flat_map(|(kind, log)| (0..log.partitions).map(|partition| (*kind, partition)));
         for here in places {

@@ -37,7 +37,7 @@ pub(super) async fn run(common: &Common, sequence: u64, out: &mut Out) -> Answer
         Some(Kept::Letter(letter)) => letter,
         Some(Kept::Requeued { .. }) | None => return Ok(no(&format!("there is no dead letter {sequence}"))),
     };
-    let log: SharedLog = Arc::new(JetStreamLog::new(&connection, &connection));
+    let log: SharedLog = Arc::new(JetStreamLog::open(&connection, &connection).await?);
     match read(&log, &letter).await? {
         Ok(readable) => put_back(common, &connection, &log, &dead, &letter, readable, out).await,
         Err(why) => Ok(no(&format!("dead letter {sequence} stays where it is: {why}"))),

@@ -124,8 +124,15 @@ mod tests {
 
     /// A checkpoint of a few entities; enters what it writes.
     fn write(shelf: &SharedShelf, rng: &mut fastrand::Rng, cursor: u64, written: &mut Written) {
-        let log =
-            Identity { created_unix_ns: 1, epoch: 2, partitions: 1, logic: 1, first_sequence: 1, last_sequence: 3 };
+        let log = Identity {
+            created_unix_ns: 1,
+            epoch: 2,
+            link_epoch: 2,
+            partitions: 1,
+            logic: 1,
+            first_sequence: 1,
+            last_sequence: 3,
+        };
         let mut changes = Changes::default();
         for _ in 0..rng.usize(1..8) {
             let (of, row) = (format!("user-{}", rng.u8(0..40)), format!("entry/{:03}", rng.u16(0..300)));

@@ -1,17 +1,22 @@
 //! What one nats-server is told when it starts: its configuration file and what is set beside it.
 
-use std::{ffi::OsString, net::SocketAddr};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 /// In the binary, so that a binary that was moved has them too.
 const LOCAL: &str = include_str!("../../../../nats/server/local.conf");
 const CLUSTER: &str = include_str!("../../../../nats/server/cluster.conf");
 
-/// How a nats-server is set up; always on loopback.
+/// How a nats-server is set up.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// A command, with its arguments, that becomes the program whose command line follows, for
     /// example `nsenter --target 17 --mount --`; none: the program itself.
     pub launcher: Vec<OsString>,
+    /// The address that it listens at.
+    pub(super) host: IpAddr,
     /// The port for clients; 0 takes any free one.
     pub port: u16,
     pub(super) file: &'static str,
@@ -27,6 +32,8 @@ pub struct Setup {
 pub struct Member {
     /// Its name, which no other one has and which it keeps for as long as its folder.
     pub name: String,
+    /// The address that clients and the other servers reach it at.
+    pub host: IpAddr,
     /// The port for clients.
     pub port: u16,
     /// The port for the other servers.
@@ -43,6 +50,7 @@ impl Setup {
     pub fn alone(port: u16) -> Self {
         Self {
             launcher: vec![],
+            host: Ipv4Addr::LOCALHOST.into(),
             port,
             file: "local.conf",
             configuration: LOCAL,
@@ -53,11 +61,11 @@ impl Setup {
     }
 
     /// One of several servers, as in `cluster.conf`.
-    pub fn member(Member { name, port, cluster_port, routes, keeps_to_routes }: Member) -> Self {
+    pub fn member(Member { name, host, port, cluster_port, routes, keeps_to_routes }: Member) -> Self {
         let routes: Vec<_> = routes.iter().map(|route| format!("nats://{route}")).collect();
         let variables = [
             ("NATS_NAME", name),
-            ("NATS_HOST", "127.0.0.1".to_owned()),
+            ("NATS_HOST", host.to_string()),
             ("NATS_PORT", port.to_string()),
             ("NATS_CLUSTER_PORT", cluster_port.to_string()),
             ("NATS_ROUTES", format!("[{}]", routes.join(", "))),
@@ -67,6 +75,7 @@ impl Setup {
         let arguments: &[&str] = if keeps_to_routes { &unreachable } else { &[] };
         Self {
             launcher: vec![],
+            host,
             port,
             file: "cluster.conf",
             configuration: CLUSTER,

@@ -7,8 +7,9 @@ use std::{
 
 use hyper::Method;
 use serde_json::json;
-use shop_tests::client::{Ask, Client};
 use tokio::{sync::watch, task::JoinSet};
+
+use crate::client::{Ask, Client};
 
 /// How many products there are to buy.
 const PRODUCTS: usize = 100;
@@ -17,7 +18,7 @@ const ENOUGH: u64 = 1_000_000_000_000;
 
 /// Customers at work, until it is ended.
 #[derive(Debug)]
-pub(crate) struct Load {
+pub struct Load {
     customers: JoinSet<()>,
     stop: watch::Sender<bool>,
     watched: Arc<Mutex<Watched>>,
@@ -25,15 +26,15 @@ pub(crate) struct Load {
 
 /// What was seen since one looked before.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// Orders that were confirmed.
-    pub(crate) orders: u64,
+    pub orders: u64,
     /// The longest time without one.
-    pub(crate) longest_pause: Duration,
+    pub longest_pause: Duration,
     /// The longest that one took.
-    pub(crate) slowest: Duration,
+    pub slowest: Duration,
     /// Answers other than 201, and none.
-    pub(crate) others: Vec<String>,
+    pub others: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -44,7 +45,7 @@ struct Watched {
 
 impl Load {
     /// Opens wallets, offers products, and lets customers order.
-    pub(crate) async fn begin(client: &Client, customers: usize) -> Self {
+    pub async fn begin(client: &Client, customers: usize) -> Self {
         for number in 0..customers {
             client.post("/wallets", &json!({ "id": format!("customer-{number}"), "balance": ENOUGH })).await.json(201);
         }
@@ -62,12 +63,12 @@ impl Load {
     }
 
     /// What was seen since the last look.
-    pub(crate) fn look(&self) -> Seen {
+    pub fn look(&self) -> Seen {
         std::mem::take(&mut lock(&self.watched).seen)
     }
 
     /// Lets the customers finish; returns how many orders were confirmed since the last look.
-    pub(crate) async fn end(self) -> u64 {
+    pub async fn end(self) -> u64 {
         self.stop.send_replace(true);
         self.customers.join_all().await;
         let mut watched = lock(&self.watched);

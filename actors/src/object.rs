@@ -1,0 +1,114 @@
+//! Objects of any size in an object store, made and read piece by piece on threads for blocking work.
+
+use std::io::{self, Read};
+
+use bytes::{Buf, Bytes};
+use futures::StreamExt;
+use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart, path::Path};
+use tokio::sync::mpsc;
+
+/// So many bytes are handed to the object store at a time: above the 5 MiB that S3 asks for at least.
+const UPLOAD_BYTES: usize = 8 * 1024 * 1024;
+/// How many of those may be on their way at a time.
+const UPLOADS: usize = 2;
+/// Pieces that wait between the thread that makes or reads them and the object store.
+const PIECES_WAITING: usize = 4;
+
+/// Why an object is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// The object store did not do it.
+    #[error("{0}")]
+    Store(String),
+    /// It is not as it was written.
+    #[error("it is damaged: {0}")]
+    Damaged(String),
+}
+
+impl ObjectError {
+    /// It is not as it was written, because of this.
+    pub fn damaged(how: impl Into<String>) -> Self {
+        Self::Damaged(how.into())
+    }
+}
+
+impl From<object_store::Error> for ObjectError {
+    fn from(error: object_store::Error) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+/// Where the pieces of an object go that is made.
+pub type Take<'a> = &'a mut dyn FnMut(Bytes) -> Result<(), ObjectError>;
+
+/// Writes an object: as a whole, or not at all. What `make` returns is returned.
+pub async fn write<T, E>(
+    store: &dyn ObjectStore,
+    path: &Path,
+    make: impl FnOnce(Take<'_>) -> Result<T, E> + Send + 'static,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<ObjectError> + Send + 'static,
+{
+    // Before anything is made that could wait for it.
+    let upload = store.put_multipart(path).await.map_err(ObjectError::from)?;
+    let mut upload = WriteMultipart::new_with_chunk_size(upload, UPLOAD_BYTES);
+    let (pieces, mut made) = mpsc::channel(PIECES_WAITING);
+    let making = tokio::task::spawn_blocking(move || {
+        make(&mut |piece| {
+            let gone = |_| ObjectError::Store("nobody takes what is written".to_owned());
+            pieces.blocking_send(piece).map_err(gone)
+        })
+    });
+    while let Some(piece) = made.recv().await {
+        upload.wait_for_capacity(UPLOADS).await.map_err(ObjectError::from)?;
+        upload.put(piece);
+    }
+    match making.await.expect("making an object does not panic") {
+        Ok(outcome) => {
+            upload.finish().await.map_err(ObjectError::from)?;
+            Ok(outcome)
+        }
+        Err(error) => {
+            upload.abort().await.map_err(ObjectError::from)?;
+            Err(error)
+        }
+    }
+}
+
+/// An object, to be read on a thread for blocking work.
+#[derive(Debug)]
+pub struct Received {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    piece: Bytes,
+}
+
+/// Begins to read an object.
+pub async fn open(store: &dyn ObjectStore, path: &Path) -> Result<Received, ObjectError> {
+    let mut stored = store.get(path).await?.into_stream();
+    let (taken, pieces) = mpsc::channel(PIECES_WAITING);
+    tokio::spawn(async move {
+        while let Some(piece) = stored.next().await {
+            // Whoever has read enough takes no more.
+            if taken.send(piece.map_err(io::Error::other)).await.is_err() {
+                break;
+            }
+        }
+    });
+    Ok(Received { pieces, piece: Bytes::new() })
+}
+
+impl Read for Received {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.piece = piece?,
+                None => return Ok(0),
+            }
+        }
+        let length = into.len().min(self.piece.len());
+        self.piece.copy_to_slice(&mut into[..length]);
+        Ok(length)
+    }
+}

@@ -1,0 +1,395 @@
+//! Repartitioning: cuts kinds into another number of partitions while the shop goes on.
+//!
+//! Whoever does it is a standby of everything: it holds all partitions of all kinds, applies what the logs
+//! hold, and sends nothing. Once the doors hold and all is settled, it has every entity as of one moment at
+//! which no message is under way between any two partitions. It writes them as snapshots under a new epoch, each
+//! entity and its rows where they belong under the new count, and then brings the layout into force that
+//! says so (see [`shop_nats::layout`]).
+//!
+//! All kinds get a new epoch, also those whose count stays: a message's number counts on the link between two
+//! partitions, so when one end changes, the other one must count anew as well, and do so again
+//! whenever it replays. With a new epoch nothing is replayed from before, and all links begin with 1 at both
+//! ends. It costs writing everything once.
+//!
+//! Nothing is changed before the layout is in force, and nothing is removed at all: the records before it stay
+//! in the logs until they are trimmed.
+
+mod links;
+mod rewrite;
+mod standby;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use shop_domain::{
+    kind::Kind,
+    logic::{Logic, UnknownLogic},
+};
+use shop_nats::{
+    access::Access,
+    connection::{ConnectError, Connection},
+    hold::Holding,
+    jetstream::JetStreamLog,
+    layout::{Cut, Decided, Layout, LayoutError},
+    log::{Identity, LogError, SharedLog},
+};
+use tokio::time::sleep;
+
+use self::{rewrite::Rewrite, standby::Standby};
+use crate::{
+    kind_host::KindError,
+    outbox::Logs,
+    replay::Place,
+    snapshot::{SnapshotError, Snapshots},
+    store::{Meta, StoreError, sled::SledStore},
+};
+
+/// How long nothing may have come to any log before the doors are taken to hold: several times what one
+/// needs to append what it had let in.
+const CALM: Duration = Duration::from_millis(500);
+/// How long all that is under way may take to settle once the doors hold. Orders take milliseconds; what
+/// takes longer waits for a host that is not there.
+const SETTLE_LIMIT: Duration = Duration::from_secs(20);
+/// How often is looked whether it has.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What is to be done, and where.
+#[derive(Debug)]
+pub struct Options {
+    /// Where NATS is, and what lets us in.
+    pub nats: Access,
+    /// Where the snapshots are: those that there are, and those that are written.
+    pub snapshots: Snapshots,
+    /// A folder of its own, for the checkpoints of the standby and for what is sorted anew.
+    pub folder: PathBuf,
+    /// Into how many partitions; kinds that are not named stay as they are.
+    pub partitions: BTreeMap<Kind, u16>,
+}
+
+/// Why the shop is cut as before.
+#[derive(Debug, thiserror::Error)]
+pub enum RepartitionError {
+    /// There is no connection to NATS.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// It could not be decided, or somebody else has decided.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// There is no folder to work in.
+    #[error("cannot make a folder to work in: {0} (say where with --work-dir)")]
+    Folder(std::io::Error),
+    /// Checkpoints could not be kept in the folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Snapshots could not be read or written.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A kind cannot be followed.
+    #[error(transparent)]
+    Kind(#[from] KindError),
+    /// Something is under way, and stays so.
+    #[error("not all that is under way settles: {0}")]
+    Unsettled(String),
+    /// Upgraded only in part.
+    #[error("{0} behaves by several logic versions; finish that first: shop-actors upgrade")]
+    Upgrading(Kind),
+    /// This program does not know how entities behave.
+    #[error("{0}: {1}")]
+    Logic(Kind, UnknownLogic),
+    /// What was written is not what there was. A bug.
+    #[error("what was written of {0} is not what there was; it will not be used")]
+    Different(Kind),
+}
+
+/// A repartitioning under way. Dropping it changes nothing, before [`Ready::commit`].
+#[derive(Debug)]
+pub struct Repartition {
+    connection: Connection,
+    log: SharedLog,
+    snapshots: Snapshots,
+    folder: PathBuf,
+    partitions: BTreeMap<Kind, u16>,
+    decided: Decided,
+    logs: Logs,
+    standbys: BTreeMap<Kind, Standby>,
+}
+
+/// Everything of one moment, at which nothing is under way.
+#[derive(Debug)]
+pub struct Settled {
+    repartition: Repartition,
+    next: Layout,
+}
+
+/// All is written, and can come into force.
+#[derive(Debug)]
+pub struct Ready {
+    connection: Connection,
+    snapshots: Snapshots,
+    decided: Decided,
+    next: Layout,
+    /// What was written of each kind.
+    pub written: BTreeMap<Kind, Written>,
+}
+
+/// What was written of a kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// States and rows.
+    pub items: u64,
+    /// States alone.
+    pub entities: u64,
+    /// As they are stored.
+    pub bytes: u64,
+}
+
+impl Repartition {
+    /// Begins to follow everything. The shop goes on.
+    pub async fn begin(options: Options) -> Result<Self, RepartitionError> {
+        let Options { nats, snapshots, folder, partitions } = options;
+        let reading = Connection::connect(&nats, "shop-actors repartition reader").await?;
+        let connection = Connection::connect(&nats, "shop-actors repartition").await?;
+        connection.ensure_layout_stream().await?;
+        let decided = connection.conform().await?;
+        let log: SharedLog = Arc::new(JetStreamLog::of_generation(decided.generation(), &reading, &connection));
+        let mut logs = Logs::new();
+        for kind in Kind::ALL {
+            logs.insert(kind, log.identity(kind).await?);
+        }
+        let mut standbys = BTreeMap::new();
+        for kind in Kind::ALL {
+            let store = Arc::new(SledStore::open(&folder.join("before"), kind)?);
+            standbys.insert(kind, Standby::begin(kind, &log, &logs, store, &snapshots));
+        }
+        Ok(Self { connection, log, snapshots, folder, partitions, decided, logs, standbys })
+    }
+
+    /// Which log each kind has now.
+    pub fn logs(&self) -> &Logs {
+        &self.logs
+    }
+
+    /// Whether all kinds are cut as they should be already.
+    pub fn changes_nothing(&self) -> bool {
+        self.partitions.iter().all(|(kind, partitions)| self.logs[kind].partitions == *partitions)
+    }
+
+    /// Waits until it has applied all that the logs held when this was asked.
+    pub async fn catch_up(&mut self) -> Result<(), RepartitionError> {
+        let lasts = self.lasts().await?;
+        while !self.is_at(&lasts)? {
+            self.still_follows().await?;
+        }
+        Ok(())
+    }
+
+    /// From now on all doors hold what changes something, until what this returns is dropped.
+    pub fn hold(&self) -> Holding {
+        self.connection.hold_doors()
+    }
+
+    /// Over which all of this is done.
+    pub fn connection(&self) -> Connection {
+        self.connection.clone()
+    }
+
+    /// Waits until nothing is under way any more, and stops following. The doors must hold.
+    pub async fn settle(mut self) -> Result<Settled, RepartitionError> {
+        let begin = Instant::now();
+        let (mut calm, mut lasts) = (Instant::now(), self.lasts().await?);
+        loop {
+            self.still_follows().await?;
+            let now = self.lasts().await?;
+            if now != lasts {
+                (calm, lasts) = (Instant::now(), now);
+            }
+            let obstacle = match self.is_at(&lasts)? {
+                true => links::under_way(&self.logs, &self.metas()?),
+                false => Some("the logs are still being read".to_owned()),
+            };
+            match obstacle {
+                None if calm.elapsed() >= CALM => break,
+                Some(obstacle) if begin.elapsed() > SETTLE_LIMIT => {
+                    return Err(RepartitionError::Unsettled(obstacle));
+                }
+                None if begin.elapsed() > SETTLE_LIMIT => {
+                    let who = "the logs go on: a host does not hold its doors, or is of an older version";
+                    return Err(RepartitionError::Unsettled(who.to_owned()));
+                }
+                None | Some(_) => {}
+            }
+        }
+        for standby in self.standbys.values_mut() {
+            standby.stop().await?;
+        }
+        let metas = self.metas()?;
+        // Beyond that, something came at the last moment.
+        let is_beyond = |((kind, _), meta): (&Place, &Meta)| meta.cursor > lasts[kind];
+        if let Some(obstacle) = links::under_way(&self.logs, &metas) {
+            return Err(RepartitionError::Unsettled(obstacle));
+        }
+        if let Some(((kind, _), _)) = metas.iter().find(|one| is_beyond(*one)) {
+            return Err(LayoutError::WentOn(*kind).into());
+        }
+        let next = self.next(&lasts, &metas)?;
+        Ok(Settled { repartition: self, next })
+    }
+
+    /// The layout that follows on the one in force.
+    fn next(&self, lasts: &BTreeMap<Kind, u64>, metas: &BTreeMap<Place, Meta>) -> Result<Layout, RepartitionError> {
+        let epoch = uuid::Uuid::new_v4().as_u64_pair().0;
+        let cut = |(kind, last): (&Kind, &u64)| {
+            let mut versions = metas.iter().filter(|((of, _), _)| of == kind).map(|(_, meta)| meta.logic);
+            let logic = versions.next().expect("a kind has a partition");
+            if versions.any(|other| other != logic) {
+                return Err(RepartitionError::Upgrading(*kind));
+            }
+            Logic::try_from(logic).map_err(|unknown| RepartitionError::Logic(*kind, unknown))?;
+            let log = &self.logs[kind];
+            let partitions = self.partitions.get(kind).copied().unwrap_or(log.partitions);
+            Ok((*kind, Cut::behind(log, self.decided.former(*kind), partitions, epoch, *last, logic)))
+        };
+        let kinds = lasts.iter().map(cut).collect::<Result<_, _>>()?;
+        Ok(Layout { generation: self.decided.generation() + 1, kinds })
+    }
+
+    async fn lasts(&self) -> Result<BTreeMap<Kind, u64>, LogError> {
+        let mut lasts = BTreeMap::new();
+        for kind in Kind::ALL {
+            lasts.insert(kind, self.log.last_sequence(kind).await?);
+        }
+        Ok(lasts)
+    }
+
+    /// Whether the checkpoints of all partitions hold all that the logs hold up to there.
+    fn is_at(&self, lasts: &BTreeMap<Kind, u64>) -> Result<bool, RepartitionError> {
+        for (kind, standby) in &self.standbys {
+            if let Some(parked) = standby.parked() {
+                return Err(RepartitionError::Unsettled(parked));
+            }
+            if !standby.is_at(lasts[kind], self.logs[kind].partitions) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The checkpoints of all partitions.
+    fn metas(&self) -> Result<BTreeMap<Place, Meta>, StoreError> {
+        let mut metas = BTreeMap::new();
+        for (kind, log) in &self.logs {
+            for partition in 0..log.partitions {
+                let meta = self.standbys[kind].shelf(partition)?.meta()?;
+                metas.insert((*kind, partition), meta.unwrap_or_else(|| Meta::new(log)));
+            }
+        }
+        Ok(metas)
+    }
+
+    /// Waits a moment; not when one of them cannot be followed any more.
+    async fn still_follows(&mut self) -> Result<(), RepartitionError> {
+        for standby in self.standbys.values_mut() {
+            standby.still_follows()?;
+        }
+        sleep(LOOK_INTERVAL).await;
+        Ok(())
+    }
+}
+
+impl Settled {
+    /// Writes everything as snapshots under the next layout.
+    pub async fn rewrite(self) -> Result<Ready, RepartitionError> {
+        let Self { repartition, next } = self;
+        let Repartition { connection, snapshots, folder, decided, logs, standbys, .. } = repartition;
+        let mut written = BTreeMap::new();
+        for (kind, cut) in &next.kinds {
+            let before = standbys[kind].shelves(logs[kind].partitions)?;
+            let after = Arc::new(SledStore::open(&folder.join("after"), *kind)?);
+            let begin = beginning(&logs[kind], cut);
+            let rewrite = Rewrite { kind: *kind, before, after, partitions: cut.partitions, begin };
+            match rewrite.run(&snapshots).await {
+                Ok(done) => drop(written.insert(*kind, done)),
+                Err(error) => {
+                    forget(&snapshots, &next).await;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Ready { connection, snapshots, decided, next, written })
+    }
+}
+
+impl Ready {
+    /// Into what it will be cut.
+    pub fn next(&self) -> &Layout {
+        &self.next
+    }
+
+    /// Brings it into force. An error, unless it says that nobody knows, means that everything is as before.
+    pub async fn commit(self) -> Result<(), RepartitionError> {
+        let Self { connection, snapshots, decided, next, .. } = &self;
+        let changed = match self.fence().await {
+            Ok(()) => self.decide().await,
+            Err(error) => Err(error),
+        };
+        match changed {
+            Ok(()) => {
+                connection.conform().await?;
+                Ok(())
+            }
+            Err(error) => {
+                let now = connection.conform().await?;
+                if now.layout.as_ref() == Some(next) {
+                    return Ok(());
+                }
+                tracing::debug!("still generation {}, which was decided at {}", decided.generation(), now.at);
+                forget(snapshots, next).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// The first step of [`Self::commit`]: nobody can append any more, and nobody has.
+    pub async fn fence(&self) -> Result<(), RepartitionError> {
+        self.connection.fence(&self.next).await?;
+        Ok(self.connection.seal(&self.next).await?)
+    }
+
+    /// The second step, before which everything is as before, and behind which it is not.
+    pub async fn decide(&self) -> Result<(), RepartitionError> {
+        self.connection.decide(Some(&self.next), self.decided.at).await?;
+        Ok(())
+    }
+}
+
+/// Where a partition begins under the next layout, right behind the last record of the one before.
+fn beginning(log: &Identity, cut: &Cut) -> Meta {
+    let cursor = cut.begins_at - 1;
+    Meta {
+        logic: cut.logic,
+        epoch: cut.epoch,
+        created_unix_ns: log.created_unix_ns,
+        cursor,
+        cursor_hash: 0,
+        links: crate::link::Links::default(),
+        complete_to: cursor,
+    }
+}
+
+/// Removes the snapshots of a layout that does not come into force.
+async fn forget(snapshots: &Snapshots, layout: &Layout) {
+    for (kind, cut) in &layout.kinds {
+        for partition in 0..cut.partitions {
+            if let Err(error) = snapshots.prune((*kind, partition), cut.epoch, 0).await {
+                tracing::warn!("what was written of {kind}/{partition} for nothing stays there: {error}");
+            }
+        }
+    }
+}

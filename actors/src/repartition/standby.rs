@@ -1,0 +1,130 @@
+//! A standby of all partitions of one kind, which never becomes their owner.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering::Acquire},
+};
+
+use futures::FutureExt;
+use shop_domain::kind::Kind;
+use shop_nats::log::SharedLog;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    kind_host::{KindError, KindHost, PartitionView, View},
+    outbox::Logs,
+    snapshot::Snapshots,
+    store::{SharedShelf, Store, StoreError, sled::SledStore},
+    turn::{Decision, Role, Turn},
+};
+
+/// Follows one kind.
+#[derive(Debug)]
+pub(super) struct Standby {
+    kind: Kind,
+    store: Arc<SledStore>,
+    view: watch::Receiver<Arc<View>>,
+    running: Option<JoinHandle<Result<(), KindError>>>,
+    stop: CancellationToken,
+    /// Nothing of it ever changes.
+    _decided: (Vec<Decision>, watch::Sender<BTreeSet<u16>>),
+}
+
+impl Standby {
+    /// Begins with the newest snapshots that there are, and then follows the log.
+    pub(super) fn begin(
+        kind: Kind,
+        log: &SharedLog,
+        logs: &Logs,
+        store: Arc<SledStore>,
+        snapshots: &Snapshots,
+    ) -> Self {
+        let identity = logs[&kind];
+        let (decisions, turns): (Vec<_>, Vec<_>) = (0..identity.partitions).map(|_| Turn::new()).unzip();
+        for Decision { role, settled } in &decisions {
+            role.send_replace(Role::Standby);
+            // Whatever follows, somebody else sends it.
+            settled.send_replace(u64::MAX);
+        }
+        let (hold, held) = watch::channel((0..identity.partitions).collect());
+        let (view, seen) = watch::channel(Arc::default());
+        // A standby answers nobody.
+        let (replies, _) = mpsc::channel(1);
+        let host = KindHost {
+            kind,
+            log: log.clone(),
+            identity,
+            logs: logs.clone(),
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            snapshots: Some(snapshots.clone()),
+            replies,
+            view,
+            turns,
+            held,
+        };
+        let stop = CancellationToken::new();
+        let running = Some(tokio::spawn(host.run(stop.clone())));
+        Self { kind, store, view: seen, running, stop, _decided: (decisions, hold) }
+    }
+
+    /// Whether the checkpoints of so many partitions hold all of the log up to there.
+    pub(super) fn is_at(&self, last: u64, partitions: u16) -> bool {
+        let view = self.view.borrow();
+        let is_read = view.dispatched.as_ref().is_some_and(|dispatched| *dispatched.borrow() >= last);
+        // What came since is another matter.
+        let is_saved = |one: &PartitionView| *one.handle.saved.borrow() >= one.assigned.load(Acquire).min(last);
+        is_read && view.partitions.len() == usize::from(partitions) && view.partitions.values().all(is_saved)
+    }
+
+    /// Which partition does not go on, and why, if there is one.
+    pub(super) fn parked(&self) -> Option<String> {
+        let view = self.view.borrow();
+        let parked = view.parked.iter().next();
+        parked.map(|(partition, parked)| {
+            format!("{}/{partition} is parked at sequence {}: {}", self.kind, parked.sequence, parked.reason)
+        })
+    }
+
+    /// Says why it does not follow any more, if it does not.
+    pub(super) fn still_follows(&mut self) -> Result<(), KindError> {
+        match self.running.as_mut().and_then(FutureExt::now_or_never) {
+            None => Ok(()),
+            Some(ended) => {
+                self.running = None;
+                ended.unwrap_or_else(|error| Err(KindError::Bug(self.kind, error)))
+            }
+        }
+    }
+
+    /// Stops following, with a last checkpoint.
+    pub(super) async fn stop(&mut self) -> Result<(), KindError> {
+        self.stop.cancel();
+        match self.running.take() {
+            Some(running) => running.await.unwrap_or_else(|error| Err(KindError::Bug(self.kind, error))),
+            None => Ok(()),
+        }
+    }
+
+    /// The checkpoint of a partition.
+    pub(super) fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError> {
+        match self.view.borrow().partitions.get(&partition) {
+            Some(one) => Ok(Arc::clone(&one.shelf)),
+            None => self.store.shelf(partition),
+        }
+    }
+
+    /// The checkpoints of so many partitions.
+    pub(super) fn shelves(&self, partitions: u16) -> Result<Vec<SharedShelf>, StoreError> {
+        (0..partitions).map(|partition| self.shelf(partition)).collect()
+    }
+}
+
+impl Drop for Standby {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

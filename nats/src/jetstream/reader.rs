@@ -1,0 +1,220 @@
+//! Reading a kind's log.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use futures::StreamExt;
+use shop_domain::kind::Kind;
+use tokio::{sync::mpsc, time::sleep};
+
+use super::{JetStreamLog, taken_at};
+use crate::{
+    frame, layout,
+    log::{Log, LogError, Record},
+    subject,
+};
+
+/// Records that one pull asks for.
+const PULL_RECORDS: usize = 256;
+/// Bytes that one pull asks for: above the largest frame, so that a pull always brings something.
+const PULL_BYTES: usize = 4 * 1024 * 1024;
+/// How often the server says that it is still there while there is nothing to read.
+/// Two of them missing, and the consumer is made anew elsewhere: its server may be gone.
+const READ_HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long nothing comes, until the log's leader is asked whether there is something, and again until the consumer
+/// is given up that does not bring it.
+const SILENCE: Duration = Duration::from_secs(2);
+/// How long one pull stands.
+const READ_EXPIRES: Duration = Duration::from_secs(30);
+/// Pause before a lost reader is made anew; doubles up to the second value.
+const READ_RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// Answers in a row that say that the log ends before our position, until we believe it: a leader
+/// that was just elected may still be applying what its predecessor acknowledged.
+const ROLLED_BACK_ANSWERS: u32 = 8;
+
+/// Why a reader begins again though nobody said no: whatever it was waiting for will not come.
+const RECONNECTED: &str = "the connection was lost and is back";
+
+/// Reads a kind's log with ephemeral consumers that acknowledge nothing. The position is ours:
+/// whenever the consumer is lost or skips, a new one starts behind the last record handed on.
+pub(super) struct Reader {
+    pub(super) log: JetStreamLog,
+    pub(super) kind: Kind,
+    pub(super) epoch: u64,
+    pub(super) after: u64,
+    /// Answers in a row that say that the log ends before `after`.
+    pub(super) rolled_back: u32,
+    pub(super) records: mpsc::Sender<Result<Record, LogError>>,
+}
+
+/// Why a consumer is no longer of use.
+enum Lost {
+    /// Nobody reads any more.
+    Closed,
+    /// It is to be replaced.
+    Broken(String),
+    /// There is nothing to read from.
+    OtherLog(LogError),
+}
+
+impl Reader {
+    pub(super) async fn run(mut self) {
+        let mut delay = READ_RETRY.0;
+        loop {
+            let position = self.after;
+            match self.read_with_one_consumer().await {
+                Lost::Closed => return,
+                Lost::OtherLog(error) => {
+                    let _nobody_reads = self.records.send(Err(error)).await;
+                    return;
+                }
+                // Whoever read it has ended, and the connection with it.
+                Lost::Broken(_) if self.records.is_closed() => return,
+                Lost::Broken(reason) => {
+                    tracing::warn!("reader of {} stopped after sequence {}: {reason}", self.kind, self.after);
+                }
+            }
+            delay = if self.after > position { READ_RETRY.0 } else { (delay * 2).min(READ_RETRY.1) };
+            tokio::select! {
+                () = sleep(delay) => {}
+                () = self.records.closed() => return,
+            }
+        }
+    }
+
+    async fn read_with_one_consumer(&mut self) -> Lost {
+        let mut reconnects = self.log.reconnects.clone();
+        reconnects.mark_unchanged();
+        let consumer = tokio::select! {
+            consumer = self.consumer() => consumer,
+            Ok(()) = reconnects.changed() => Err(Lost::Broken(RECONNECTED.into())),
+        };
+        let mut messages = match consumer {
+            Ok(messages) => messages,
+            Err(lost) => return lost,
+        };
+        let mut expected = 1;
+        loop {
+            let message = tokio::select! {
+                biased;
+                message = messages.next() => message,
+                // The server has forgotten the consumer, or never heard our last pull.
+                Ok(()) = reconnects.changed() => return Lost::Broken(RECONNECTED.into()),
+                () = self.records.closed() => return Lost::Closed,
+                withheld = self.withheld() => return Lost::Broken(withheld),
+            };
+            let message = match message {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => return Lost::Broken(error.to_string()),
+                None => return Lost::Broken("the consumer ended".into()),
+            };
+            let (Ok(info), Some((generation, partition))) = (message.info(), subject::place(&message.subject)) else {
+                return Lost::Broken(format!("a message without position on {}", message.subject));
+            };
+            if info.consumer_sequence != expected {
+                return Lost::Broken(format!("message {expected} is missing, {} came", info.consumer_sequence));
+            }
+            expected += 1;
+            let sequence = info.stream_sequence;
+            if sequence != self.after + 1 {
+                return self.skipped_to(sequence).await;
+            }
+            if generation != self.log.generation
+                && let Err(lost) = self.is_left_over(sequence, &message.payload).await
+            {
+                return lost;
+            }
+            let time = taken_at(message.headers.as_ref(), info.published.unix_timestamp_nanos());
+            let record = Record { sequence, partition, time, payload: message.payload.clone() };
+            if self.records.send(Ok(record)).await.is_err() {
+                return Lost::Closed;
+            }
+            self.after = sequence;
+        }
+    }
+
+    /// Waits until something is in the log for long that does not come. A consumer lives on some server, and that one's
+    /// copy may stay behind the leader's for minutes: then it says that it is there, and brings nothing.
+    async fn withheld(&self) -> String {
+        loop {
+            sleep(SILENCE).await;
+            // Without a leader nothing can come.
+            let Ok(last) = self.log.last_sequence(self.kind).await else { continue };
+            if last > self.after {
+                sleep(SILENCE).await;
+                return format!("the log goes on to sequence {last}, but nothing comes");
+            }
+        }
+    }
+
+    /// Somebody has appended under another layout. One that came to nothing has left no more than an upgrade that
+    /// changes nothing; behind one that is in force nothing is for us any more. Messages are appended under no other,
+    /// so that whoever says then that ours is in force does not know better yet.
+    async fn is_left_over(&self, sequence: u64, payload: &[u8]) -> Result<(), Lost> {
+        let kind = self.kind;
+        let decided = layout::decided(&self.log.reading).await.map_err(Lost::Broken)?;
+        if decided.generation() != self.log.generation {
+            let reason = format!("from sequence {sequence} on it is cut into other partitions");
+            return Err(Lost::OtherLog(LogError::OtherLog { kind, reason }));
+        }
+        if frame::is_upgrade(payload) {
+            return Ok(());
+        }
+        Err(Lost::Broken(format!("sequence {sequence} is of another layout than the one that is said to be in force")))
+    }
+
+    /// A consumer on a server that does not have all of the log yet may begin elsewhere than it was
+    /// told to; the leader knows. Nobody may delete or purge: a log without that record has lost something.
+    async fn skipped_to(&self, sequence: u64) -> Lost {
+        let (kind, wanted) = (self.kind, self.after + 1);
+        let reason = format!("sequence {wanted} is missing, {sequence} came");
+        match self.log.record(kind, wanted).await {
+            Ok(Some(_)) => Lost::Broken(reason),
+            Ok(None) if sequence > wanted => Lost::OtherLog(LogError::OtherLog { kind, reason }),
+            Ok(None) => Lost::Broken(reason),
+            Err(error) => Lost::Broken(format!("{reason}; {error}")),
+        }
+    }
+
+    async fn consumer(&mut self) -> Result<pull::Stream, Lost> {
+        self.verify().await?;
+        let broken = |reason: String| Lost::Broken(reason);
+        let stream = self.log.reading.get_stream_no_info(subject::stream(self.kind)).await;
+        let stream = stream.map_err(|error| broken(error.to_string()))?;
+        let config = pull::Config {
+            name: Some(format!("shop-{}-{}", self.kind, uuid::Uuid::new_v4().simple())),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.after + 1 },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: READ_EXPIRES,
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        };
+        let consumer = stream.create_consumer(config).await.map_err(|error| broken(error.to_string()))?;
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(PULL_RECORDS)
+            .max_bytes_per_batch(PULL_BYTES)
+            .heartbeat(READ_HEARTBEAT)
+            .expires(READ_EXPIRES)
+            .messages();
+        messages.await.map_err(|error| broken(error.to_string()))
+    }
+
+    /// A stream that was made anew or rolled back would let us wait for ever.
+    async fn verify(&mut self) -> Result<(), Lost> {
+        let kind = self.kind;
+        let identity = self.log.identity(kind).await.map_err(|error| Lost::Broken(error.to_string()))?;
+        let other = |reason: String| Err(Lost::OtherLog(LogError::OtherLog { kind, reason }));
+        if identity.epoch != self.epoch {
+            return other(format!("its epoch is {:016x} instead of {:016x}", identity.epoch, self.epoch));
+        }
+        if identity.last_sequence >= self.after {
+            self.rolled_back = 0;
+            return Ok(());
+        }
+        self.rolled_back += 1;
+        let reason = format!("it ends at {} though {} was read", identity.last_sequence, self.after);
+        if self.rolled_back < ROLLED_BACK_ANSWERS { Err(Lost::Broken(reason)) } else { other(reason) }
+    }
+}

@@ -1,0 +1,359 @@
+//! The layout: into how many partitions each kind is cut, and from where on its log is read under that count.
+//!
+//! It is decided in one place, by one append: the last message of the stream `SHOP_LAYOUT` says which
+//! one is in force; while there is none, each log is as it was made. Whoever appends names the message that he
+//! has seen last, so that of two who want different things one is refused.
+//!
+//! The streams of the kinds follow. A layout has a *generation*, which is part of the subjects that
+//! its logs are appended to. Giving a stream the next generation's subjects therefore fences
+//! it: a host of the generation before, even one that was frozen or cut off and knows of nothing, cannot append any
+//! more. A new layout comes into force like this, and until the third step everything may stop at any moment:
+//!
+//! 1. [`Connection::fence`]: all streams get the subjects of the next generation. Nobody appends to those yet.
+//! 2. [`Connection::seal`]: each log gets a record that the server takes only if the log still ends where the
+//!    new layout lets it begin.
+//! 3. [`Connection::decide`]: the layout is appended to `SHOP_LAYOUT`.
+//! 4. [`Connection::conform`]: the streams say the same. Whoever starts does that as well, in either
+//!    direction: if a fenced stream is ahead of what was decided, he first decides once more for what is
+//!    in force, so that whoever fenced it comes too late with his third step.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::jetstream::{
+    self, ErrorCode,
+    context::PublishErrorKind,
+    message::PublishMessage,
+    stream::{Config, DiscardPolicy, LastRawMessageErrorKind, StorageType},
+};
+use bytes::Bytes;
+use futures::TryFutureExt;
+use serde::{Deserialize, Serialize};
+use shop_domain::kind::Kind;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    connection::Connection,
+    frame::Upgrade,
+    log::Identity,
+    subject,
+    topology::{self, TopologyError, identity_of},
+};
+
+/// Into how many partitions each kind is cut, and from where on its log is read under that count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// How often there was another one before.
+    pub generation: u32,
+    /// Each kind's part.
+    pub kinds: BTreeMap<Kind, Cut>,
+}
+
+/// How one kind is cut.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// Into so many partitions.
+    pub partitions: u16,
+    /// The epoch of the log from there on.
+    pub epoch: u64,
+    /// The sequence at which the log begins: snapshots stand for all before it.
+    pub begins_at: u64,
+    /// The number of the logic version that it begins with.
+    pub logic: u32,
+    /// The epochs that it had before: what is left of those is of no use any more.
+    pub former: Vec<u64>,
+}
+
+/// What was decided last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// The layout in force; none when the streams are as they were made.
+    pub layout: Option<Layout>,
+    /// The sequence at which that was said last; 0 when it never was.
+    pub at: u64,
+}
+
+/// A message in `SHOP_LAYOUT`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Decision {
+    /// What is in force from now on, which may be what was in force before.
+    layout: Option<Layout>,
+}
+
+/// Why a layout is not as it should be, or was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// The server did not do what it was asked.
+    #[error("cannot read or change how the stream {stream} is cut: {reason}")]
+    Server {
+        /// Which stream.
+        stream: String,
+        /// Why.
+        reason: String,
+    },
+    /// The streams are not such as can be asked.
+    #[error(transparent)]
+    Topology(TopologyError),
+    /// Somebody else has decided meanwhile.
+    #[error("somebody else, or a host that was just started, has decided how the logs are cut; nothing was changed")]
+    Overtaken,
+    /// A log does not end any more where it did.
+    #[error("the log of {0} has gone on beyond what was rewritten; nothing was changed")]
+    WentOn(Kind),
+}
+
+impl From<TopologyError> for LayoutError {
+    fn from(error: TopologyError) -> Self {
+        if let TopologyError::Server { stream, reason } = error {
+            return Self::Server { stream, reason };
+        }
+        Self::Topology(error)
+    }
+}
+
+/// How long is asked again: longer than some elections in a row.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause before.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How long one answer may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Decided {
+    /// The generation of the layout in force.
+    pub fn generation(&self) -> u32 {
+        self.layout.as_ref().map_or(0, |layout| layout.generation)
+    }
+
+    /// The epochs that a kind's log had before.
+    pub fn former(&self, kind: Kind) -> &[u64] {
+        self.layout.as_ref().and_then(|layout| layout.kinds.get(&kind)).map_or(&[], |cut| &cut.former)
+    }
+}
+
+impl Cut {
+    /// The log goes on behind its last record, cut into so many partitions.
+    pub fn behind(log: &Identity, former: &[u64], partitions: u16, epoch: u64, last: u64, logic: u32) -> Self {
+        let former = former.iter().copied().chain([log.epoch]).collect();
+        Self { partitions, epoch, begins_at: last + 1, logic, former }
+    }
+}
+
+impl Connection {
+    /// Which layout is in force.
+    pub async fn decided(&self) -> Result<Decided, LayoutError> {
+        let context = self.layout_context();
+        patiently(|| decided(&context).map_err(|reason| server(subject::LAYOUT_STREAM, reason))).await
+    }
+
+    /// Which layout is in force, once all streams are as it says.
+    pub async fn conform(&self) -> Result<Decided, LayoutError> {
+        let context = self.layout_context();
+        loop {
+            let generations = patiently(|| generations(&context)).await?;
+            let mut decided = self.decided().await?;
+            if generations.into_iter().max() > Some(decided.generation()) {
+                tracing::warn!("a repartitioning was not finished; the logs stay as they are cut");
+                match self.decide(decided.layout.as_ref(), decided.at).await {
+                    Ok(at) => decided.at = at,
+                    Err(LayoutError::Overtaken) => continue,
+                    Err(error) => return Err(error),
+                }
+            }
+            patiently(|| follow(&context, &decided, Follow::InForce)).await?;
+            return Ok(decided);
+        }
+    }
+
+    /// Decides, unless anybody has done so since `after`; returns where that is said.
+    pub async fn decide(&self, layout: Option<&Layout>, after: u64) -> Result<u64, LayoutError> {
+        let context = self.layout_context();
+        let decision = Decision { layout: layout.cloned() };
+        let bytes: Bytes = serde_json::to_vec(&decision).expect("a layout always encodes").into();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let message = PublishMessage::build().payload(bytes.clone()).expected_last_sequence(after);
+            let reason = match publish(&context, subject::LAYOUT, message).await {
+                Ok(at) => return Ok(at),
+                Err(error) => error.to_string(),
+            };
+            // Also an attempt that failed may have been stored.
+            let now = self.decided().await?;
+            match now.at {
+                at if at == after + 1 && now.layout == decision.layout => return Ok(at),
+                at if at != after => return Err(LayoutError::Overtaken),
+                _ if Instant::now() > deadline => return Err(server(subject::LAYOUT_STREAM, reason)),
+                _ => sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Makes the stream in which is decided, with as many copies as the logs have.
+    pub async fn ensure_layout_stream(&self) -> Result<(), LayoutError> {
+        let context = self.layout_context();
+        patiently(|| make_stream(&context)).await
+    }
+
+    /// Lets nobody append any more under the layout in force. Undone by [`Self::conform`].
+    pub async fn fence(&self, next: &Layout) -> Result<(), LayoutError> {
+        let decided = Decided { layout: Some(next.clone()), at: 0 };
+        let context = self.layout_context();
+        patiently(|| follow(&context, &decided, Follow::Proposed)).await
+    }
+
+    /// Appends the first record of each log under the next layout: one that changes nothing, and that
+    /// the server takes only if nothing else has come.
+    pub async fn seal(&self, next: &Layout) -> Result<(), LayoutError> {
+        let context = self.layout_context();
+        for (kind, cut) in &next.kinds {
+            let last = cut.begins_at - 1;
+            let record = Upgrade { logic: cut.logic }.encode();
+            let message = PublishMessage::build().payload(record).expected_last_sequence(last);
+            let subject = subject::log(*kind, next.generation, 0);
+            publish(&context, &subject, message).await.map_err(|error| match error.kind() {
+                PublishErrorKind::WrongLastSequence => LayoutError::WentOn(*kind),
+                PublishErrorKind::StreamNotFound
+                | PublishErrorKind::WrongLastMessageId
+                | PublishErrorKind::TimedOut
+                | PublishErrorKind::BrokenPipe
+                | PublishErrorKind::MaxAckPending
+                | PublishErrorKind::MaxPayloadExceeded
+                | PublishErrorKind::Other => server(&subject::stream(*kind), error.to_string()),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn layout_context(&self) -> jetstream::Context {
+        let mut context = jetstream::new(self.client().clone());
+        context.set_timeout(TIMEOUT);
+        context
+    }
+}
+
+/// Makes the stream in which is decided, unless there is one.
+async fn make_stream(context: &jetstream::Context) -> Result<(), LayoutError> {
+    let logs = stream_config(context, Kind::Order).await?;
+    let config = Config {
+        name: subject::LAYOUT_STREAM.into(),
+        description: Some("into how many partitions the shop's kinds are cut".into()),
+        subjects: vec![subject::LAYOUT.into()],
+        storage: StorageType::File,
+        num_replicas: logs.num_replicas,
+        discard: DiscardPolicy::New,
+        deny_delete: true,
+        deny_purge: true,
+        ..Config::default()
+    };
+    let made = context.get_or_create_stream(config).await;
+    made.map(drop).map_err(|error| server(subject::LAYOUT_STREAM, error.to_string()))
+}
+
+/// Which layout is in force, as the leader of its stream says.
+pub(crate) async fn decided(context: &jetstream::Context) -> Result<Decided, String> {
+    let stream = context.get_stream_no_info(subject::LAYOUT_STREAM).await.map_err(|error| error.to_string())?;
+    match stream.get_last_raw_message_by_subject(subject::LAYOUT).await {
+        Ok(message) => {
+            let decision: Decision = serde_json::from_slice(&message.payload).map_err(|error| error.to_string())?;
+            Ok(Decided { layout: decision.layout, at: message.sequence })
+        }
+        Err(error) => match error.kind() {
+            LastRawMessageErrorKind::NoMessageFound => Ok(Decided::default()),
+            LastRawMessageErrorKind::JetStream(ref inner) if is_nothing(inner.error_code()) => Ok(Decided::default()),
+            LastRawMessageErrorKind::JetStream(_)
+            | LastRawMessageErrorKind::InvalidSubject
+            | LastRawMessageErrorKind::Other => Err(error.to_string()),
+        },
+    }
+}
+
+/// Whether an error says that nothing was ever decided.
+fn is_nothing(error: ErrorCode) -> bool {
+    [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::STREAM_NOT_FOUND].contains(&error)
+}
+
+/// What streams are made to follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Follow {
+    /// A layout in force: they say so.
+    InForce,
+    /// One that may come into force: nobody else may append.
+    Proposed,
+}
+
+/// Gives the logs that there are the subjects of a layout and, if it is in force, what else it says.
+async fn follow(context: &jetstream::Context, decided: &Decided, follow: Follow) -> Result<(), LayoutError> {
+    for kind in Kind::ALL {
+        let Some(info) = stream_info(context, kind).await? else { continue };
+        let failed = |reason: String| server(&info.config.name, reason);
+        let cut = decided.layout.as_ref().and_then(|layout| layout.kinds.get(&kind));
+        let partitions = match cut {
+            Some(cut) => cut.partitions,
+            None if generation(&info.config) == 0 => continue,
+            None => identity_of(&info).map_err(|error| failed(error.to_string()))?.partitions,
+        };
+        let mut config = info.config.clone();
+        config.subjects = subject::logs(kind, decided.generation(), partitions);
+        if let (Follow::InForce, Some(cut)) = (follow, cut) {
+            topology::describe(&mut config.metadata, cut);
+        }
+        if config.subjects != info.config.subjects || config.metadata != info.config.metadata {
+            context.update_stream(config).await.map_err(|error| failed(error.to_string()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The generation whose subjects each log has.
+async fn generations(context: &jetstream::Context) -> Result<Vec<u32>, LayoutError> {
+    let mut generations = Vec::with_capacity(Kind::ALL.len());
+    for kind in Kind::ALL {
+        generations.extend(stream_info(context, kind).await?.map(|info| generation(&info.config)));
+    }
+    Ok(generations)
+}
+
+/// The generation whose subjects a log has.
+fn generation(config: &Config) -> u32 {
+    config.subjects.iter().filter_map(|subject| Some(subject::place(subject)?.0)).max().unwrap_or(0)
+}
+
+async fn stream_config(context: &jetstream::Context, kind: Kind) -> Result<Config, LayoutError> {
+    let info = stream_info(context, kind).await?;
+    info.map(|info| info.config).ok_or_else(|| server(&subject::stream(kind), "there is none".into()))
+}
+
+/// What the server says of a log; none when there is none yet.
+async fn stream_info(context: &jetstream::Context, kind: Kind) -> Result<Option<jetstream::stream::Info>, LayoutError> {
+    Ok(topology::find(context, &subject::stream(kind)).await?)
+}
+
+async fn publish(
+    context: &jetstream::Context,
+    subject: &str,
+    message: PublishMessage,
+) -> Result<u64, async_nats::error::Error<PublishErrorKind>> {
+    Ok(context.send_publish(subject.to_owned(), message).await?.await?.sequence)
+}
+
+/// Asks again what a server could not say or do: it may have to find a leader first.
+async fn patiently<T, F>(mut ask: impl FnMut() -> F) -> Result<T, LayoutError>
+where
+    F: Future<Output = Result<T, LayoutError>>,
+{
+    let deadline = Instant::now() + PATIENCE;
+    let mut is_said = false;
+    loop {
+        match ask().await {
+            Err(error @ LayoutError::Server { .. }) if Instant::now() < deadline => {
+                if !std::mem::replace(&mut is_said, true) {
+                    tracing::warn!("{error}; trying again for {PATIENCE:?}");
+                }
+            }
+            outcome => return outcome,
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+fn server(stream: &str, reason: String) -> LayoutError {
+    LayoutError::Server { stream: stream.to_owned(), reason }
+}

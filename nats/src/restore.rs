@@ -1,0 +1,295 @@
+//! Streams that are filled from a backup. No host takes one of them for a log until all of them are whole.
+
+use std::{collections::VecDeque, time::Duration};
+
+use async_nats::{
+    HeaderMap,
+    header::NATS_EXPECTED_LAST_SEQUENCE,
+    jetstream::{
+        self, ErrorCode,
+        context::{GetStreamErrorKind, PublishAckFuture, PublishError},
+        stream::Config,
+    },
+};
+use bytes::Bytes;
+use shop_domain::{kind::Kind, timestamp::Timestamp};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    connection::Connection,
+    header,
+    log::Record,
+    subject,
+    topology::{self, Topology, TopologyError},
+};
+
+/// Messages on their way at a time, and bytes of them: enough to keep any disk busy.
+const WINDOW_MESSAGES: usize = 1_000;
+const WINDOW_BYTES: usize = 8 * 1024 * 1024;
+/// How long an acknowledgement, or any other answer, may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long nothing may be acknowledged until the restore is given up: longer than some elections in a row.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How long it is tried to make a stream: longer than an election takes, or removing another one's files.
+const MAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Pause before what was not acknowledged is sent again, or what was not made is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// A message as it is stored in a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// Where it was published.
+    pub subject: String,
+    /// When the stream took it first.
+    pub time: Timestamp,
+    /// What of its headers counts.
+    pub headers: Vec<(String, String)>,
+    /// What it says.
+    pub payload: Bytes,
+}
+
+impl Stored {
+    /// A record of a kind's log.
+    pub fn of(kind: Kind, Record { sequence, partition, time, payload }: Record) -> Self {
+        Self { sequence, subject: subject::log(kind, 0, partition), time, headers: vec![], payload }
+    }
+}
+
+/// What a log was that is to be there again.
+#[derive(Clone, Copy, Debug)]
+pub struct Original {
+    /// Whose log.
+    pub kind: Kind,
+    /// The epoch by which links know it.
+    pub link_epoch: u64,
+    /// In how many partitions the kind is cut.
+    pub partitions: u16,
+    /// The number of the logic version that it begins with.
+    pub logic: u32,
+    /// Its first record's sequence.
+    pub first_sequence: u64,
+}
+
+/// Why a backup is not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// There is something already.
+    #[error(
+        "there is a shop on this nats-server already: it has the stream {0}, and a backup is restored into an empty \
+         JetStream only. If it is to go, stop its hosts, and remove its streams with `nats stream rm`"
+    )]
+    NotEmpty(String),
+    /// There is something in a stream that was just made.
+    #[error(
+        "the stream {0} was just made and is not empty: nats-server still had the files of one that was removed. \
+         Start that again, and then the restore"
+    )]
+    Revived(String),
+    /// The server did not do what it was asked.
+    #[error("cannot restore into the stream {stream}: {reason}")]
+    Server {
+        /// Which stream.
+        stream: String,
+        /// Why.
+        reason: String,
+    },
+    /// The streams cannot be made.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+}
+
+impl Connection {
+    /// Makes sure that there is no shop. What a restore has left that was interrupted goes.
+    pub async fn make_room_for_a_restore(&self) -> Result<(), RestoreError> {
+        let context = context(self);
+        let names = Kind::ALL
+            .map(subject::stream)
+            .into_iter()
+            .chain([subject::DEAD_STREAM, subject::LAYOUT_STREAM].map(str::to_owned));
+        let mut unfinished = vec![];
+        for name in names {
+            match context.get_stream(&name).await {
+                Ok(stream) if topology::is_closed(&stream.cached_info().config) => unfinished.push(name),
+                Ok(_) => return Err(RestoreError::NotEmpty(name)),
+                Err(error) => match error.kind() {
+                    GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+                    GetStreamErrorKind::JetStream(_)
+                    | GetStreamErrorKind::EmptyName
+                    | GetStreamErrorKind::Request
+                    | GetStreamErrorKind::InvalidStreamName => return Err(failed(&name, &error)),
+                },
+            }
+        }
+        for name in unfinished {
+            context.delete_stream(&name).await.map_err(|error| failed(&name, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a log that is as this one was, but empty and closed.
+    pub async fn restore_log(&self, original: Original, topology: Topology) -> Result<Restoring, RestoreError> {
+        let Original { kind, link_epoch, partitions, logic, first_sequence } = original;
+        let epoch = topology::new_epoch();
+        let config = topology::log(kind, epoch, partitions, logic, self.replicas(topology)?);
+        self.restore(topology::linked(config, link_epoch), epoch, first_sequence).await
+    }
+
+    /// Makes a stream of dead letters that is empty and closed.
+    pub async fn restore_dead_letters(&self, first: u64, topology: Topology) -> Result<Restoring, RestoreError> {
+        self.restore(topology::dead_letters(self.replicas(topology)?), 0, first).await
+    }
+
+    async fn restore(&self, config: Config, epoch: u64, first_sequence: u64) -> Result<Restoring, RestoreError> {
+        let config = Config { first_sequence: Some(first_sequence).filter(|first| *first > 1), ..config };
+        let (context, stream) = (context(self), config.name.clone());
+        let made = make(&context, &topology::closed(config)).await?;
+        // A nats-server that could not remove the files of a stream of that name would find them again.
+        if made.state.messages > 0 || made.state.last_sequence >= first_sequence {
+            return Err(RestoreError::Revived(stream));
+        }
+        let created_unix_ns = made.created.unix_timestamp_nanos();
+        Ok(Restoring {
+            context,
+            stream,
+            epoch,
+            created_unix_ns,
+            next: first_sequence,
+            window: VecDeque::new(),
+            window_bytes: 0,
+            heard: Instant::now(),
+        })
+    }
+}
+
+/// A stream that is being filled.
+#[derive(Debug)]
+pub struct Restoring {
+    context: jetstream::Context,
+    stream: String,
+    /// The epoch of the new log.
+    pub epoch: u64,
+    /// When the new stream was created, in nanoseconds since the Unix epoch.
+    pub created_unix_ns: i128,
+    next: u64,
+    /// What is not acknowledged, oldest first.
+    window: VecDeque<Sent>,
+    window_bytes: usize,
+    /// When something was acknowledged last.
+    heard: Instant,
+}
+
+#[derive(Debug)]
+struct Sent {
+    message: Stored,
+    ack: Result<PublishAckFuture, PublishError>,
+}
+
+impl Restoring {
+    /// Puts the next message back; it may be on its way for a while.
+    pub async fn put(&mut self, message: Stored) -> Result<(), RestoreError> {
+        assert_eq!(message.sequence, self.next, "messages come back one after the other");
+        self.next += 1;
+        if self.window.is_empty() {
+            self.heard = Instant::now();
+        }
+        self.window_bytes += message.payload.len();
+        let ack = self.send(&message).await;
+        self.window.push_back(Sent { message, ack });
+        while self.window.len() > WINDOW_MESSAGES || self.window_bytes > WINDOW_BYTES {
+            self.settle_oldest().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until all that was put back is stored.
+    pub async fn settle(&mut self) -> Result<(), RestoreError> {
+        while !self.window.is_empty() {
+            self.settle_oldest().await?;
+        }
+        Ok(())
+    }
+
+    /// Lets hosts use the stream.
+    pub async fn open(self) -> Result<(), RestoreError> {
+        let Self { context, stream, .. } = self;
+        let info = context.get_stream(&stream).await.map_err(|error| failed(&stream, &error))?;
+        let config = topology::opened(info.cached_info().config.clone());
+        context.update_stream(config).await.map(drop).map_err(|error| failed(&stream, &error))
+    }
+
+    /// Only behind the one before it: so each comes to its own sequence, however often it is sent.
+    async fn send(&self, message: &Stored) -> Result<PublishAckFuture, PublishError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_EXPECTED_LAST_SEQUENCE, (message.sequence - 1).to_string());
+        headers.insert(header::TAKEN_AT, message.time.unix_ms().to_string());
+        message.headers.iter().for_each(|(name, value)| headers.insert(name.as_str(), value.as_str()));
+        self.context.publish_with_headers(message.subject.clone(), headers, message.payload.clone()).await
+    }
+
+    async fn settle_oldest(&mut self) -> Result<(), RestoreError> {
+        let Some(Sent { message, ack }) = self.window.pop_front() else { return Ok(()) };
+        let acknowledged = match ack {
+            Ok(ack) => ack.await,
+            Err(error) => Err(error),
+        };
+        match acknowledged {
+            Ok(_) => self.stored(&message),
+            Err(error) if self.heard.elapsed() > SILENCE_MAX => return Err(failed(&self.stream, &error)),
+            Err(error) => {
+                tracing::debug!("{} at {}: {error}; sending again", self.stream, message.sequence);
+                self.window.push_front(Sent { message, ack: Err(error) });
+                sleep(RETRY).await;
+                self.send_again().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends again what the stream does not have.
+    async fn send_again(&mut self) {
+        // Who cannot say how far it goes is asked again after the next failure.
+        let Ok(stream) = self.context.get_stream(&self.stream).await else { return };
+        let last = stream.cached_info().state.last_sequence;
+        while let Some(Sent { message, .. }) = self.window.pop_front_if(|sent| sent.message.sequence <= last) {
+            self.stored(&message);
+        }
+        for index in 0..self.window.len() {
+            let ack = self.send(&self.window[index].message).await;
+            self.window[index].ack = ack;
+        }
+    }
+
+    fn stored(&mut self, message: &Stored) {
+        self.window_bytes -= message.payload.len();
+        self.heard = Instant::now();
+    }
+}
+
+/// Makes a stream, and tries again what a nats-server says no to that is still removing the one before it.
+async fn make(context: &jetstream::Context, config: &Config) -> Result<jetstream::stream::Info, RestoreError> {
+    let begin = Instant::now();
+    loop {
+        match context.create_stream(config.clone()).await {
+            Ok(made) => return Ok(made.cached_info().clone()),
+            Err(error) if topology::is_name_taken(&error.kind()) => {
+                return Err(RestoreError::NotEmpty(config.name.clone()));
+            }
+            Err(error) if begin.elapsed() > MAKE_LIMIT => return Err(failed(&config.name, &error)),
+            Err(error) => tracing::debug!("{}: {error}; trying again", config.name),
+        }
+        sleep(RETRY).await;
+    }
+}
+
+fn context(connection: &Connection) -> jetstream::Context {
+    jetstream::context::ContextBuilder::new()
+        .timeout(ANSWER_TIMEOUT)
+        .max_ack_inflight(WINDOW_MESSAGES * 2)
+        .build(connection.client().clone())
+}
+
+fn failed(stream: &str, error: &dyn std::error::Error) -> RestoreError {
+    RestoreError::Server { stream: stream.to_owned(), reason: error.to_string() }
+}

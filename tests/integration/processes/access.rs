@@ -1,0 +1,208 @@
+//! Three nats-servers that encrypt all that they say and let nobody in whom they do not know: all that is switched off
+//! in `nats/server/cluster.conf` is switched on.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use async_nats::{ConnectOptions, Event};
+use nkeys::KeyPair;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair as CertificateKey};
+use serde_json::json;
+use shop_local::nats_server::find_program;
+use shop_nats::{
+    access::{Access, Credentials},
+    connection::Connection,
+};
+use shop_tests::{
+    client::Client,
+    cluster::ALL_KINDS,
+    folder::Folder,
+    process::Process,
+    programs::Program,
+    servers::{SERVERS, address_of, name, reserve},
+    wait::until,
+};
+use tokio::{net::TcpSocket, sync::mpsc};
+
+const CLUSTER: &str = include_str!("../../../nats/server/cluster.conf");
+/// Who may do what, as the file calls them.
+const ROLES: [(&str, &str); 3] = [("host", "UHOST..."), ("bridge", "UBRIDGE..."), ("operator", "UOPERATOR...")];
+
+#[tokio::test]
+async fn a_cluster_that_encrypts_and_lets_in_only_whom_it_knows_is_used_with_a_key_for_each_role() {
+    let cluster = Cluster::start().await;
+    let hosts = ["first", "second"].map(|name| {
+        let data_dir = cluster.path(name);
+        cluster.spawn(Program::Actors, name, "host", &format!("serve --kinds {ALL_KINDS} --data-dir {data_dir}"))
+    });
+    let bridge = "--http-addr 127.0.0.1:0 --leave-ms 0";
+    let mut bridge = cluster.spawn(Program::Bridge, "bridge", "bridge", bridge);
+    let http = bridge.says("where it listens", |log| log.split("http://").nth(1)?.lines().next()?.parse().ok()).await;
+    let client = Client::new(http);
+    until("all is served", async || (client.read("/readyz").await.json(200)["status"] == "ready").then_some(())).await;
+    client.post("/products", &json!({ "id": "pear", "name": "Pear", "price": 100, "stock": 10 })).await.json(201);
+    client.post("/wallets", &json!({ "id": "alice", "balance": 1_000 })).await.json(201);
+    let order = json!({ "id": "o-1", "user": "alice", "lines": [{ "product": "pear", "quantity": 2 }] });
+    client.post("/orders", &order).await.json(201);
+    assert_eq!(client.read("/mypages/alice").await.json(200)["items"][0]["delivery_status"], "SCHEDULED");
+
+    for line in ["audit", "log order", "trace o-1", "why o-1", "dead list"] {
+        cluster.spawn(Program::Actors, "tool", "operator", line).explains().await;
+    }
+    for process in hosts.into_iter().chain([bridge]) {
+        process.terminate().await;
+    }
+    for name in ["first", "second", "bridge", "tool"] {
+        let said = fs::read_to_string(cluster.path(&format!("{name}.stderr"))).unwrap();
+        assert!(!said.to_lowercase().contains("violation"), "{name} may not do all that it does: {said}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_not_known_is_told_what_is_missing_and_a_bridge_cannot_write_to_the_log() {
+    let cluster = Cluster::start().await;
+    let (url, ca, nkey) = (&cluster.url, cluster.path("ca.pem"), cluster.path("bridge.nk"));
+    for (options, missing) in [
+        (format!("--nats-url {url} --nats-ca {ca}"), "--nats-nkey"),
+        (format!("--nats-url {url} --nats-nkey {nkey}"), "--nats-ca"),
+        (format!("--nats-url {url} --nats-ca {ca} --nats-nkey {ca}"), "--nats-nkey"),
+    ] {
+        let bridge = Process::spawn(Program::Bridge, cluster.folder.path(), "stranger", options.split(' '));
+        let words = bridge.refuses().await;
+        assert!(words.contains("do not trust each other") && words.contains(missing), "{words}");
+    }
+    let (events, mut heard) = mpsc::unbounded_channel();
+    let options =
+        ConnectOptions::with_nkey(fs::read_to_string(nkey).unwrap().trim().to_owned()).add_root_certificates(ca.into());
+    let options = options.event_callback(move |event| {
+        let _test_has_ended = events.send(event);
+        async {}
+    });
+    let servers: Vec<_> = url.split(',').collect();
+    let bridge = options.connect(servers).await.unwrap();
+    for subject in ["shop.log.wallet.0", "shop.dead.wallet.0", "shop.hosts.wallet", "$JS.API.STREAM.DELETE.SHOP_WALLET"]
+    {
+        bridge.publish(subject, "".into()).await.unwrap();
+        let refused = async || match heard.recv().await {
+            Some(Event::ServerError(error)) => error.to_string().contains(subject).then_some(()),
+            Some(_) => None,
+            None => panic!("the connection is lost"),
+        };
+        until(&format!("{subject} is refused"), refused).await;
+    }
+}
+
+/// Three nats-servers, and the files of those who may come.
+struct Cluster {
+    url: String,
+    _servers: Vec<Process>,
+    _ports: Vec<TcpSocket>,
+    folder: Folder,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let folder = Folder::new();
+        let configuration = switched_on(&make_certificates(folder.path()), &make_keys(folder.path()));
+        let program = find_program().await.unwrap();
+        let ports: Vec<TcpSocket> = (0..2 * SERVERS).map(|_| reserve()).collect();
+        let addresses: Vec<SocketAddr> = ports.iter().map(address_of).collect();
+        let (for_clients, for_servers) = addresses.split_at(SERVERS);
+        let routes: Vec<_> = for_servers.iter().map(|address| format!("nats://{address}")).collect();
+        let start = |number: usize| {
+            let name = name(number);
+            let store_dir = folder.path().join(&name).join("jetstream").display().to_string();
+            let values = [
+                ("$NATS_NAME", name.clone()),
+                ("$NATS_HOST", "127.0.0.1".to_owned()),
+                ("$NATS_PORT", for_clients[number].port().to_string()),
+                ("$NATS_CLUSTER_PORT", for_servers[number].port().to_string()),
+                ("$NATS_ROUTES", format!("[{}]", routes.join(", "))),
+                ("$NATS_STORE_DIR", format!("{store_dir:?}")),
+            ];
+            let text = values.iter().fold(configuration.clone(), |text, (name, value)| text.replace(name, value));
+            let file = folder.path().join(format!("{name}.conf"));
+            fs::write(&file, text).unwrap();
+            Process::spawn_other(&program, folder.path(), &name, [Path::new("--config"), &file])
+        };
+        let servers = (0..SERVERS).map(start).collect();
+        let urls: Vec<_> = for_clients.iter().map(|address| format!("tls://{address}")).collect();
+        let cluster = Self { url: urls.join(","), _servers: servers, _ports: ports, folder };
+        let operator = cluster.access("operator");
+        until("the servers let an operator in", async || Connection::connect(&operator, "test").await.ok()).await;
+        cluster
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn access(&self, role: &str) -> Access {
+        let nkey = Some(PathBuf::from(self.path(&format!("{role}.nk"))));
+        Access { url: self.url.clone(), credentials: Credentials { nkey, ca: Some(self.path("ca.pem").into()) } }
+    }
+
+    /// Starts a program that comes in this role.
+    fn spawn(&self, program: Program, name: &str, role: &str, line: &str) -> Process {
+        let (url, ca, nkey) = (&self.url, self.path("ca.pem"), self.path(&format!("{role}.nk")));
+        let line = format!("{line} --nats-url {url} --nats-ca {ca} --nats-nkey {nkey}");
+        Process::spawn(program, self.folder.path(), name, line.split(' '))
+    }
+}
+
+/// The file as it is when everything in it is switched on, with these in place of the examples.
+fn switched_on(certificates: &[(&str, PathBuf)], keys: &[(&str, String)]) -> String {
+    let (mut text, mut end) = (String::new(), None);
+    for line in CLUSTER.lines() {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        if [" tls {", " authorization {"].iter().any(|begin| line.trim_start() == format!("#{begin}")) {
+            end = Some(format!("{indent}# }}"));
+        }
+        match &end {
+            Some(_) => text += &line.replacen('#', "", 1),
+            None => text += line,
+        }
+        text.push('\n');
+        end = end.filter(|end| line != end);
+    }
+    for (example, file) in certificates {
+        assert!(text.contains(example), "{example} is not in the file");
+        text = text.replace(example, &file.display().to_string());
+    }
+    for (example, key) in keys {
+        assert!(text.contains(example), "{example} is not in the file");
+        text = text.replace(example, key);
+    }
+    text
+}
+
+/// Somebody who vouches for certificates, and one for all servers.
+fn make_certificates(folder: &Path) -> [(&'static str, PathBuf); 3] {
+    let mut params = CertificateParams::new([]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, CertificateKey::generate().unwrap()).unwrap();
+    let key = CertificateKey::generate().unwrap();
+    let server = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
+    [
+        ("/etc/nats/ca.crt", "ca.pem", ca.pem()),
+        ("/etc/nats/server.crt", "server.pem", server.pem()),
+        ("/etc/nats/server.key", "server.key", key.serialize_pem()),
+    ]
+    .map(|(example, file, pem)| {
+        let file = folder.join(file);
+        fs::write(&file, pem).unwrap();
+        (example, file)
+    })
+}
+
+/// A key for each role, with its seed in a file.
+fn make_keys(folder: &Path) -> [(&'static str, String); 3] {
+    ROLES.map(|(role, example)| {
+        let key = KeyPair::new_user();
+        fs::write(folder.join(format!("{role}.nk")), format!("{}\n", key.seed().unwrap())).unwrap();
+        (example, key.public_key())
+    })
+}

@@ -1,0 +1,277 @@
+//! Kinds that are cut into another number of partitions while the shop is open.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use serde_json::json;
+use shop_actors::{
+    repartition::{Options, Repartition, Settled},
+    snapshot::Snapshots,
+};
+use shop_domain::kind::Kind;
+use shop_nats::{access::Access, connection::Connection, hold::Holding, jetstream::JetStreamLog, log::Log};
+use shop_tests::{
+    client::Client,
+    cluster::{ALL_KINDS, Cluster},
+    market::Market,
+    process::Signal,
+    rush::{Rush, Told},
+    seed::rng,
+};
+use tempfile::TempDir;
+
+use crate::{
+    operator::{Said, tool, tool_at},
+    shop::{TestShop, eventually},
+};
+
+const ORDERS: usize = 80;
+
+fn snapshots(shop: &TestShop) -> String {
+    shop.shop.folder().join("snapshots").to_string_lossy().into_owned()
+}
+
+/// Runs a tool that may look into the snapshots.
+async fn with_snapshots(shop: &TestShop, line: &str) -> Said {
+    tool(shop, &format!("{line} --snapshots {}", snapshots(shop))).await
+}
+
+async fn connect(shop: &TestShop) -> Connection {
+    Connection::connect(&Access::to(shop.shop.nats_url()), "test").await.unwrap()
+}
+
+/// Into how many partitions each kind is cut.
+async fn partitions(shop: &TestShop) -> BTreeMap<Kind, u16> {
+    let connection = connect(shop).await;
+    let log = JetStreamLog::open(&connection, &connection).await.unwrap();
+    let mut partitions = BTreeMap::new();
+    for kind in Kind::ALL {
+        partitions.insert(kind, log.identity(kind).await.unwrap().partitions);
+    }
+    partitions
+}
+
+fn all(partitions: u16) -> BTreeMap<Kind, u16> {
+    Kind::ALL.map(|kind| (kind, partitions)).into()
+}
+
+fn lose_the_checkpoints(folder: &Path) {
+    fs::remove_dir_all(folder.join("hosts")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shop_is_cut_anew_in_the_rush_again_and_again_and_every_answer_stays_as_it_was() {
+    let mut shop = TestShop::open().await;
+    let client = Client::new(shop.shop.http_address());
+    let mut market = Market::open(&client, rng(101), 6 * ORDERS).await;
+    let mut told = Told::new();
+    let mut some_more = all(3);
+    some_more.extend([(Kind::Wallet, 5), (Kind::Order, 5)]);
+    for (line, expected) in [
+        ("repartition --to 3", all(3)),
+        ("repartition --to 5 --kind wallet,order", some_more),
+        ("repartition --to 2", all(2)),
+    ] {
+        let mut rush = Rush::begin(&client, market.orders(&format!("to-{}-and", told.len()), ORDERS));
+        rush.has_answered(ORDERS / 4).await;
+        with_snapshots(&shop, line).await.exits(0).says(&["partitions:", "the doors held for"]);
+        let (answers, errors) = rush.finish_with_errors().await;
+        assert_eq!(errors, [""; 0], "somebody was turned away");
+        told.extend(answers);
+        assert_eq!(partitions(&shop).await, expected);
+    }
+    market.audit(&client, &told).await;
+    let audit = with_snapshots(&shop, "audit").await.exits(0);
+    audit.says(&["snapshots stand for what came before", "no differences"]);
+    let picture = market.picture(&client, &told).await;
+    for meanwhile in [|_: &Path| {}, lose_the_checkpoints] {
+        shop = shop.reopen(meanwhile).await;
+        let client = Client::new(shop.shop.http_address());
+        assert_eq!(market.picture(&client, &told).await, picture);
+    }
+    // So many snapshots are kept, of which the oldest says how much of a log can go.
+    for round in 0..3 {
+        let client = Client::new(shop.shop.http_address());
+        told.extend(Rush::begin(&client, market.orders(&format!("at-last-{round}"), ORDERS)).finish().await);
+        shop = shop.reopen(|_| {}).await;
+    }
+    with_snapshots(&shop, "trim --margin 1").await.exits(0).says(&["cut off"]);
+    market.audit(&Client::new(shop.shop.http_address()), &told).await;
+    with_snapshots(&shop, "audit").await.exits(0).says(&["no differences"]);
+    shop.close().await;
+}
+
+#[tokio::test]
+async fn a_host_that_was_frozen_when_the_shop_was_cut_anew_does_no_harm_when_it_goes_on() {
+    let mut cluster = Cluster::without_processes(2).await.that_keeps_snapshots();
+    cluster = cluster.with(&[("first", ALL_KINDS), ("second", ALL_KINDS)]).await;
+    for host in ["first", "second"] {
+        cluster.wait_for_host(host).await;
+    }
+    let (client, url) = (cluster.client(), cluster.nats().url());
+    let mut market = Market::open(&client, rng(102), 2 * ORDERS).await;
+    let mut rush = Rush::begin(&client, market.orders("before", ORDERS));
+    rush.has_answered(ORDERS / 4).await;
+    cluster.host("first").signal(Signal::STOP);
+    let mut told = rush.finish().await;
+    let line = format!("repartition --to 5 --snapshots {}", cluster.snapshots().display());
+    tool_at(&url, &line).await.exits(0).says(&["  2 ->   5 partitions"]);
+    let mut rush = Rush::begin(&client, market.orders("after", ORDERS));
+    rush.has_answered(ORDERS / 4).await;
+    cluster.host("first").signal(Signal::CONT);
+    let begins_anew = |log: &str| log.contains("the shop was repartitioned; beginning anew").then_some(());
+    cluster.host("first").says("that it begins anew", begins_anew).await;
+    told.extend(rush.finish().await);
+    market.audit(&client, &told).await;
+    let line = format!("audit --snapshots {}", cluster.snapshots().display());
+    tool_at(&url, &line).await.exits(0).says(&["no differences"]);
+    cluster.stop().await;
+}
+
+/// Whoever cuts a shop anew, up to where he is stopped.
+struct Cutting {
+    repartition: Repartition,
+    holding: Option<Holding>,
+    _folder: TempDir,
+}
+
+impl Cutting {
+    async fn begin(shop: &TestShop, partitions: u16) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            nats: Access::to(shop.shop.nats_url()),
+            snapshots: Snapshots::find(&snapshots(shop)).unwrap(),
+            folder: folder.path().to_owned(),
+            partitions: all(partitions),
+        };
+        let repartition = Repartition::begin(options).await.unwrap();
+        Self { repartition, holding: None, _folder: folder }
+    }
+
+    async fn settle(mut self) -> (Settled, Option<Holding>, TempDir) {
+        self.repartition.catch_up().await.unwrap();
+        self.holding = Some(self.repartition.hold());
+        (self.repartition.settle().await.unwrap(), self.holding, self._folder)
+    }
+}
+
+/// Orders until it is carried out: doors that hold open by themselves.
+async fn is_open_again(shop: &TestShop, order: &str) {
+    let order = json!({ "id": order, "user": "alice", "product": "apple", "quantity": 1 });
+    let place = || async { shop.post("/orders", order.clone()).prefer("wait=10").await };
+    eventually("the order is carried out", place, |answer| answer.status == 201).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_cuts_a_shop_anew_may_be_gone_at_any_moment() {
+    let shop = TestShop::open().await;
+    shop.product("apple", 10, 1_000).await;
+    shop.wallet("alice", 1_000).await;
+    shop.order("o-1", "alice", "apple", 1).await;
+
+    drop(Cutting::begin(&shop, 3).await.settle().await);
+    is_open_again(&shop, "settled").await;
+
+    let (settled, holding, folder) = Cutting::begin(&shop, 3).await.settle().await;
+    let ready = settled.rewrite().await.unwrap();
+    drop((holding, folder));
+    is_open_again(&shop, "written").await;
+    let refused = ready.commit().await.unwrap_err().to_string();
+    assert!(refused.contains("has gone on beyond what was rewritten"), "{refused}");
+    is_open_again(&shop, "too-late").await;
+
+    let (settled, holding, folder) = Cutting::begin(&shop, 3).await.settle().await;
+    let ready = settled.rewrite().await.unwrap();
+    ready.fence().await.unwrap();
+    drop((holding, folder));
+    is_open_again(&shop, "fenced").await;
+    let refused = ready.decide().await.unwrap_err().to_string();
+    assert!(refused.contains("has decided how the logs are cut; nothing was changed"), "{refused}");
+    assert_eq!(partitions(&shop).await, all(1));
+
+    let (settled, holding, folder) = Cutting::begin(&shop, 3).await.settle().await;
+    let ready = settled.rewrite().await.unwrap();
+    ready.fence().await.unwrap();
+    ready.decide().await.unwrap();
+    drop((holding, folder, ready));
+    is_open_again(&shop, "decided").await;
+    assert_eq!(partitions(&shop).await, all(3));
+
+    assert_eq!((shop.balance("alice").await, shop.stock("apple").await), (940, 994));
+    with_snapshots(&shop, "audit").await.exits(0).says(&["no differences"]);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_that_nobody_can_append_to_are_mended_by_the_next_host_that_starts() {
+    let shop = TestShop::open().await;
+    shop.product("apple", 10, 1_000).await;
+    shop.wallet("alice", 1_000).await;
+    let (settled, holding, folder) = Cutting::begin(&shop, 4).await.settle().await;
+    let ready = settled.rewrite().await.unwrap();
+    ready.fence().await.unwrap();
+    // Everybody is gone before anything is decided.
+    drop((holding, folder, ready));
+    let shop = shop.reopen(|_| {}).await;
+    shop.order("o-1", "alice", "apple", 1).await;
+    assert_eq!(partitions(&shop).await, all(1));
+    with_snapshots(&shop, "audit").await.exits(0).says(&["no differences"]);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_while_doors_hold_is_kept_or_waits_and_is_done_once() {
+    let shop = TestShop::open().await;
+    shop.product("apple", 10, 1_000).await;
+    shop.wallet("alice", 1_000).await;
+    let connection = connect(&shop).await;
+    let holding = connection.hold_doors();
+    let change = || async { shop.patch("/products/apple", json!({ "price": 10 })).prefer("wait=0").await };
+    eventually("the doors hold", change, |answer| answer.status == 503).await;
+    let order = json!({ "id": "o-1", "user": "alice", "product": "apple", "quantity": 1 });
+    let promised = shop.post("/orders", order).prefer("wait=1").await.is(202);
+    assert_eq!(promised.header("location"), Some("/orders/o-1"));
+    assert_eq!(promised.header("preference-applied"), Some("wait=1"));
+    let answer = shop.get("/wallets/alice").await.is(200);
+    let refused = shop.post("/wallets/alice/top-up", json!({ "amount": 5 })).prefer("wait=1").await.is(503);
+    assert_eq!((refused.value("/code"), refused.value("/held")), (&json!("unavailable"), &json!(true)));
+    let waiting = tokio::spawn({
+        let top_up = shop.post("/wallets/alice/top-up", json!({ "amount": 7 })).prefer("wait=30");
+        async move { top_up.await }
+    });
+    assert_eq!(shop.get("/wallets/alice").await.to_string(), answer.to_string(), "nothing was done");
+    connection.open_doors(holding).await;
+    waiting.await.unwrap().is(200);
+    let look = || async { shop.get("/orders/o-1").await };
+    eventually("the order that was kept", look, |order| order.status == 200 && order.text("/status") == "CONFIRMED")
+        .await;
+    assert_eq!(shop.balance("alice").await, 997);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_cut_anew_is_refused_and_stays_as_it_is() {
+    let shop = TestShop::open_with(2).await;
+    shop.product("apple", 10, 1_000).await;
+    let refused = tool(&shop, "repartition --to 3").await.exits(1);
+    assert!(refused.stderr.contains("say where the hosts keep theirs with --snapshots"), "{}", refused.stderr);
+    let same = with_snapshots(&shop, "repartition --to 2").await.exits(1);
+    assert!(same.stderr.contains("there are 2 partitions already"), "{}", same.stderr);
+    for line in ["repartition --to 0", "repartition --to 257", "repartition --to 3 --kind shoe", "repartition"] {
+        with_snapshots(&shop, line).await.exits(2);
+    }
+    let elsewhere = tempfile::tempdir().unwrap();
+    let refused = tool(&shop, &format!("repartition --to 3 --snapshots {}", elsewhere.path().display())).await.exits(1);
+    assert!(refused.stderr.contains("it keeps its snapshots in "), "{}", refused.stderr);
+    assert_eq!(partitions(&shop).await, all(2));
+    shop.product("pear", 10, 1_000).await;
+    shop.close().await;
+
+    let mut forgetful = Cluster::start(2, &[("all", ALL_KINDS)]).await;
+    let line = format!("repartition --to 3 --snapshots {}", elsewhere.path().display());
+    let refused = tool_at(&forgetful.nats().url(), &line).await.exits(1);
+    assert!(refused.stderr.contains("it keeps no snapshots"), "{}", refused.stderr);
+    forgetful.take_host("all").terminate().await;
+    let refused = tool_at(&forgetful.nats().url(), &line).await.exits(1);
+    assert!(refused.stderr.contains("no host of wallet says"), "{}", refused.stderr);
+    forgetful.stop().await;
+}

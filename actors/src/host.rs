@@ -311,11 +311,14 @@ async fn serve(
     let (local, holders) = (Local::new(kind, fence, seen.clone()), Holders::new(kind, shared.doors.clone()));
     let reads = Reads::new(kind, identity.partitions, local.clone(), holders.clone());
     let opened = async {
-        tokio::select! {
-            () = caught_up(seen.clone()) => {}
+        let listening = async {
+            caught_up(seen.clone()).await;
+            shared.doors.listen(kind, &stats).await
+        };
+        let listener = tokio::select! {
+            listener = listening => listener?,
             () = stop.cancelled() => return Ok(()),
-        }
-        let listener = shared.doors.listen(kind, &stats).await?;
+        };
         tracing::info!("{kind} is served: {} partition(s)", identity.partitions);
         is_open.store(true, Ordering::Relaxed);
         is_ready.send_replace(true);

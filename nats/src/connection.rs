@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectErrorKind, Event, Request, RequestErrorKind, connection::State};
+use async_nats::{Client, ConnectErrorKind, Event, Request, RequestError, RequestErrorKind, connection::State};
 use futures::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
@@ -167,12 +167,12 @@ impl Connection {
     }
 
     /// Waits until the server has done all that it was sent before: it answers in turn that nobody listens there.
-    pub(crate) async fn round_trip(&self, limit: Duration) -> Result<(), String> {
+    /// Of a connection that is lost meanwhile there is no answer.
+    pub(crate) async fn round_trip(&self, limit: Duration) -> Result<(), RequestError> {
         let request = Request::new().timeout(Some(limit));
         match self.client.send_request(subject::NOBODY, request).await {
             Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
-            Err(error) => Err(error.to_string()),
-            Ok(_) => Err(format!("somebody answers on {}", subject::NOBODY)),
+            outcome => outcome.map(drop),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use async_nats::{HeaderMap, Message, Subscriber};
+use async_nats::{HeaderMap, Message, RequestErrorKind, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt;
 use shop_domain::{
@@ -15,8 +15,8 @@ use crate::{bundle, connection::Connection, discovery::Stats, header, subject};
 /// Hosts of the same kind share the requests: each goes to one of them.
 pub(crate) const QUEUE_GROUP: &str = "shop";
 
-/// How long the server may take to let requests come in.
-const LISTEN_WAIT: Duration = Duration::from_secs(10);
+/// How long a server may take to let requests come in, before it is asked whether it has.
+const LISTEN_WAIT: Duration = Duration::from_secs(2);
 
 /// Seconds after which a refused caller may try again.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -80,15 +80,24 @@ pub struct ListenError {
 }
 
 impl Connection {
-    /// Takes part in serving the requests of a kind, and shows up as a NATS service.
+    /// Takes part in serving the requests of a kind, and shows up as a NATS service. Returns when a server knows it,
+    /// however long there is none.
     pub async fn listen(&self, kind: Kind, stats: &Arc<Stats>) -> Result<Listener, ListenError> {
         let failed = |reason: String| ListenError { kind, reason };
         let subscribed = self.client().queue_subscribe(subject::doors(kind), QUEUE_GROUP.into()).await;
         let requests = subscribed.map_err(|error| failed(error.to_string()))?;
         self.announce(kind, Arc::clone(stats)).await.map_err(failed)?;
-        // From here on, a request cannot find nobody.
-        self.round_trip(LISTEN_WAIT).await.map_err(failed)?;
-        Ok(Listener { kind, requests, unpacked: VecDeque::new() })
+        loop {
+            match self.round_trip(LISTEN_WAIT).await {
+                // From here on, a request cannot find nobody.
+                Ok(()) => return Ok(Listener { kind, requests, unpacked: VecDeque::new() }),
+                // The client subscribes again wherever it comes to be connected, and says nothing of it.
+                Err(error) if error.kind() == RequestErrorKind::TimedOut => {
+                    tracing::warn!("no server has taken in yet that {kind} is served here; asking again");
+                }
+                Err(error) => return Err(failed(error.to_string())),
+            }
+        }
     }
 
     /// Sends answers that entities gave to where the callers wait, those to one bridge together.

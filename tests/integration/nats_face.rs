@@ -1,13 +1,24 @@
 //! The NATS face: the same shop for whoever speaks NATS, and what happens to bytes in its logs
 //! that no shop has written.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_nats::{Client, HeaderMap, Message, jetstream};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use shop_domain::kind::Kind;
-use shop_nats::subject::origin_of_dead;
+use shop_local::nats_server::NatsServer;
+use shop_nats::{
+    access::Access,
+    connection::Connection,
+    discovery::{Server, Stats},
+    subject::origin_of_dead,
+};
+use shop_tests::{
+    folder::Folder,
+    proxy::{Line, Proxy},
+    wait::until,
+};
 
 use crate::shop::{TestShop, eventually};
 
@@ -481,4 +492,25 @@ async fn a_log_is_read_on_though_its_consumers_say_that_they_are_there_and_bring
     let place = || async { shop.post("/orders", order.clone()).await.status };
     eventually("that the order is confirmed", place, |status| *status == 201).await;
     shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_loses_its_server_just_when_it_begins_to_listen_listens_when_it_has_one_again() {
+    let folder = Folder::new();
+    let mut server = NatsServer::start(folder.path(), 0).await.unwrap();
+    let line = Proxy::to(([127, 0, 0, 1], server.port()).into()).await;
+    let connection = Connection::connect(&Access::to(format!("nats://{}", line.address())), "host").await.unwrap();
+    line.set(Line::Unanswered);
+    let stats = Arc::new(Stats::new(Server { host: "host".to_owned(), snapshots: None, layout: 0 }));
+    let listening = async { connection.listen(Kind::Wallet, &stats).await.unwrap() };
+    let line_is_noticed_and_mended = async {
+        until("that nobody answers is noticed", async || (!connection.is_connected()).then_some(())).await;
+        line.set(Line::Good);
+    };
+    let (mut listener, ()) = tokio::join!(listening, line_is_noticed_and_mended);
+
+    let nats = async_nats::connect(server.url()).await.unwrap();
+    nats.publish("shop.wallet.alice.get", "".into()).await.unwrap();
+    assert_eq!(listener.next().await.unwrap().target, "alice.get");
+    server.stop().await;
 }

@@ -310,17 +310,7 @@ mod tests {
     }
 
     fn replay(log: &MemoryLog) -> (Replay, Vec<Step<Handled>>) {
-        let (first_sequence, last_sequence) = (1, 0);
-        let identity = Identity {
-            created_unix_ns: 0,
-            epoch: 7,
-            link_epoch: 7,
-            partitions: 1,
-            logic: 1,
-            first_sequence,
-            last_sequence,
-        };
-        let logs = Kind::ALL.map(|kind| (kind, identity)).into();
+        let logs = Kind::ALL.map(|kind| (kind, Identity::new(7))).into();
         let mut replay = Replay::new(logs);
         let records = log.records(Kind::Wallet);
         let steps = records.iter().map(|record| replay.apply(Kind::Wallet, record).unwrap()).collect();

@@ -82,6 +82,21 @@ pub struct Identity {
     pub last_sequence: u64,
 }
 
+impl Identity {
+    /// A log of this epoch with one partition and nothing in it, as whoever is not on a nats-server has it.
+    pub const fn new(epoch: u64) -> Self {
+        Self {
+            created_unix_ns: 0,
+            epoch,
+            link_epoch: epoch,
+            partitions: 1,
+            logic: 1,
+            first_sequence: 1,
+            last_sequence: 0,
+        }
+    }
+}
+
 /// Why a frame may not be in the log.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to append to {subject}: {reason}")]

@@ -266,17 +266,8 @@ impl Log for MemoryLog {
         let (partitions, logic, last) = (self.partitions, self.logic.number(), self.last_sequence(kind));
         let first_sequence = self.logs().get(&kind).map_or(0, |log| log.cut_off) + 1;
         async move {
-            let epoch = kind as u64 + 1;
             let last_sequence = last.await?;
-            Ok(Identity {
-                created_unix_ns: 0,
-                epoch,
-                link_epoch: epoch,
-                partitions,
-                logic,
-                first_sequence,
-                last_sequence,
-            })
+            Ok(Identity { partitions, logic, first_sequence, last_sequence, ..Identity::new(kind as u64 + 1) })
         }
         .boxed()
     }

@@ -49,15 +49,8 @@ struct Recorded {
 
 impl Recording {
     fn logs(&self) -> Logs {
-        let identity = |log: &RecordedLog| Identity {
-            created_unix_ns: 0,
-            epoch: log.epoch,
-            link_epoch: log.epoch,
-            partitions: log.partitions,
-            logic: log.logic,
-            first_sequence: 1,
-            last_sequence: 0,
-        };
+        let identity =
+            |log: &RecordedLog| Identity { partitions: log.partitions, logic: log.logic, ..Identity::new(log.epoch) };
         self.logs.iter().map(|log| (log.kind, identity(log))).collect()
     }
 

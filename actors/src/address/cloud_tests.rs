@@ -110,16 +110,7 @@ fn with(variables: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
 
 /// A checkpoint up to there, of one entity with this state.
 fn checkpoint(cursor: u64, state: Bytes) -> Box<dyn crate::store::Frozen> {
-    let log = Identity {
-        created_unix_ns: 1,
-        epoch: 2,
-        link_epoch: 2,
-        partitions: 1,
-        logic: 1,
-        first_sequence: 1,
-        last_sequence: 9,
-    };
-    let meta = Meta { cursor, ..Meta::new(&log) };
+    let meta = Meta { cursor, ..Meta::new(&Identity::new(2)) };
     let changes: Changes =
         [Changed { id: "alice".parse().unwrap(), state: Some(state), rows: vec![] }].into_iter().collect();
     let shelf = MemoryStore::default().shelf(0).unwrap();

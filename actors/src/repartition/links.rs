@@ -44,15 +44,7 @@ mod tests {
     const WALLET: Place = (Kind::Wallet, 1);
 
     fn identity(epoch: u64) -> Identity {
-        Identity {
-            created_unix_ns: 0,
-            epoch: 1,
-            link_epoch: epoch,
-            partitions: 2,
-            logic: 1,
-            first_sequence: 1,
-            last_sequence: 9,
-        }
+        Identity { epoch: 1, partitions: 2, ..Identity::new(epoch) }
     }
 
     /// What orders have sent to wallets, and what wallets have accepted, of the epochs that these name.

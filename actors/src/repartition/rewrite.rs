@@ -155,16 +155,7 @@ mod tests {
     use crate::store::{memory::MemoryStore, sled::SledStore};
 
     fn meta(cursor: u64) -> Meta {
-        let log = Identity {
-            created_unix_ns: 1,
-            epoch: 2,
-            link_epoch: 2,
-            partitions: 1,
-            logic: 1,
-            first_sequence: 1,
-            last_sequence: 9,
-        };
-        Meta { cursor, ..Meta::new(&log) }
+        Meta { cursor, ..Meta::new(&Identity::new(2)) }
     }
 
     /// So many entities in so many partitions, with up to four rows each.

@@ -137,16 +137,7 @@ mod tests {
     };
 
     fn snapshot(entities: usize) -> (Header, Vec<u8>) {
-        let log = Identity {
-            created_unix_ns: 1,
-            epoch: 2,
-            link_epoch: 2,
-            partitions: 1,
-            logic: 1,
-            first_sequence: 1,
-            last_sequence: 9,
-        };
-        let meta = Meta { cursor: 7, ..Meta::new(&log) };
+        let meta = Meta { cursor: 7, ..Meta::new(&Identity::new(2)) };
         let mut rng = fastrand::Rng::with_seed(3);
         let changed = |number: usize| {
             let value: Bytes = std::iter::repeat_with(|| rng.u8(b'a'..=b'z')).take(1_000).collect();

@@ -166,22 +166,13 @@ mod tests {
     }
 
     fn checkpoint(cursor: u64, states: &[&str], rows: &[(&str, &str)]) -> Checkpoint {
-        let log = Identity {
-            created_unix_ns: 1,
-            epoch: 2,
-            link_epoch: 2,
-            partitions: 1,
-            logic: 1,
-            first_sequence: 1,
-            last_sequence: 3,
-        };
         let state = |of: &&str| Changed { id: id(of), state: Some((*of).to_owned().into()), rows: vec![] };
         let row = |(of, row): &(&str, &str)| {
             let rows = vec![((*row).into(), (*row).to_owned().into())];
             Changed { id: id(of), state: None, rows }
         };
         let changes: Changes = states.iter().map(state).chain(rows.iter().map(row)).collect();
-        Checkpoint { meta: Meta { cursor, ..Meta::new(&log) }, changes: changes.into() }
+        Checkpoint { meta: Meta { cursor, ..Meta::new(&Identity::new(2)) }, changes: changes.into() }
     }
 
     #[test]

@@ -92,17 +92,7 @@ mod tests {
     use super::*;
 
     fn log(kind: Kind, last_sequence: u64) -> (Kind, Identity) {
-        let epoch = kind as u64;
-        let identity = Identity {
-            created_unix_ns: 0,
-            epoch,
-            link_epoch: epoch,
-            partitions: 1,
-            logic: 1,
-            first_sequence: 1,
-            last_sequence,
-        };
-        (kind, identity)
+        (kind, Identity { last_sequence, ..Identity::new(kind as u64) })
     }
 
     fn follows(kind: Kind, sequence: u64) -> Cause {

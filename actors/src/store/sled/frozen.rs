@@ -124,15 +124,6 @@ mod tests {
 
     /// A checkpoint of a few entities; enters what it writes.
     fn write(shelf: &SharedShelf, rng: &mut fastrand::Rng, cursor: u64, written: &mut Written) {
-        let log = Identity {
-            created_unix_ns: 1,
-            epoch: 2,
-            link_epoch: 2,
-            partitions: 1,
-            logic: 1,
-            first_sequence: 1,
-            last_sequence: 3,
-        };
         let mut changes = Changes::default();
         for _ in 0..rng.usize(1..8) {
             let (of, row) = (format!("user-{}", rng.u8(0..40)), format!("entry/{:03}", rng.u16(0..300)));
@@ -142,7 +133,9 @@ mod tests {
             let rows = vec![(row.into(), value.clone())];
             changes.insert(Changed { id: of.parse().unwrap(), state: Some(value), rows });
         }
-        shelf.write(&Checkpoint { meta: Meta { cursor, ..Meta::new(&log) }, changes: changes.into() }).unwrap();
+        shelf
+            .write(&Checkpoint { meta: Meta { cursor, ..Meta::new(&Identity::new(2)) }, changes: changes.into() })
+            .unwrap();
         shelf.tidy().unwrap();
     }
 

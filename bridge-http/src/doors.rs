@@ -170,9 +170,10 @@ impl Doors {
             }
             Ok(heard) => Box::pin(Persistence::new(self, errand, begin).run(Some(heard))).await,
             Err(_) => {
-                let persistence = Persistence::new(self, errand, begin);
+                let mut persistence = Persistence::new(self, errand, begin);
                 persistence.asks.push(Box::pin(first));
-                Box::pin(persistence.silent().run(None)).await
+                persistence.break_silence();
+                Box::pin(persistence.run(None)).await
             }
         }
     }
@@ -234,12 +235,7 @@ impl<'a> Persistence<'a> {
             }
             match timeout_at((Instant::now() + self.silence).min(deadline), self.asks.next()).await {
                 Ok(answer) => heard = answer,
-                Err(_) => {
-                    self = self.silent();
-                    if self.errand.is_repeatable {
-                        self.ask_again();
-                    }
-                }
+                Err(_) => self.break_silence(),
             }
         }
     }
@@ -264,10 +260,12 @@ impl<'a> Persistence<'a> {
         None
     }
 
-    /// There was no answer for as long as one should take.
-    fn silent(mut self) -> Self {
+    /// There was no answer for as long as one should take: asks once more, if that is safe.
+    fn break_silence(&mut self) {
         self.silence = (self.silence * 2).min(SILENCE_MAX);
-        self
+        if self.errand.is_repeatable {
+            self.ask_again();
+        }
     }
 
     fn ask_again(&mut self) {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all};
 use hyper::Method;
 use serde_json::json;
 use shop_domain::kind::Kind;
@@ -15,8 +15,9 @@ use shop_tests::{
     client::{Answer, Ask, Client},
     cluster::{A_PROCESS_PER_KIND, ALL_KINDS, Cluster, delete},
     proxy::{Line, Proxy},
-    wait::until,
+    wait::{LIMIT, until},
 };
+use tokio::time::timeout;
 
 const HOST: &str = "host";
 /// How soon a question is answered once the line is good again: far below the 5 seconds for which
@@ -110,6 +111,30 @@ async fn an_answer_that_is_lost_on_its_way_is_given_again_byte_for_byte() {
         repeats(&settled(&client, &ask).await, &again);
         assert_eq!(client.get("/wallets/alice").await.json(200)["balance"], balance, "{ask}");
     }
+}
+
+#[tokio::test]
+async fn a_request_that_its_host_died_with_is_asked_again_also_for_callers_who_wait_only_briefly() {
+    let mut cluster = Cluster::start(1, &[(HOST, ALL_KINDS)]).await;
+    let client = cluster.client();
+    open_wallet(&client, "alice", 0).await;
+    let nats = async_nats::connect(cluster.nats().url()).await.unwrap();
+    // Serves wallets as well, until it is gone with the first request that it gets.
+    let mut dying = nats.queue_subscribe("shop.wallet.>", "shop".into()).await.unwrap();
+    nats.flush().await.unwrap();
+    let dies = async {
+        dying.next().await.unwrap();
+        dying.unsubscribe().await.unwrap();
+    };
+    let asks = async {
+        // The server gives each request to either of the two, by chance.
+        for number in 1..=64 {
+            let top_up = Ask::new(Method::POST, "/wallets/alice/top-up").body(json!({ "amount": 1 }));
+            let top_up = Ask { prefer: "wait=2", ..top_up.key(format!("t-{number}")) };
+            assert_eq!(client.exchange(&top_up).await.unwrap().json(200)["balance"], number);
+        }
+    };
+    tokio::join!(asks, timeout(LIMIT, dies)).1.expect("one of 64 requests comes to the one that dies with it");
 }
 
 #[tokio::test]

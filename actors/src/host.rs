@@ -289,8 +289,6 @@ async fn serve(
     let (hold, held) = watch::channel(BTreeSet::new());
     let (host, epoch, standbys) = (shared.host.clone(), identity.epoch, shared.standbys);
     let here = Here { host, kind, epoch, is_ready: ready, view: seen.clone(), standbys, decisions, held: hold };
-    // Not over the connection of the doors: a message that is sent just when a door closes can make it lose what
-    // was on its way in (async-nats drops a drained subscription as soon as anything else happens).
     let membership = here.join(shared.publishing.clone(), stop.clone()).await?;
     // Ends with this function: whoever hears nothing more of this host takes over.
     let _membership = AbortOnDropHandle::new(tokio::spawn(membership));

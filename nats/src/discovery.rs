@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use shop_domain::{kind::Kind, logic::Logic, timestamp::Timestamp};
 use tokio::time::timeout_at;
 
-use crate::{connection::Connection, door::QUEUE_GROUP, subject};
+use crate::{connection::Connection, queue::QUEUE_GROUP, subject};
 
 /// The metadata by which a host says up to which logic version it can go.
 const LOGIC: &str = "logic";

@@ -2,18 +2,14 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use async_nats::{HeaderMap, Message, RequestErrorKind, Subscriber};
+use async_nats::{HeaderMap, Message, RequestErrorKind};
 use bytes::Bytes;
-use futures::StreamExt;
 use shop_domain::{
     kind::Kind,
     problem::{Code, Problem},
 };
 
-use crate::{bundle, connection::Connection, discovery::Stats, header, subject};
-
-/// Hosts of the same kind share the requests: each goes to one of them.
-pub(crate) const QUEUE_GROUP: &str = "shop";
+use crate::{bundle, connection::Connection, discovery::Stats, header, queue::QueueSubscription, subject};
 
 /// How long a server may take to let requests come in, before it is asked whether it has.
 const LISTEN_WAIT: Duration = Duration::from_secs(2);
@@ -31,7 +27,7 @@ const HEADER_BYTES_MAX: usize = 4 * 1024;
 #[derive(Debug)]
 pub struct Listener {
     kind: Kind,
-    requests: Subscriber,
+    requests: QueueSubscription,
     /// Out of a bundle, and not returned yet.
     unpacked: VecDeque<Incoming>,
 }
@@ -84,7 +80,8 @@ impl Connection {
     /// however long there is none.
     pub async fn listen(&self, kind: Kind, stats: &Arc<Stats>) -> Result<Listener, ListenError> {
         let failed = |reason: String| ListenError { kind, reason };
-        let subscribed = self.client().queue_subscribe(subject::doors(kind), QUEUE_GROUP.into()).await;
+        let leaving = subject::door_of_kind(kind, "leaving");
+        let subscribed = self.queue_subscribe(subject::doors(kind), leaving).await;
         let requests = subscribed.map_err(|error| failed(error.to_string()))?;
         self.announce(kind, Arc::clone(stats)).await.map_err(failed)?;
         loop {
@@ -187,10 +184,7 @@ impl Listener {
 
     /// Takes no further requests.
     pub async fn close(&mut self) {
-        // Draining lets those come in that the server has sent already.
-        if let Err(error) = self.requests.drain().await {
-            tracing::warn!("requests of {} could not be declined: {error}", self.kind);
-        }
+        self.requests.close().await;
     }
 }
 

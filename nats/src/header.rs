@@ -25,6 +25,8 @@ pub const DEAD_REQUEUED: &str = "Shop-Dead-Requeued";
 /// Record of a log, or dead letter, that was restored from a backup: when the log took it first, in milliseconds since
 /// the Unix epoch.
 pub const TAKEN_AT: &str = "Shop-Taken-At";
+/// Message without content, by which a host that leaves comes to the last one that it gets: nobody minds it.
+pub const LEAVING: &str = "Shop-Leaving";
 
 /// The value of [`PREFER`] and [`PREFERENCE_APPLIED`] for an answer before the outcome.
 pub const RESPOND_ASYNC: &str = "respond-async";

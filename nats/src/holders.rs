@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use async_nats::Subscriber;
 use bytes::Bytes;
-use futures::StreamExt;
 use shop_domain::kind::Kind;
 
 use crate::{
     connection::Connection,
-    door::{ListenError, QUEUE_GROUP},
+    door::ListenError,
+    queue::QueueSubscription,
     request::{Request, RequestError},
     subject,
 };
@@ -17,7 +16,7 @@ use crate::{
 /// What other hosts ask about one partition.
 #[derive(Debug)]
 pub struct Questions {
-    subscriber: Subscriber,
+    asked: QueueSubscription,
 }
 
 impl Questions {
@@ -25,7 +24,7 @@ impl Questions {
     /// returned.
     pub async fn next(&mut self) -> Option<(Bytes, String)> {
         loop {
-            let message = self.subscriber.next().await?;
+            let message = self.asked.next().await?;
             if let Some(inbox) = message.reply {
                 return Some((message.payload, inbox.into_string()));
             }
@@ -34,18 +33,17 @@ impl Questions {
 
     /// Takes no further questions.
     pub async fn close(&mut self) {
-        if let Err(error) = self.subscriber.drain().await {
-            tracing::debug!("questions could not be declined: {error}");
-        }
+        self.asked.close().await;
     }
 }
 
 impl Connection {
     /// Takes part in answering questions about a partition: each goes to one of those who hold it.
     pub async fn hold(&self, kind: Kind, partition: u16) -> Result<Questions, ListenError> {
-        let subscribed = self.client().queue_subscribe(subject::holders(kind, partition), QUEUE_GROUP.into()).await;
-        let subscriber = subscribed.map_err(|error| ListenError { kind, reason: error.to_string() })?;
-        Ok(Questions { subscriber })
+        let subject = subject::holders(kind, partition);
+        let subscribed = self.queue_subscribe(subject.clone(), subject).await;
+        let asked = subscribed.map_err(|error| ListenError { kind, reason: error.to_string() })?;
+        Ok(Questions { asked })
     }
 
     /// Asks one of those who hold a partition.

@@ -22,6 +22,7 @@ pub mod membership;
 pub mod memory;
 pub mod multiplexer;
 pub mod publisher;
+mod queue;
 pub mod request;
 pub mod restore;
 pub mod subject;

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_nats::{Client, HeaderMap, Message, jetstream};
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use shop_domain::kind::Kind;
 use shop_local::nats_server::NatsServer;
@@ -12,6 +12,7 @@ use shop_nats::{
     access::Access,
     connection::Connection,
     discovery::{Server, Stats},
+    door::{Incoming, Listener, Response},
     subject::origin_of_dead,
 };
 use shop_tests::{
@@ -19,6 +20,7 @@ use shop_tests::{
     proxy::{Line, Proxy},
     wait::until,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::shop::{TestShop, eventually};
 
@@ -512,5 +514,57 @@ async fn a_host_that_loses_its_server_just_when_it_begins_to_listen_listens_when
     let nats = async_nats::connect(server.url()).await.unwrap();
     nats.publish("shop.wallet.alice.get", "".into()).await.unwrap();
     assert_eq!(listener.next().await.unwrap().target, "alice.get");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_that_leave_while_they_are_asked_leave_no_request_unanswered() {
+    const TIMES: usize = 100;
+    const CALLERS: usize = 32;
+    const ANSWERS_OF_EACH: usize = 30;
+    let folder = Folder::new();
+    let mut server = NatsServer::start(folder.path(), 0).await.unwrap();
+    let url = server.url();
+    let come = async || {
+        let connection = Connection::connect(&Access::to(url.clone()), "host").await.unwrap();
+        let stats = Arc::new(Stats::new(Server { host: "host".to_owned(), snapshots: None, layout: 0 }));
+        let listener = connection.listen(Kind::Wallet, &stats).await.unwrap();
+        (connection, listener)
+    };
+    let serve_and_leave = async |(connection, mut listener): (Connection, Listener), most: usize| {
+        let mut answered = 0;
+        while let Some(Incoming { body, inbox, .. }) = listener.next().await {
+            let response = Response { body, error: None, replayed: false, accepted: false, traceparent: None };
+            connection.respond(inbox.unwrap(), response).await;
+            answered += 1;
+            if answered == most {
+                listener.close().await;
+            }
+        }
+        connection.close(Duration::from_secs(10)).await;
+        answered
+    };
+    let staying = serve_and_leave(come().await, usize::MAX);
+    let all_left = CancellationToken::new();
+    let leaving = async {
+        let mut after_they_closed = 0;
+        for _ in 0..TIMES {
+            after_they_closed += serve_and_leave(come().await, ANSWERS_OF_EACH).await - ANSWERS_OF_EACH;
+        }
+        all_left.cancel();
+        after_they_closed
+    };
+    let callers = async {
+        let nats = async_nats::connect(server.url()).await.unwrap();
+        let requests = stream::repeat_with(|| nats.request("shop.wallet.alice.get", "".into()));
+        let answers = requests.take_until(all_left.cancelled()).buffer_unordered(CALLERS);
+        answers.filter_map(async |answer| answer.err().map(|error| error.to_string())).collect::<Vec<_>>().await
+    };
+    let (after_they_closed, unanswered) = tokio::select! {
+        left_and_asked = async { tokio::join!(leaving, callers) } => left_and_asked,
+        _ = staying => unreachable!("one host stays"),
+    };
+    assert_eq!(unanswered, [""; 0]);
+    assert!(after_they_closed > 0, "none was asked any more when it left");
     server.stop().await;
 }

@@ -3,26 +3,27 @@
 //! Nobody but this module starts, signals or reaps it. It does not outlive the shop, not even
 //! when the shop is killed, and two of them never share a folder.
 
+mod program;
+mod readiness;
 mod setup;
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
-use serde_json::Value;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
     process::{Child, Command},
-    sync::OnceCell,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
-pub use self::setup::{Member, Setup};
+use self::readiness::wait_until_ready;
+pub use self::{
+    program::find_program,
+    setup::{Member, Setup},
+};
 use crate::folder::{FolderError, FolderLock};
 
 /// How long a start may take. A large log is read once at start; a server that cannot start
@@ -32,10 +33,6 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(8);
 /// How long a folder may still be held by the server of a shop that was killed.
 const FOLDER_LIMIT: Duration = Duration::from_secs(8);
-/// How long the server may take for one answer before it is asked again.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// How often it is looked at while it starts.
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// How much of the server's log goes into an error.
 const LOG_LINES_MAX: usize = 8;
 
@@ -299,93 +296,6 @@ impl NatsServer {
     }
 }
 
-/// What the server says about itself once it is ready.
-struct Ready {
-    port: u16,
-    version: String,
-}
-
-/// The ports file first: it is this server that wrote it, so that no other one that has the
-/// port is taken for ours.
-async fn wait_until_ready(ports_folder: PathBuf, pid: u32, host: IpAddr) -> Ready {
-    loop {
-        if let Some(port) = read_ports_file(&ports_folder, pid) {
-            match timeout(ANSWER_LIMIT, ask_jetstream((host, port).into())).await {
-                Ok(Ok(Some(version))) => return Ready { port, version },
-                Ok(Ok(None)) => tracing::debug!("JetStream is not up yet"),
-                Ok(Err(error)) => tracing::debug!("the nats-server does not answer yet: {error}"),
-                Err(_) => tracing::debug!("the nats-server did not answer within {ANSWER_LIMIT:?}"),
-            }
-        }
-        sleep(POLL_INTERVAL).await;
-    }
-}
-
-/// `<program>_<pid>.ports` holds `{"nats":["nats://127.0.0.1:4222"]}`.
-fn read_ports_file(folder: &Path, pid: u32) -> Option<u16> {
-    let suffix = format!("_{pid}.ports");
-    let mut files = std::fs::read_dir(folder).ok()?.flatten();
-    let file = files.find(|file| file.file_name().to_string_lossy().ends_with(&suffix))?;
-    let ports: Value = serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()?;
-    ports.pointer("/nats/0")?.as_str()?.rsplit(':').next()?.parse().ok()
-}
-
-/// One request in the protocol's plain text: the server's version when JetStream answers.
-/// See <https://docs.nats.io/reference/reference-protocols/nats-protocol>.
-async fn ask_jetstream(address: SocketAddr) -> io::Result<Option<String>> {
-    let mut socket = BufReader::new(TcpStream::connect(address).await?);
-    let mut line = String::new();
-    socket.read_line(&mut line).await?;
-    let info: Value = serde_json::from_str(line.trim_start_matches("INFO ")).unwrap_or_default();
-    let Some(version) = info["version"].as_str() else { return Ok(None) };
-    let request = "CONNECT {\"verbose\":false}\r\nSUB ready 1\r\nPUB $JS.API.INFO ready 0\r\n\r\n";
-    socket.write_all(request.as_bytes()).await?;
-    loop {
-        line.clear();
-        if socket.read_line(&mut line).await? == 0 {
-            return Ok(None);
-        }
-        if let Ok(answer) = serde_json::from_str::<Value>(&line) {
-            let up = answer["type"] == "io.nats.jetstream.api.v1.account_info_response" && answer["error"].is_null();
-            return Ok(up.then(|| version.to_owned()));
-        }
-    }
-}
-
-/// The nats-server program of this machine, fetched if there is none. Asked once per process: tests start many servers,
-/// and the answer stays the same.
-pub async fn find_program() -> Result<PathBuf, NatsServerError> {
-    static BINARY: OnceCell<PathBuf> = OnceCell::const_new();
-    BINARY
-        .get_or_try_init(|| async {
-            let script = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../nats/install.sh"));
-            if script.exists() { run_install(script).await } else { search_path().ok_or(NatsServerError::NotFound) }
-        })
-        .await
-        .cloned()
-}
-
-async fn run_install(script: &Path) -> Result<PathBuf, NatsServerError> {
-    let run = Command::new("sh")
-        .arg(script)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|source| system(script, source))?;
-    let output = run.wait_with_output().await.map_err(|source| system(script, source))?;
-    let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if output.status.success() && !path.is_empty() { Ok(path.into()) } else { Err(NatsServerError::NotFound) }
-}
-
-/// For a binary that was moved away from the repository.
-fn search_path() -> Option<PathBuf> {
-    let set = std::env::var_os("SHOP_NATS_SERVER").map(PathBuf::from);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = || std::env::split_paths(&path).map(|folder| folder.join("nats-server")).find(|file| file.is_file());
-    set.or_else(found)
-}
-
 /// A value in NATS configuration syntax: unquoted, a path that begins with a digit is a number.
 fn quoted(path: &Path) -> String {
     format!("\"{}\"", path.display().to_string().replace('\\', "\\\\").replace('"', "\\\""))
@@ -405,7 +315,7 @@ mod tests {
 
     use tempfile::{TempDir, tempdir};
 
-    use super::*;
+    use super::{readiness::ask_jetstream, *};
 
     const LIMIT: Duration = Duration::from_secs(30);
 

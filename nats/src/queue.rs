@@ -18,6 +18,7 @@ const LAST_MESSAGES: u64 = 64;
 /// How long it may take to come to the last one.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
+/// A share of all that is sent to a subject.
 #[derive(Debug)]
 pub(crate) struct QueueSubscription {
     connection: Connection,

@@ -128,6 +128,7 @@ impl Here {
                     true
                 }
             };
+            let before = members.me.state;
             members.me.state = match (stop.is_cancelled(), *self.is_ready.borrow()) {
                 (true, _) => HostState::Leaving,
                 (false, true) => HostState::Ready,
@@ -135,7 +136,8 @@ impl Here {
             };
             let taken_over = members.decide(&self.decisions, &self.held);
             taken_over.into_iter().for_each(|silent_for| self.view.borrow().counts.hand_over(silent_for));
-            if has_changed {
+            // Also when something else woke it at the very moment at which it was stopped.
+            if has_changed || members.me.state != before {
                 members.me.settled = settled(&self.view.borrow(), &self.decisions);
                 membership.announce(&members.me).await;
             }

@@ -49,6 +49,8 @@ use crate::{
 const REPLIES_MAX: usize = 4_096;
 /// How long the door may take to finish what came in; without the log it cannot.
 const DOOR_STOP_LIMIT: Duration = Duration::from_secs(5);
+/// How long a data folder may still be held by a host that is just ending.
+const FOLDER_LIMIT: Duration = Duration::from_secs(1);
 /// How long what is on its way may take to leave when the host stops.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -122,8 +124,11 @@ pub async fn run(mut config: Config, stop: CancellationToken) -> Result<(), Host
         None => None,
     };
     // Once: sled lets nobody in before the last one who reads is gone, and some look at old views for a while.
-    let open = |kind: &Kind| Ok((*kind, Arc::new(SledStore::open(&config.data_dir, *kind)?)));
-    let stores: Stores = config.kinds.iter().map(open).collect::<Result<_, HostError>>()?;
+    let mut stores = Stores::new();
+    for kind in &config.kinds {
+        let store = SledStore::open_within(&config.data_dir, *kind, FOLDER_LIMIT).await?;
+        stores.insert(*kind, Arc::new(store));
+    }
     while run_under_one_layout(&config, &stores, &observed, &stop).await? == Ended::Repartitioned {
         tracing::info!("the shop was repartitioned; beginning anew");
         if let Some(partitions) = config.topology.partitions.take() {

@@ -22,9 +22,11 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use shop_domain::kind::Kind;
+use tokio::time::{Instant, sleep};
 
 use self::{files::RunFolder, shelf::RunShelf};
 use super::{SharedShelf, Store, StoreError};
@@ -35,6 +37,8 @@ const FORMAT: &str = "shop-actors store 3\n";
 const CACHE_BYTES: u64 = 1024 * 1024;
 /// How often sled writes out on its own, in milliseconds: bounds what is replayed after a crash.
 const FLUSH_EVERY_MS: u64 = 1_000;
+/// How often a folder is tried again while its last owner is finishing.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The checkpoints of one kind.
 #[derive(Debug)]
@@ -57,6 +61,17 @@ impl SledStore {
         check_format(&folder)?;
         let database = open_or_set_aside(&folder)?;
         Ok(Self { kind, database, runs: folder.join("runs"), _lock: lock })
+    }
+
+    /// As [`Self::open`], but gives the last owner of the folder up to `limit` to finish.
+    pub async fn open_within(data_dir: &Path, kind: Kind, limit: Duration) -> Result<Self, StoreError> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match Self::open(data_dir, kind) {
+                Err(StoreError::InUse(_)) if Instant::now() < deadline => sleep(RETRY_INTERVAL).await,
+                outcome => return outcome,
+            }
+        }
     }
 }
 
@@ -333,6 +348,20 @@ mod tests {
         let _store = SledStore::open(folder.path(), Kind::Order).unwrap();
         assert!(matches!(SledStore::open(folder.path(), Kind::Order), Err(StoreError::InUse(_))));
         assert!(SledStore::open(folder.path(), Kind::Wallet).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_owner_of_a_folder_is_waited_for_but_not_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SledStore::open(folder.path(), Kind::Order).unwrap();
+        let limit = Duration::from_secs(1);
+        let refused = SledStore::open_within(folder.path(), Kind::Order, limit).await;
+        assert!(matches!(refused, Err(StoreError::InUse(_))));
+        let (opened, ()) = tokio::join!(SledStore::open_within(folder.path(), Kind::Order, limit), async {
+            sleep(limit / 2).await;
+            drop(store);
+        });
+        opened.unwrap();
     }
 
     #[test]

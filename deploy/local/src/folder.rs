@@ -82,26 +82,29 @@ impl FolderLock {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_folder_in_use_says_by_whom() {
+    /// A child process of another test holds all locks until it is what it will be.
+    const LIMIT: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn a_folder_in_use_says_by_whom() {
         let folder = tempfile::tempdir().unwrap();
         let lock = FolderLock::take(folder.path()).unwrap();
         let refusal = FolderLock::take(folder.path()).unwrap_err().to_string();
         let pid = std::process::id();
         assert!(refusal.ends_with(&format!("is used by another process (pid {pid})")), "{refusal}");
         drop(lock);
-        FolderLock::take(folder.path()).unwrap();
+        FolderLock::take_within(folder.path(), LIMIT).await.unwrap();
     }
 
-    #[test]
-    fn a_shared_lock_is_held_until_both_are_gone() {
+    #[tokio::test]
+    async fn a_shared_lock_is_held_until_both_are_gone() {
         let folder = tempfile::tempdir().unwrap();
         let lock = FolderLock::take(folder.path()).unwrap();
         let shared = lock.share().unwrap();
         drop(lock);
         assert!(FolderLock::take(folder.path()).is_err());
         drop(shared);
-        FolderLock::take(folder.path()).unwrap();
+        FolderLock::take_within(folder.path(), LIMIT).await.unwrap();
     }
 
     #[test]

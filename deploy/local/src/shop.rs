@@ -38,6 +38,8 @@ const BRIDGE_STOP_LIMIT: Duration = Duration::from_secs(12);
 /// How long a host may take to acknowledge, answer and checkpoint. Being cut off costs only
 /// time: it replays from its last checkpoint.
 const HOST_STOP_LIMIT: Duration = Duration::from_secs(25);
+/// How long the data folder may still be held by a shop that is just ending.
+const FOLDER_LIMIT: Duration = Duration::from_secs(1);
 /// A nats-server that ends sooner than this after it was started counts as a failed start.
 const NATS_RUN_MIN: Duration = Duration::from_secs(5);
 /// So many of those in a row, and the shop gives up.
@@ -102,7 +104,7 @@ impl Shop {
     /// Starts nats-server, then the hosts, then the bridge, and waits until all kinds are ready.
     pub async fn start(options: Options) -> Result<Self, ShopError> {
         // What can be refused at once comes first: folder and address.
-        let lock = FolderLock::take(&options.data_dir)?;
+        let lock = FolderLock::take_within(&options.data_dir, FOLDER_LIMIT).await?;
         let unusable = |source| FolderError::Unusable { folder: options.data_dir.clone(), source };
         let folder = options.data_dir.canonicalize().map_err(unusable)?;
         let (listener, address) = listen(&options.http_addr).await?;

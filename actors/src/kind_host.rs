@@ -27,7 +27,7 @@ use crate::{
     outbox::Logs,
     partition::{AttachError, Outlet, Pace, Partition, PartitionError},
     patience,
-    snapshot::{SnapshotError, Snapshots, restore},
+    snapshot::{SnapshotError, Snapshots},
     store::{SharedShelf, Store, StoreError},
     turn::Turn,
 };
@@ -257,10 +257,11 @@ impl KindHost {
         let mut after = identity.last_sequence;
         let mut view = View { began_at: after, parked: parked.clone(), counts: Arc::clone(&counts), ..View::default() };
         for (number, shelf) in shelves {
+            let place = (self.kind, number);
             if let Some(snapshots) = &self.snapshots {
-                restore::where_needed(snapshots, &self.log, (self.kind, number), &shelf, &identity).await?;
+                patience::restored(snapshots, &self.log, place, &shelf, &identity).await?;
             }
-            let attached = patience::attached(&self.log, self.kind, number, &shelf, &identity).await?;
+            let attached = patience::attached(&self.log, place, &shelf, &identity).await?;
             let cursor = attached.0.cursor;
             after = after.min(cursor);
             let assigned = Arc::new(AtomicU64::new(cursor));

@@ -1,7 +1,7 @@
 //! What a partition that starts asks of its log, until there is an answer: the servers of a cluster
 //! may be electing who leads it, and who was just elected may not know the end of it yet.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use shop_domain::{kind::Kind, logic::Logic};
 use shop_nats::log::{Identity, LogError, SharedLog};
@@ -9,6 +9,8 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     partition::{AttachError, attach},
+    replay::Place,
+    snapshot::{SnapshotError, Snapshots, restore},
     store::{Meta, SharedShelf},
 };
 
@@ -37,18 +39,38 @@ pub async fn identity(log: &SharedLog, kind: Kind, expected: u64) -> Result<Iden
     }
 }
 
+/// Restores a partition, see [`restore::where_needed`].
+pub async fn restored(
+    snapshots: &Snapshots,
+    log: &SharedLog,
+    place: Place,
+    shelf: &SharedShelf,
+    identity: &Identity,
+) -> Result<(), SnapshotError> {
+    let is_unanswered = |error: &_| matches!(error, SnapshotError::Log(LogError::Failed { .. }));
+    answered(|| restore::where_needed(snapshots, log, place, shelf, identity), is_unanswered).await
+}
+
 /// Attaches a partition, see [`attach`].
 pub async fn attached(
     log: &SharedLog,
-    kind: Kind,
-    partition: u16,
+    (kind, partition): Place,
     shelf: &SharedShelf,
     identity: &Identity,
 ) -> Result<(Meta, Logic), AttachError> {
+    let is_unanswered = |error: &_| matches!(error, AttachError::Log(LogError::Failed { .. }));
+    answered(|| attach(log, kind, partition, shelf, identity), is_unanswered).await
+}
+
+/// Tries again while the log gives no answer.
+async fn answered<T, E: Display, F: Future<Output = Result<T, E>>>(
+    attempt: impl Fn() -> F,
+    is_unanswered: impl Fn(&E) -> bool,
+) -> Result<T, E> {
     let start = Instant::now();
     loop {
-        match attach(log, kind, partition, shelf, identity).await {
-            Err(AttachError::Log(error @ LogError::Failed { .. })) if start.elapsed() < ANSWER_LIMIT => {
+        match attempt().await {
+            Err(error) if is_unanswered(&error) && start.elapsed() < ANSWER_LIMIT => {
                 tracing::warn!("{error}; asking again");
             }
             outcome => return outcome,

@@ -6,7 +6,11 @@ use std::{fmt, time::Duration};
 
 use async_nats::{
     HeaderMap,
-    jetstream::{self, ErrorCode, context::PublishErrorKind, stream::RawMessageErrorKind},
+    jetstream::{
+        self, ErrorCode,
+        context::PublishErrorKind,
+        stream::{Info, RawMessageErrorKind, State},
+    },
 };
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
@@ -84,6 +88,25 @@ impl JetStreamLog {
             disruptions: Disruptions::over(publishing),
         }
     }
+
+    /// How the server describes the stream of a kind that leads it.
+    fn led(&self, kind: Kind) -> impl Future<Output = Result<Info, LogError>> + Send + 'static {
+        let (context, mut disruptions) = (self.reading.clone(), self.read_disruptions.of(kind));
+        disruptions.mark_unchanged();
+        async move {
+            let failed = |reason: String| LogError::Failed { kind, reason };
+            let stream = loop {
+                tokio::select! {
+                    stream = context.get_stream(subject::stream(kind)) => break stream,
+                    // What was on its way is lost: all reads wait for this, so it is asked again at once.
+                    Ok(()) = disruptions.changed() => {}
+                }
+            };
+            let info = stream.map_err(|error| failed(error.to_string()))?.cached_info().clone();
+            is_led(&info).map_err(failed)?;
+            Ok(info)
+        }
+    }
 }
 
 impl fmt::Debug for JetStreamLog {
@@ -122,12 +145,20 @@ impl Log for JetStreamLog {
     }
 
     fn record(&self, kind: Kind, sequence: u64) -> BoxFuture<'static, Result<Option<Record>, LogError>> {
-        let context = self.reading.clone();
+        let log = self.clone();
         async move {
             let failed = |reason: String| LogError::Failed { kind, reason };
-            let stream = context.get_stream_no_info(subject::stream(kind)).await;
+            let stream = log.reading.get_stream_no_info(subject::stream(kind)).await;
             let stream = stream.map_err(|error| failed(error.to_string()))?;
-            let Some(message) = message_at(&stream, sequence).await.map_err(failed)? else { return Ok(None) };
+            let Some(message) = message_at(&stream, sequence).await.map_err(failed)? else {
+                // Whoever leads no more, and does not know it yet, says so of all that came since.
+                return match log.led(kind).await?.state {
+                    state if holds(&state, sequence) => {
+                        Err(failed(format!("a server answers that does not have sequence {sequence} yet")))
+                    }
+                    _ => Ok(None),
+                };
+            };
             let (_, partition) = subject::place(&message.subject).ok_or_else(|| failed("foreign subject".into()))?;
             let time = taken_at(Some(&message.headers), message.time.unix_timestamp_nanos());
             Ok(Some(Record { sequence, partition, time, payload: message.payload }))
@@ -136,22 +167,9 @@ impl Log for JetStreamLog {
     }
 
     fn identity(&self, kind: Kind) -> BoxFuture<'static, Result<Identity, LogError>> {
-        let (context, mut disruptions) = (self.reading.clone(), self.read_disruptions.of(kind));
-        disruptions.mark_unchanged();
-        async move {
-            let failed = |reason: String| LogError::Failed { kind, reason };
-            let stream = loop {
-                tokio::select! {
-                    stream = context.get_stream(subject::stream(kind)) => break stream,
-                    // What was on its way is lost: all reads wait for this, so it is asked again at once.
-                    Ok(()) = disruptions.changed() => {}
-                }
-            };
-            let stream = stream.map_err(|error| failed(error.to_string()))?;
-            is_led(stream.cached_info()).map_err(failed)?;
-            identity_of(stream.cached_info()).map_err(|error| failed(error.to_string()))
-        }
-        .boxed()
+        let info = self.led(kind);
+        async move { identity_of(&info.await?).map_err(|error| LogError::Failed { kind, reason: error.to_string() }) }
+            .boxed()
     }
 
     fn bury(&self, kind: Kind, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>> {
@@ -212,7 +230,7 @@ fn is_full(error: &async_nats::error::Error<PublishErrorKind>) -> bool {
 /// Whether whoever says this leads the log. A server that was cut off from the others, or frozen, goes on for
 /// seconds to believe that it leads, and would say how far the log went before. And one that knows of no leader
 /// answers as well, with what it has (nats-server 2.15, seen when it could reach the others again).
-fn is_led(info: &jetstream::stream::Info) -> Result<(), String> {
+fn is_led(info: &Info) -> Result<(), String> {
     let Some(cluster) = &info.cluster else { return Ok(()) };
     let Some(leader) = cluster.leader.as_deref().filter(|leader| !leader.is_empty()) else {
         return Err("a server answers that knows of no leader".to_owned());
@@ -232,7 +250,13 @@ fn is_led(info: &jetstream::stream::Info) -> Result<(), String> {
     Err(format!("{leader} says that it leads, but has not heard of the others for {LEADER_ALONE_MAX:?}"))
 }
 
-/// The message at a sequence, from the stream's leader; none if the stream does not hold it.
+/// Whether a stream in this state is sure to hold a message at that sequence: it is within, and there are no holes.
+fn holds(state: &State, sequence: u64) -> bool {
+    let span = (state.first_sequence..=state.last_sequence).contains(&sequence);
+    span && state.messages == state.last_sequence - state.first_sequence + 1
+}
+
+/// The message at a sequence, from a server that takes itself for the stream's leader; none if it does not hold it.
 pub(crate) async fn message_at<I>(
     stream: &jetstream::stream::Stream<I>,
     sequence: u64,
@@ -262,7 +286,7 @@ mod tests {
     use super::*;
 
     /// What a stream's leader says of itself and its followers, who were heard of so many seconds ago.
-    fn info(copies: usize, heard: &[u64], offline: &[bool]) -> jetstream::stream::Info {
+    fn info(copies: usize, heard: &[u64], offline: &[bool]) -> Info {
         let follower = |(number, (seconds, offline)): (usize, (&u64, &bool))| {
             let active = Duration::from_secs(*seconds).as_nanos() as u64;
             json!({ "name": format!("nats-{}", number + 2), "current": true, "active": active, "offline": offline })
@@ -278,6 +302,16 @@ mod tests {
             "cluster": { "name": "shop", "leader": "nats-1", "replicas": replicas },
         });
         serde_json::from_value(info).expect("this is how a server describes a stream")
+    }
+
+    #[test]
+    fn a_log_without_holes_holds_every_message_from_its_first_to_its_last() {
+        let mut state = info(1, &[], &[]).state;
+        assert!(![0, 1, 2].into_iter().any(|sequence| holds(&state, sequence)), "of an empty one");
+        (state.first_sequence, state.last_sequence, state.messages) = (3, 5, 3);
+        assert_eq!([2, 3, 5, 6].map(|sequence| holds(&state, sequence)), [false, true, true, false]);
+        state.messages = 2;
+        assert!(![3, 4, 5].into_iter().any(|sequence| holds(&state, sequence)), "of one with a hole somewhere");
     }
 
     #[test]

@@ -36,6 +36,7 @@ use crate::{
     observe::{self, Connected, Observed},
     outbox::Logs,
     query::{Holders, Local, Reads},
+    readiness::Readiness,
     reply::Answers,
     snapshot::{
         SnapshotError, Snapshots,
@@ -290,10 +291,10 @@ async fn serve(
     let log = shared.log.clone();
     let snapshots = shared.snapshots.as_ref().map(|(snapshots, _)| snapshots.clone());
     let (decisions, turns) = (0..identity.partitions).map(|_| Turn::new()).unzip();
-    let (is_ready, ready) = watch::channel(false);
+    let ((ready_to, ready), (absences, absences_of)) = (watch::channel(None), watch::channel(0));
     let (hold, held) = watch::channel(BTreeSet::new());
     let (host, epoch, standbys) = (shared.host.clone(), identity.epoch, shared.standbys);
-    let here = Here { host, kind, epoch, is_ready: ready, view: seen.clone(), standbys, decisions, held: hold };
+    let here = Here { host, kind, epoch, ready, absences, view: seen.clone(), standbys, decisions, held: hold };
     let membership = here.join(shared.publishing.clone(), stop.clone()).await?;
     // Ends with this function: whoever hears nothing more of this host takes over.
     let _membership = AbortOnDropHandle::new(tokio::spawn(membership));
@@ -308,6 +309,7 @@ async fn serve(
         tokio::spawn(keeper.run(stop_keeping.clone()))
     });
     let fence = Fence::new(shared.log.clone(), kind);
+    let readiness = Readiness { view: seen.clone(), fence: fence.clone(), absences: absences_of, ready: ready_to };
     let is_open = shared.observed.begins(kind, seen.clone());
     let described = seen.clone();
     stats.describe(move || described.borrow().describe(kind));
@@ -315,7 +317,7 @@ async fn serve(
     let reads = Reads::new(kind, identity.partitions, local.clone(), holders.clone());
     let opened = async {
         let listening = async {
-            caught_up(seen.clone()).await;
+            caught_up(seen.clone(), 0).await;
             shared.doors.listen(kind, &stats).await
         };
         let listener = tokio::select! {
@@ -324,7 +326,8 @@ async fn serve(
         };
         tracing::info!("{kind} is served: {} partition(s)", identity.partitions);
         is_open.store(true, Ordering::Relaxed);
-        is_ready.send_replace(true);
+        // Ends with this future.
+        let _readiness = AbortOnDropHandle::new(tokio::spawn(readiness.keep()));
         let door = Door::new(kind, identity.partitions, &shared.log, reads, answers, shared.held.clone());
         let served = async {
             tokio::join!(door.run(listener, stop.clone()), holders.serve(local, stop.child_token()));
@@ -337,16 +340,20 @@ async fn serve(
         }
         Ok::<_, HostError>(())
     };
-    let outcome = tokio::select! {
-        ended = &mut running => return flatten(ended),
-        opened = opened => opened,
+    let (outcome, ended) = tokio::select! {
+        // Before it was told to: nothing can be served without it.
+        ended = &mut running => (Ok(()), Some(ended)),
+        opened = opened => (opened, None),
     };
     is_open.store(false, Ordering::Relaxed);
     stop_partitions.cancel();
-    let ended = flatten(running.await);
+    let ended = match ended {
+        Some(ended) => flatten(ended),
+        None => flatten(running.await),
+    };
     stop_keeping.cancel();
-    if shared.is_over.is_cancelled() {
-        // There are newer ones.
+    if ended.is_err() || shared.is_over.is_cancelled() {
+        // There is nothing to keep, or there is something newer.
         keeping.iter().for_each(tokio::task::JoinHandle::abort);
     }
     if let Some(Err(panic)) = futures::future::OptionFuture::from(keeping).await

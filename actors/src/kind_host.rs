@@ -10,13 +10,13 @@ use std::{
     time::Duration,
 };
 
-use futures::future::{FusedFuture, FutureExt};
+use futures::future::{FusedFuture, FutureExt, pending};
 use shop_domain::{entity::Reply, id::Id, kind::Kind};
 use shop_nats::log::{Identity, LogError, SharedLog};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinError, JoinSet},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +39,9 @@ const PANICS_MAX: u32 = 3;
 /// How long partitions may take to settle and to write their last checkpoints. Without the log
 /// they cannot; what is cut off is repeated from the checkpoint before.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
+
+/// Pause before partitions that could not be taken up beside others are tried again.
+const TAKE_UP_RETRY: Duration = Duration::from_secs(2);
 
 /// One kind on this host.
 #[derive(Debug)]
@@ -91,11 +94,23 @@ pub enum KindError {
     Bug(Kind, JoinError),
 }
 
+impl KindError {
+    /// Whether it ends the host also when it befalls partitions that are only to run beside others. What keeps
+    /// one from the log or from its snapshots would keep the next host from them as well.
+    fn ends_the_host(&self) -> bool {
+        match self {
+            Self::Attach(_) | Self::Log(_) | Self::Snapshot(_) | Self::Stuck(_) => false,
+            Self::Store(error) => !matches!(error, StoreError::Damaged(_)),
+            Self::Partition(_) | Self::Bug(..) => true,
+        }
+    }
+}
+
 /// How one attempt to run the partitions ended.
 enum Ended {
     Stopped,
-    /// The host is to hold other partitions.
-    Changed,
+    /// The host is to hold other partitions, these.
+    Changed(BTreeSet<u16>),
     Panicked {
         partition: u16,
         id: Id,
@@ -140,8 +155,10 @@ impl KindHost {
     /// turns out to be damaged starts again from the log.
     pub async fn run(self, stop: CancellationToken) -> Result<(), KindError> {
         let mut troubles = Troubles::default();
+        // Only those that have caught up beside the others join them, whatever it is to hold meanwhile.
+        let mut holding = self.held.borrow().clone();
         loop {
-            let numbers = troubles.wanted(&self.held.borrow());
+            let numbers = troubles.wanted(&holding);
             let change = async |stop| self.change(&numbers, &troubles, stop).await;
             match self.attempt(&numbers, &troubles, &self.view, change, &stop).await {
                 Err(KindError::Store(error @ StoreError::Damaged(_))) if !stop.is_cancelled() => {
@@ -149,7 +166,7 @@ impl KindHost {
                 }
                 Err(error) => return Err(error),
                 Ok(Ended::Stopped) => return Ok(self.store.flush()?),
-                Ok(Ended::Changed) => {}
+                Ok(Ended::Changed(wanted)) => holding = wanted,
                 Ok(Ended::Panicked { partition, id, sequence, last }) => {
                     if troubles.panicked(partition, sequence, last) >= PANICS_MAX {
                         let reason = format!("{} {id} panicked {PANICS_MAX} times", self.kind);
@@ -161,36 +178,76 @@ impl KindHost {
         }
     }
 
-    /// Returns when this host is to hold other partitions than these, and those that are new to it have caught up
-    /// with the log beside them; or when it is stopped.
+    /// Returns which other partitions than these this host is to hold, once those that are new to it have caught up
+    /// with the log beside them; or when it is stopped. Whatever keeps the new ones from that, these go on.
     async fn change(
         &self,
         running: &BTreeSet<u16>,
         troubles: &Troubles,
         stop: CancellationToken,
-    ) -> Result<(), KindError> {
+    ) -> Result<BTreeSet<u16>, KindError> {
         let mut held = self.held.clone();
         loop {
             let wanted = tokio::select! {
                 Ok(held) = held.wait_for(|held| troubles.wanted(held) != *running) => troubles.wanted(&held),
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return Ok(running.clone()),
             };
             let new = &wanted - running;
             if !new.is_empty() {
                 tracing::info!("{}: catching up with {new:?}", self.kind);
-                let (view, seen) = watch::channel(Arc::default());
-                let prepared = async |_| {
-                    caught_up(seen).await;
-                    Ok(())
-                };
-                // A panic meanwhile comes again, and is dealt with, when all run together.
-                self.attempt(&new, troubles, &view, prepared, &stop).await?;
             }
-            if stop.is_cancelled() || troubles.wanted(&held.borrow_and_update()) == wanted {
-                tracing::info!("{}: holding {wanted:?} from now on", self.kind);
-                return Ok(());
+            let given_up = async {
+                let is_undecided = held.wait_for(|held| troubles.wanted(held) != wanted).await.is_err();
+                if is_undecided {
+                    // Nobody will say so any more.
+                    pending().await
+                }
+            };
+            match self.catch_up(&new, troubles, given_up, &stop).await {
+                Ok(true) => {
+                    tracing::info!("{}: holding {wanted:?} from now on", self.kind);
+                    return Ok(wanted);
+                }
+                Ok(false) => {}
+                Err(error) if error.ends_the_host() => return Err(error),
+                Err(error) => {
+                    tracing::error!("{}: cannot take up {new:?}, trying again: {error}", self.kind);
+                    tokio::select! {
+                        () = sleep(TAKE_UP_RETRY) => {}
+                        () = stop.cancelled() => {}
+                    }
+                }
             }
         }
+    }
+
+    /// Lets partitions catch up with the log, and stop there. Not done when it is `given_up` before, or stopped.
+    async fn catch_up(
+        &self,
+        numbers: &BTreeSet<u16>,
+        troubles: &Troubles,
+        given_up: impl Future<Output = ()>,
+        stop: &CancellationToken,
+    ) -> Result<bool, KindError> {
+        if numbers.is_empty() {
+            return Ok(true);
+        }
+        let (view, seen) = watch::channel(Arc::default());
+        let prepared = async |_| {
+            caught_up(seen, 0).await;
+            Ok(numbers.clone())
+        };
+        let catching_up = stop.child_token();
+        let mut attempt = pin!(self.attempt(numbers, troubles, &view, prepared, &catching_up));
+        let ended = tokio::select! {
+            ended = &mut attempt => ended,
+            () = given_up => {
+                catching_up.cancel();
+                attempt.await
+            }
+        };
+        // A panic meanwhile comes again, and is dealt with, when all run together.
+        ended.map(|ended| !matches!(ended, Ended::Stopped))
     }
 
     /// Runs some partitions until `stop`, until one of them cannot go on, or until `change` is done.
@@ -199,11 +256,15 @@ impl KindHost {
         numbers: &BTreeSet<u16>,
         troubles: &Troubles,
         seen_in: &watch::Sender<Arc<View>>,
-        change: impl AsyncFnOnce(CancellationToken) -> Result<(), KindError>,
+        change: impl AsyncFnOnce(CancellationToken) -> Result<BTreeSet<u16>, KindError>,
         stop: &CancellationToken,
     ) -> Result<Ended, KindError> {
         let attempt = stop.child_token();
-        let Running { mut tasks, mut settlers, routes, view, after } = self.start(numbers, troubles, &attempt).await?;
+        let Running { mut tasks, mut settlers, routes, view, after } =
+            match self.start(numbers, troubles, &attempt).await {
+                Err(_) if stop.is_cancelled() => return Ok(Ended::Stopped),
+                started => started?,
+            };
         let (dispatched, dispatched_to) = watch::channel(after);
         seen_in.send_replace(Arc::new(View { dispatched: Some(dispatched_to), ..view }));
 
@@ -214,17 +275,15 @@ impl KindHost {
             () = attempt.cancelled() => Ok(Ended::Stopped),
             Some(ended) = tasks.join_next() => self.ended(ended),
             error = failed(self.kind, &mut settlers) => Err(error),
-            changed = &mut change => changed.map(|()| Ended::Changed),
+            changed = &mut change => changed.map(Ended::Changed),
             error = dispatch(records, &routes, &dispatched), if !routes.is_empty() => Err(error.into()),
         };
         attempt.cancel();
         drop(routes);
         let finish = async {
             // What catches up beside them must not go on alone.
-            if !change.is_terminated() {
-                change.await?;
-            }
-            self.finish(tasks, settlers).await
+            let beside = if change.is_terminated() { Ok(()) } else { change.await.map(drop) };
+            self.finish(tasks, settlers).await.and(beside)
         };
         match timeout(STOP_LIMIT, finish).await {
             Ok(finished) => finished.and(ended),
@@ -248,7 +307,8 @@ impl KindHost {
         let shelves = shelves.collect::<Result<Vec<_>, StoreError>>()?;
         // A partition that starts again may have a checkpoint beyond what the log held at the first start.
         let furthest = furthest(&shelves, &self.identity)?;
-        let Identity { first_sequence, last_sequence, .. } = patience::identity(&self.log, self.kind, furthest).await?;
+        let Identity { first_sequence, last_sequence, .. } =
+            patience::identity(&self.log, self.kind, furthest, attempt).await?;
         let identity = Identity { first_sequence, last_sequence, ..self.identity };
         let mut tasks = PartitionTasks::new();
         let mut settlers = SettlerTasks::new();
@@ -259,9 +319,9 @@ impl KindHost {
         for (number, shelf) in shelves {
             let place = (self.kind, number);
             if let Some(snapshots) = &self.snapshots {
-                patience::restored(snapshots, &self.log, place, &shelf, &identity).await?;
+                patience::restored(snapshots, &self.log, place, &shelf, &identity, attempt).await?;
             }
-            let attached = patience::attached(&self.log, place, &shelf, &identity).await?;
+            let attached = patience::attached(&self.log, place, &shelf, &identity, attempt).await?;
             let cursor = attached.0.cursor;
             after = after.min(cursor);
             let assigned = Arc::new(AtomicU64::new(cursor));
@@ -283,18 +343,22 @@ impl KindHost {
         Ok(Running { tasks, settlers, routes, view, after })
     }
 
-    /// Waits until the partitions have written their last checkpoints.
+    /// Waits until all partitions have written their last checkpoints, whatever becomes of one of them: who starts
+    /// again must not find another one at work on what it reads.
     async fn finish(&self, mut tasks: PartitionTasks, mut settlers: SettlerTasks) -> Result<(), KindError> {
+        let mut outcome = Ok(());
         while let Some(task) = tasks.join_next().await {
-            let (_, outcome) = task.map_err(|error| KindError::Bug(self.kind, error))?;
-            if let Err(error) = outcome {
-                tracing::error!("{}: {error}", self.kind);
+            match task {
+                Ok((_, Ok(()))) => {}
+                Ok((_, Err(error))) => tracing::error!("{}: {error}", self.kind),
+                Err(panic) => outcome = outcome.and(Err(KindError::Bug(self.kind, panic))),
             }
         }
         while let Some(settler) = settlers.join_next().await {
-            settler.map_err(|error| KindError::Bug(self.kind, error))??;
+            let settled = settler.map_err(|panic| KindError::Bug(self.kind, panic));
+            outcome = outcome.and(settled.and_then(|settled| Ok(settled?)));
         }
-        Ok(())
+        outcome
     }
 
     fn ended(&self, task: Result<(u16, Result<(), PartitionError>), JoinError>) -> Result<Ended, KindError> {
@@ -347,7 +411,7 @@ async fn failed(kind: Kind, settlers: &mut SettlerTasks) -> KindError {
             Err(panic) => return KindError::Bug(kind, panic),
         }
     }
-    std::future::pending().await
+    pending().await
 }
 
 #[cfg(test)]

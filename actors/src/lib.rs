@@ -31,6 +31,7 @@ pub mod partition;
 pub mod parts;
 pub mod patience;
 pub mod query;
+pub mod readiness;
 pub mod repartition;
 pub mod replay;
 pub mod reply;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{StreamExt, future::pending, stream::FuturesUnordered};
 use shop_domain::kind::Kind;
 use shop_nats::{
     connection::Connection,
@@ -26,6 +26,7 @@ use twox_hash::XxHash3_64;
 
 use crate::{
     kind_host::View,
+    readiness::Ready,
     turn::{Decision, Role},
 };
 
@@ -34,6 +35,8 @@ const BEAT: Duration = Duration::from_millis(250);
 /// A host that was not heard of for so long does not count any more: some beats, so that a busy
 /// machine is not taken for a dead one.
 const SILENCE_MAX: Duration = Duration::from_millis(1_500);
+/// Whoever has not heard itself for so long, two beats, may hear nothing at all, and does not judge others.
+const DEAFNESS: Duration = BEAT.saturating_mul(2);
 /// How often an owner says how far it is while it works: reads of a standby wait for it.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a host that joins others listens to what they say, before it takes something up.
@@ -63,7 +66,9 @@ pub struct Here {
     /// The epoch of its log.
     pub epoch: u64,
     /// Whether this host has caught up.
-    pub is_ready: watch::Receiver<bool>,
+    pub ready: watch::Receiver<Ready>,
+    /// Where it is counted how often the others have not heard of it for too long.
+    pub absences: watch::Sender<u64>,
     /// What its partitions do.
     pub view: watch::Receiver<Arc<View>>,
     /// Hosts that hold a partition beside its owner, if there are so many.
@@ -105,15 +110,23 @@ impl Here {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut probes = JoinSet::new();
         let mut next_progress = Instant::now();
+        // The others hear of this host what it hears of itself.
+        let mut heard_myself = Instant::now();
         loop {
+            let mut is_myself = false;
             let is_leaving = members.me.state == HostState::Leaving;
             let has_changed = tokio::select! {
                 heard = membership.next() => match heard {
-                    Some(heard) => members.hear(&heard, &self.decisions),
+                    Some(heard) => {
+                        is_myself = heard.host == members.me.host;
+                        members.hear(&heard, &self.decisions)
+                    }
                     None => return,
                 },
                 _ = beat.tick() => {
-                    members.forget_silent();
+                    if heard_myself.elapsed() < DEAFNESS {
+                        members.forget_silent();
+                    }
                     for other in members.others().cloned() {
                         let (connection, kind) = (connection.clone(), self.kind);
                         probes.spawn(async move { (connection.is_host_gone(kind, &other).await, other) });
@@ -121,15 +134,25 @@ impl Here {
                     true
                 }
                 Some(Ok((true, gone))) = probes.join_next() => members.forget(&gone),
-                Ok(()) = self.is_ready.changed(), if !is_leaving => true,
+                Ok(()) = self.ready.changed(), if !is_leaving => true,
                 () = stop.cancelled(), if !is_leaving => true,
                 () = progress(&mut self.view, &members.me.settled, next_progress), if !members.others.is_empty() => {
                     next_progress = Instant::now() + PROGRESS_INTERVAL;
                     true
                 }
             };
+            // Before anything is said: whoever was frozen or cut off does not own what it owned before.
+            if heard_myself.elapsed() > SILENCE_MAX {
+                self.absences.send_modify(|absences| *absences += 1);
+                members.was_away();
+                heard_myself = Instant::now();
+            }
+            if is_myself {
+                heard_myself = Instant::now();
+            }
             let before = members.me.state;
-            members.me.state = match (stop.is_cancelled(), *self.is_ready.borrow()) {
+            let is_ready = *self.ready.borrow() == Some(*self.absences.borrow());
+            members.me.state = match (stop.is_cancelled(), is_ready) {
                 (true, _) => HostState::Leaving,
                 (false, true) => HostState::Ready,
                 (false, false) => HostState::Joining,
@@ -182,6 +205,11 @@ impl Members {
             tracing::warn!("a host of {} is gone: {host}", self.kind);
         }
         was_there
+    }
+
+    /// Takes in that this host was not there for a while: that it has not heard of the others says nothing of them.
+    pub fn was_away(&mut self) {
+        self.others.values_mut().for_each(|(_, heard)| *heard = Instant::now());
     }
 
     /// Does not count those any more that were not heard of for too long.
@@ -270,7 +298,9 @@ async fn progress(view: &mut watch::Receiver<Arc<View>>, announced: &BTreeMap<u1
     tokio::select! {
         Some(true) = further.next() => {}
         // All partitions start anew.
-        _ = view.changed() => {}
+        Ok(()) = view.changed() => {}
+        // None will any more.
+        else => pending().await,
     }
 }
 

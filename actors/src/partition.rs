@@ -24,7 +24,7 @@ use shop_nats::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::Instant,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +48,9 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) const OTHER_PARTITION: &str = "a message to an entity of another partition";
 /// Pause before a dead letter is kept once more when that failed.
 const BURY_RETRY: Duration = Duration::from_millis(500);
+/// How long what was begun may wait for the logs once the partition is stopped. With the time that an
+/// acknowledgement may take it is less than all partitions have to end.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// One slice of a kind's log and the entities in it.
 #[derive(Debug)]
@@ -296,7 +299,10 @@ impl Partition {
                 biased;
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep_until(checkpoint_due), if is_unsaved && !is_saving => {
-                    self.settle(vec![], vec![], true).await;
+                    let is_whole = unless_stuck(&stop, self.settle(vec![], vec![], true)).await.is_some();
+                    if !is_whole {
+                        return Ok(());
+                    }
                 }
                 Ok(()) = self.saved.changed(), if is_unsaved && is_saving => {}
                 count = records.recv_many(&mut taken, limit) => match count {
@@ -311,19 +317,20 @@ impl Partition {
             }
         }
         if self.is_unsaved() {
-            self.settle(vec![], vec![], true).await;
+            // Without it what came since the one before is applied once more.
+            let _ = unless_stuck(&stop, self.settle(vec![], vec![], true)).await;
         }
         Ok(())
     }
 
     /// Applies records, and sends what follows unless another host does. Not whole is a round that was stopped while
-    /// it was not clear who does: there must be no checkpoint of it.
+    /// it was not clear who does, or while the logs did not take it: there must be no checkpoint of it.
     async fn round(
         &mut self,
         records: impl Iterator<Item = Record>,
         stop: &CancellationToken,
     ) -> Result<bool, PartitionError> {
-        let inputs = self.accept(records).await?;
+        let Some(inputs) = unless_stuck(stop, self.accept(records)).await.transpose()? else { return Ok(false) };
         if self.memory.cursor() == self.meta.cursor {
             return Ok(true);
         }
@@ -344,17 +351,19 @@ impl Partition {
             sender = self.turn.comes(self.meta.cursor) => sender,
             () = stop.cancelled() => return Ok(false),
         };
-        match sender {
-            Sender::Here => {
-                let sent = self.outbox.send(messages, self.meta.cursor, &mut self.meta.links).await;
-                self.settle(sent, replies, false).await;
+        let settled = async {
+            match sender {
+                Sender::Here => {
+                    let sent = self.outbox.send(messages, self.meta.cursor, &mut self.meta.links).await;
+                    self.settle(sent, replies, false).await;
+                }
+                Sender::Owner => {
+                    self.outbox.pass(&messages, &mut self.meta.links);
+                    self.settle(vec![], vec![], false).await;
+                }
             }
-            Sender::Owner => {
-                self.outbox.pass(&messages, &mut self.meta.links);
-                self.settle(vec![], vec![], false).await;
-            }
-        }
-        Ok(true)
+        };
+        Ok(unless_stuck(stop, settled).await.is_some())
     }
 
     /// Picks the messages that are to be applied, and moves the cursor behind all records.
@@ -421,7 +430,7 @@ impl Partition {
         self.counts.dead_letters.add(1);
         while let Err(error) = self.log.bury(kind, record.clone(), reason.clone()).await {
             tracing::error!("{kind}/{number}: {error}; trying again");
-            tokio::time::sleep(BURY_RETRY).await;
+            sleep(BURY_RETRY).await;
         }
     }
 
@@ -442,6 +451,15 @@ impl Partition {
 
     fn is_saving(&self) -> bool {
         *self.saved.borrow() < self.checkpointed
+    }
+}
+
+/// Does what may have to wait for the logs; gives it up when the partition is stopped and they do not go on.
+async fn unless_stuck<T>(stop: &CancellationToken, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = async { stop.cancelled().await; sleep(LAST_WAIT).await } => None,
     }
 }
 

@@ -1,11 +1,13 @@
 //! What a partition that starts asks of its log, until there is an answer: the servers of a cluster
-//! may be electing who leads it, and who was just elected may not know the end of it yet.
+//! may be electing who leads it, and who was just elected may not know the end of it yet. Who is told
+//! to stop meanwhile gets the last answer that there was.
 
 use std::{fmt::Display, time::Duration};
 
 use shop_domain::{kind::Kind, logic::Logic};
 use shop_nats::log::{Identity, LogError, SharedLog};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     partition::{AttachError, attach},
@@ -23,10 +25,16 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// From where to where a log goes; at least to `expected`, unless it does not come to that.
-pub async fn identity(log: &SharedLog, kind: Kind, expected: u64) -> Result<Identity, LogError> {
+pub async fn identity(
+    log: &SharedLog,
+    kind: Kind,
+    expected: u64,
+    stop: &CancellationToken,
+) -> Result<Identity, LogError> {
     let start = Instant::now();
     loop {
         match log.identity(kind).await {
+            outcome if stop.is_cancelled() => return outcome,
             Ok(Identity { last_sequence: last, .. }) if last < expected && start.elapsed() < END_LIMIT => {
                 tracing::warn!("the log of {kind} ends at {last}, a checkpoint at {expected}; asking again");
             }
@@ -35,7 +43,7 @@ pub async fn identity(log: &SharedLog, kind: Kind, expected: u64) -> Result<Iden
             }
             outcome => return outcome,
         }
-        sleep(PAUSE).await;
+        pause(stop).await;
     }
 }
 
@@ -46,9 +54,10 @@ pub async fn restored(
     place: Place,
     shelf: &SharedShelf,
     identity: &Identity,
+    stop: &CancellationToken,
 ) -> Result<(), SnapshotError> {
     let is_unanswered = |error: &_| matches!(error, SnapshotError::Log(LogError::Failed { .. }));
-    answered(|| restore::where_needed(snapshots, log, place, shelf, identity), is_unanswered).await
+    answered(|| restore::where_needed(snapshots, log, place, shelf, identity), is_unanswered, stop).await
 }
 
 /// Attaches a partition, see [`attach`].
@@ -57,24 +66,31 @@ pub async fn attached(
     (kind, partition): Place,
     shelf: &SharedShelf,
     identity: &Identity,
+    stop: &CancellationToken,
 ) -> Result<(Meta, Logic), AttachError> {
     let is_unanswered = |error: &_| matches!(error, AttachError::Log(LogError::Failed { .. }));
-    answered(|| attach(log, kind, partition, shelf, identity), is_unanswered).await
+    answered(|| attach(log, kind, partition, shelf, identity), is_unanswered, stop).await
 }
 
 /// Tries again while the log gives no answer.
 async fn answered<T, E: Display, F: Future<Output = Result<T, E>>>(
     attempt: impl Fn() -> F,
     is_unanswered: impl Fn(&E) -> bool,
+    stop: &CancellationToken,
 ) -> Result<T, E> {
     let start = Instant::now();
     loop {
         match attempt().await {
-            Err(error) if is_unanswered(&error) && start.elapsed() < ANSWER_LIMIT => {
+            Err(error) if is_unanswered(&error) && start.elapsed() < ANSWER_LIMIT && !stop.is_cancelled() => {
                 tracing::warn!("{error}; asking again");
             }
             outcome => return outcome,
         }
-        sleep(PAUSE).await;
+        pause(stop).await;
     }
+}
+
+async fn pause(stop: &CancellationToken) {
+    // It makes no difference which of them ended it.
+    let _ = timeout(PAUSE, stop.cancelled()).await;
 }

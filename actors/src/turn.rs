@@ -36,6 +36,8 @@ pub enum Sender {
 pub struct Turn {
     role: watch::Receiver<Role>,
     settled: watch::Receiver<u64>,
+    /// What the owner had settled when it was last waited for in vain: until it says more, nobody waits for it again.
+    silent_at: Option<u64>,
 }
 
 /// Where a partition's turn is decided.
@@ -51,7 +53,7 @@ impl Turn {
     /// A partition's turn, and where it is decided.
     pub fn new() -> (Decision, Self) {
         let ((role, role_now), (settled, settled_now)) = (watch::channel(Role::Owner), watch::channel(0));
-        (Decision { role, settled }, Self { role: role_now, settled: settled_now })
+        (Decision { role, settled }, Self { role: role_now, settled: settled_now, silent_at: None })
     }
 
     /// The turn of a host that is the only one.
@@ -70,8 +72,12 @@ impl Turn {
             if *self.role.borrow_and_update() == Role::Owner {
                 return Sender::Here;
             }
-            if *self.settled.borrow_and_update() >= cursor {
+            let settled = *self.settled.borrow_and_update();
+            if settled >= cursor {
                 return Sender::Owner;
+            }
+            if self.silent_at == Some(settled) {
+                return Sender::Here;
             }
             let decided = tokio::select! {
                 decided = self.role.changed() => decided.is_ok(),
@@ -80,6 +86,7 @@ impl Turn {
             };
             if !decided {
                 tracing::warn!("the owner says nothing of what follows up to sequence {cursor}; sending it from here");
+                self.silent_at = Some(settled);
                 return Sender::Here;
             }
         }
@@ -121,5 +128,11 @@ mod tests {
         let began = tokio::time::Instant::now();
         assert_eq!(turn.comes(7).await, Sender::Here);
         assert_eq!(began.elapsed(), PATIENCE);
+        for cursor in 8..100 {
+            assert_eq!(turn.comes(cursor).now_or_never(), Some(Sender::Here), "its silence is known");
+        }
+        decision.settled.send_replace(99);
+        assert_eq!(turn.comes(99).now_or_never(), Some(Sender::Owner));
+        assert_eq!(turn.comes(100).now_or_never(), None, "it has said something");
     }
 }

@@ -103,7 +103,7 @@ impl Host {
             }
             lives.ended(outcome);
         });
-        let catching_up = tokio::spawn(caught_up(seen.clone()));
+        let catching_up = tokio::spawn(caught_up(seen.clone(), 0));
         Self { kind, life, cellar, view: seen, member, reads, catching_up, leaves_at: None, stop, task }
     }
 

@@ -1,7 +1,10 @@
-//! A kind whose checkpoints hold what no entity can read: the one way in which an entity panics
-//! that does not take a bug.
+//! A kind whose checkpoints are in trouble. They may hold what no entity can read, for instance: the one
+//! way in which an entity panics that does not take a bug.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{
+    Condvar, Mutex,
+    atomic::{AtomicBool, AtomicU32, Ordering},
+};
 
 use bytes::Bytes;
 use shop_domain::{
@@ -14,34 +17,103 @@ use shop_domain::{
 use shop_nats::{
     frame::{EncodedMessage, Origin, Payload, Source, frames},
     log::{Log, Record},
-    memory::{Calm, MemoryLog},
+    memory::{Calm, Chaos, Delivery, Fate, MemoryLog},
     subject::partition_of,
 };
 
 use super::*;
-use crate::store::{Checkpoint, Frozen, Items, Meta, SharedShelf, Shelf, memory::MemoryStore};
+use crate::{
+    fence::Fence,
+    readiness::Readiness,
+    store::{Checkpoint, Frozen, Items, Meta, SharedShelf, Shelf, memory::MemoryStore},
+    turn::{Decision, Role},
+};
 
 const ORDERS: Source = Source { origin: Origin::Partition(Kind::Order, 0), epoch: 7 };
 /// The order whose charge cannot be read.
 const SPOILT: &str = "o-7";
 const GARBAGE: Bytes = Bytes::from_static(b"\xc1");
 
-/// A store that spoils a row the first few times that it is read.
-#[derive(Debug)]
-struct Spoiling {
+/// How long it is waited for what must not happen.
+const NOT_WITHIN: Duration = Duration::from_millis(200);
+
+/// A store in trouble.
+#[derive(Debug, Default)]
+struct Troubled {
     store: MemoryStore,
-    times: Arc<AtomicU32>,
+    trouble: Arc<Trouble>,
+}
+
+#[derive(Debug, Default)]
+struct Trouble {
+    /// How often the row of the order is still spoilt when it is read.
+    spoilt_rows: AtomicU32,
+    /// How often the second partition's checkpoint is still damaged when it is opened.
+    damaged_shelves: AtomicU32,
+    /// Whether the first partition's checkpoint turns out to be damaged while that of the second one is being written.
+    at_a_bad_time: AtomicBool,
+    /// What the second one's does.
+    second: Mutex<Second>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Second {
+    is_being_written: bool,
+    was_opened_meanwhile: bool,
+}
+
+impl Trouble {
+    fn strikes(times: &AtomicU32) -> bool {
+        times.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |times| times.checked_sub(1)).is_ok()
+    }
+
+    /// The first partition is damaged as soon as the second one is being written.
+    fn first_is_written(&self) -> Result<(), StoreError> {
+        if !self.at_a_bad_time.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let second = self.second.lock().unwrap();
+        drop(self.changed.wait_while(second, |second| !second.is_being_written).unwrap());
+        self.at_a_bad_time.store(false, Ordering::Relaxed);
+        Err(StoreError::Damaged(7))
+    }
+
+    fn second_is_written(&self) {
+        if !self.at_a_bad_time.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut second = self.second.lock().unwrap();
+        second.is_being_written = true;
+        self.changed.notify_all();
+        let waited = self.changed.wait_timeout_while(second, NOT_WITHIN, |second| !second.was_opened_meanwhile);
+        waited.unwrap().0.is_being_written = false;
+    }
+
+    fn second_is_opened(&self) {
+        let mut second = self.second.lock().unwrap();
+        second.was_opened_meanwhile |= second.is_being_written;
+        self.changed.notify_all();
+    }
 }
 
 #[derive(Debug)]
-struct SpoilingShelf {
+struct TroubledShelf {
     shelf: SharedShelf,
-    times: Arc<AtomicU32>,
+    partition: u16,
+    trouble: Arc<Trouble>,
 }
 
-impl Store for Spoiling {
+impl Store for Troubled {
     fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError> {
-        Ok(Arc::new(SpoilingShelf { shelf: self.store.shelf(partition)?, times: Arc::clone(&self.times) }))
+        if partition == 1 {
+            self.trouble.second_is_opened();
+            if Trouble::strikes(&self.trouble.damaged_shelves) {
+                return Err(StoreError::Damaged(7));
+            }
+        }
+        let trouble = Arc::clone(&self.trouble);
+        Ok(Arc::new(TroubledShelf { shelf: self.store.shelf(partition)?, partition, trouble }))
     }
 
     fn flush(&self) -> Result<(), StoreError> {
@@ -49,7 +121,7 @@ impl Store for Spoiling {
     }
 }
 
-impl Shelf for SpoilingShelf {
+impl Shelf for TroubledShelf {
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
         self.shelf.meta()
     }
@@ -59,8 +131,8 @@ impl Shelf for SpoilingShelf {
     }
 
     fn row(&self, id: &Id, row: &str) -> Result<Option<Bytes>, StoreError> {
-        let is_spoilt = row == format!("{}{SPOILT}", wallet::CHARGE_ROWS)
-            && self.times.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |times| times.checked_sub(1)).is_ok();
+        let is_spoilt =
+            row == format!("{}{SPOILT}", wallet::CHARGE_ROWS) && Trouble::strikes(&self.trouble.spoilt_rows);
         if is_spoilt { Ok(Some(GARBAGE)) } else { self.shelf.row(id, row) }
     }
 
@@ -79,6 +151,10 @@ impl Shelf for SpoilingShelf {
     }
 
     fn write(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        match self.partition {
+            0 => self.trouble.first_is_written()?,
+            _ => self.trouble.second_is_written(),
+        }
         self.shelf.write(checkpoint)
     }
 
@@ -87,7 +163,7 @@ impl Shelf for SpoilingShelf {
     }
 
     fn blocks(&self) -> bool {
-        self.shelf.blocks()
+        self.trouble.at_a_bad_time.load(Ordering::Relaxed)
     }
 
     fn freeze(&self) -> Result<Option<Box<dyn Frozen>>, StoreError> {
@@ -99,25 +175,55 @@ impl Shelf for SpoilingShelf {
     }
 }
 
+/// Takes nothing for the orders while it is so.
+#[derive(Debug, Default)]
+struct DeafOrders(AtomicBool);
+
+impl Chaos for DeafOrders {
+    fn append(&self, kind: Kind, _: u16, _: &Bytes) -> Fate {
+        let is_lost = kind == Kind::Order && self.0.load(Ordering::Relaxed);
+        if is_lost { Fate::Lost } else { Fate::Stored(Duration::ZERO) }
+    }
+
+    fn deliver(&self, _: Kind, _: &Record) -> Delivery {
+        Delivery::PROMPT
+    }
+}
+
 /// Wallets that are served, and what is seen of them.
 struct Wallets {
     log: MemoryLog,
     view: watch::Receiver<Arc<View>>,
+    decisions: Vec<Decision>,
+    hold: watch::Sender<BTreeSet<u16>>,
+    trouble: Arc<Trouble>,
     stop: CancellationToken,
     running: tokio::task::JoinHandle<Result<(), KindError>>,
 }
 
 impl Wallets {
-    async fn serve(partitions: u16, spoilt_times: u32) -> Self {
-        let log = MemoryLog::new(partitions, Arc::new(Calm));
+    async fn serve(partitions: u16, trouble: Trouble) -> Self {
+        Self::hold(0..partitions, partitions, trouble, Arc::new(Calm)).await
+    }
+
+    async fn hold(
+        held: impl IntoIterator<Item = u16>,
+        partitions: u16,
+        trouble: Trouble,
+        chaos: Arc<dyn Chaos>,
+    ) -> Self {
+        let log = MemoryLog::new(partitions, chaos);
         let mut logs = Logs::new();
         for kind in Kind::ALL {
             logs.insert(kind, log.identity(kind).await.unwrap());
         }
-        let store = Arc::new(Spoiling { store: MemoryStore::default(), times: Arc::new(spoilt_times.into()) });
+        let store = Arc::new(Troubled { trouble: Arc::new(trouble), ..Troubled::default() });
+        let trouble = Arc::clone(&store.trouble);
         // Nobody waits for an answer here, so that none is sent.
         let (replies, _) = mpsc::channel(1);
         let (view, seen) = watch::channel(Arc::default());
+        let (decisions, turns) = (0..partitions).map(|_| Turn::new()).unzip();
+        let (hold, held) = watch::channel(held.into_iter().collect());
         let (kind, identity) = (Kind::Wallet, logs[&Kind::Wallet]);
         let host = KindHost {
             kind,
@@ -128,12 +234,12 @@ impl Wallets {
             snapshots: None,
             replies,
             view,
-            turns: vec![Turn::alone(); usize::from(partitions)],
-            held: watch::channel((0..partitions).collect()).1,
+            turns,
+            held,
         };
         let stop = CancellationToken::new();
         let running = tokio::spawn(host.run(stop.clone()));
-        Self { log, view: seen, stop, running }
+        Self { log, view: seen, decisions, hold, trouble, stop, running }
     }
 
     /// A record with one message, numbered on the only link.
@@ -152,6 +258,18 @@ impl Wallets {
         while !is_settled(&self.view.borrow()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    /// Opens a wallet of a partition, and charges it for so many orders; returns the last sequence.
+    fn charge_one_of(&self, partition: u16, orders: u64) -> u64 {
+        let ids = ["alice", "bob", "carol", "dave"].map(|id| id.parse::<Id>().unwrap());
+        let id = ids.iter().find(|id| partition_of(id, self.decisions.len() as u16) == partition).unwrap();
+        let messages = std::iter::once(open()).chain((1..=orders).map(charge));
+        (1..).zip(messages).map(|(number, message)| self.store(number, id, partition, message)).last().unwrap()
+    }
+
+    fn running(&self) -> Vec<u16> {
+        self.view.borrow().partitions.keys().copied().collect()
     }
 
     /// How many messages each frame to the orders holds.
@@ -180,7 +298,7 @@ fn charge(order: u64) -> wallet::Message {
 
 #[tokio::test(start_paused = true)]
 async fn a_partition_whose_entity_panics_three_times_at_a_message_is_parked_and_the_others_go_on() {
-    let mut wallets = Wallets::serve(2, u32::MAX).await;
+    let mut wallets = Wallets::serve(2, Trouble { spoilt_rows: u32::MAX.into(), ..Trouble::default() }).await;
     let ids = ["alice", "bob", "carol", "dave"].map(|id| id.parse::<Id>().unwrap());
     let of = |partition: u16| ids.iter().find(|id| partition_of(id, 2) == partition).unwrap();
     let mut last = 0;
@@ -203,7 +321,7 @@ async fn a_partition_whose_entity_panics_three_times_at_a_message_is_parked_and_
 
 #[tokio::test(start_paused = true)]
 async fn a_partition_that_is_past_a_panic_takes_all_that_waits_again() {
-    let mut wallets = Wallets::serve(1, 1).await;
+    let mut wallets = Wallets::serve(1, Trouble { spoilt_rows: 1.into(), ..Trouble::default() }).await;
     let alice = "alice".parse().unwrap();
     let mut last = wallets.store(1, &alice, 0, open());
     for number in 2..=20 {
@@ -220,4 +338,83 @@ async fn a_partition_that_is_past_a_panic_takes_all_that_waits_again() {
     assert_eq!(wallets.view.borrow().counts.accepted.get(), 40);
     assert!(wallets.view.borrow().parked.is_empty());
     wallets.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_taken_up_does_not_keep_what_is_held_from_going_on() {
+    let trouble = Trouble { spoilt_rows: 1.into(), damaged_shelves: 5.into(), ..Trouble::default() };
+    let mut wallets = Wallets::hold([0], 2, trouble, Arc::new(Calm)).await;
+    wallets.settled(0, 0).await;
+    let other = wallets.charge_one_of(1, 20);
+    wallets.hold.send_replace([0, 1].into());
+    let last = wallets.charge_one_of(0, 20);
+    wallets.settled(0, last).await;
+    assert_eq!((wallets.running(), wallets.view.borrow().counts.panics.get()), (vec![0], 1));
+    wallets.settled(1, other).await;
+    assert_eq!(wallets.running(), [0, 1]);
+    wallets.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn partitions_whose_messages_no_log_takes_do_not_keep_others_away() {
+    let deaf = Arc::new(DeafOrders(true.into()));
+    let mut wallets = Wallets::hold([0], 2, Trouble::default(), Arc::clone(&deaf) as Arc<dyn Chaos>).await;
+    wallets.settled(0, 0).await;
+    let other = wallets.charge_one_of(1, 0);
+    // Several times what may wait.
+    let last = wallets.charge_one_of(0, 2_000);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    wallets.hold.send_replace([0, 1].into());
+    wallets.settled(1, other).await;
+    assert_eq!(wallets.running(), [0, 1]);
+    deaf.0.store(false, Ordering::Relaxed);
+    wallets.settled(0, last).await;
+    wallets.stop().await;
+}
+
+#[tokio::test]
+async fn after_damage_nothing_begins_again_while_a_checkpoint_is_still_being_written() {
+    let trouble = Trouble { at_a_bad_time: true.into(), ..Trouble::default() };
+    let mut wallets = Wallets::serve(2, trouble).await;
+    let lasts = [0, 1].map(|partition| wallets.charge_one_of(partition, 20));
+    // Its trouble is over when it is damaged.
+    while wallets.trouble.at_a_bad_time.load(Ordering::Relaxed) || wallets.running() != [0, 1] {
+        wallets.view.changed().await.unwrap();
+    }
+    for (partition, last) in [0, 1].into_iter().zip(lasts) {
+        wallets.settled(partition, last).await;
+    }
+    assert!(!wallets.trouble.second.lock().unwrap().was_opened_meanwhile);
+    wallets.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_away_or_begins_again_far_behind_is_ready_only_when_it_has_caught_up() {
+    let (trouble, deaf) = (Trouble { spoilt_rows: 1.into(), ..Trouble::default() }, Arc::new(DeafOrders::default()));
+    let mut wallets = Wallets::hold([0], 1, trouble, Arc::clone(&deaf) as Arc<dyn Chaos>).await;
+    wallets.settled(0, 0).await;
+    let fence = Fence::new(Arc::new(wallets.log.clone()), Kind::Wallet);
+    let ((ready, mut is_ready), (absence, absences)) = (watch::channel(None), watch::channel(0));
+    let readiness = Readiness { view: wallets.view.clone(), fence, absences, ready };
+    let keeping = tokio::spawn(readiness.keep());
+    is_ready.wait_for(|ready| *ready == Some(0)).await.unwrap();
+
+    // It takes its time, because it holds back what an owner who says nothing might send.
+    wallets.decisions[0].role.send_replace(Role::Standby);
+    let last = wallets.charge_one_of(0, 20);
+    is_ready.wait_for(Option::is_none).await.unwrap();
+    is_ready.wait_for(|ready| *ready == Some(0)).await.unwrap();
+    assert_eq!(wallets.view.borrow().counts.panics.get(), 1, "for which it began again");
+    assert!(*wallets.view.borrow().partitions[&0].handle.settled.borrow() >= last);
+
+    deaf.0.store(true, Ordering::Relaxed);
+    let alice = "alice".parse().unwrap();
+    wallets.store(22, &alice, 0, charge(22));
+    absence.send_replace(1);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(*is_ready.borrow(), None);
+    deaf.0.store(false, Ordering::Relaxed);
+    is_ready.wait_for(|ready| *ready == Some(1)).await.unwrap();
+    wallets.stop().await;
+    keeping.await.unwrap();
 }

@@ -72,15 +72,19 @@ pub struct PartitionView {
     pub snapshot: Arc<NewestSnapshot>,
 }
 
-/// Waits until every partition that runs has settled all that the log held when they were started.
-pub async fn caught_up(mut view: watch::Receiver<Arc<View>>) {
+/// Waits until every partition that runs has settled all that the log held when they were started, and all that is
+/// in it up to `end`.
+pub async fn caught_up(mut view: watch::Receiver<Arc<View>>, end: u64) {
     loop {
         let (mut waiting, dispatched, last) = {
             let view = view.borrow_and_update();
-            (view.partitions.values().cloned().collect::<Vec<_>>(), view.dispatched.clone(), view.began_at)
+            (view.partitions.values().cloned().collect::<Vec<_>>(), view.dispatched.clone(), view.began_at.max(end))
         };
         let wait = async {
             let mut dispatched = dispatched?;
+            if waiting.is_empty() {
+                return Some(());
+            }
             dispatched.wait_for(|dispatched| *dispatched >= last).await.ok()?;
             for partition in &mut waiting {
                 let assigned = partition.assigned.load(Ordering::Acquire);

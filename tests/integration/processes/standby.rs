@@ -1,9 +1,13 @@
 //! Two hosts for the same kinds: one of them owns each partition, the other one knows all that it
 //! knows, and takes over when it leaves, is killed or freezes.
 
+use std::{collections::BTreeMap, time::Duration};
+
+use async_nats::Subscriber;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use shop_tests::{process::Signal, wait::until};
+use tokio::time::timeout;
 
 use super::several::{ORDERS, Shop};
 
@@ -11,6 +15,7 @@ const FIRST: &str = "first";
 const SECOND: &str = "second";
 const HOSTS: [&str; 2] = [FIRST, SECOND];
 const PARTITIONS: u16 = 4;
+const SAID_WITHIN: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn of_two_hosts_each_owns_some_partitions_and_nothing_is_sent_twice() {
@@ -62,11 +67,36 @@ async fn a_host_that_freezes_is_done_without_and_does_no_harm_when_it_goes_on() 
     let mut shop = Shop::open(44, PARTITIONS, &HOSTS).await;
     let mut rush = shop.rush("order");
     rush.has_answered(ORDERS / 4).await;
+    let nats = shop.nats().await;
     shop.cluster.host(FIRST).signal(Signal::STOP);
     rush.has_answered(ORDERS / 2).await;
+    assert_eq!(shop.owners(1).await, [20]);
+    let mut announced = nats.subscribe("shop.hosts.*").await.unwrap();
+    let awake = said(&mut announced, |_| true).await.0;
     shop.cluster.host(FIRST).signal(Signal::CONT);
+    // What it owned before it owns again when it has caught up, and not before.
+    let mut states = BTreeMap::<String, Vec<Value>>::new();
+    while states.len() < 5 || states.values().any(|states| states.last() != Some(&json!("ready"))) {
+        let (_, kind, state) = said(&mut announced, |host| *host != awake).await;
+        states.entry(kind).or_default().push(state);
+    }
+    assert!(states.values().all(|states| states[0] == "joining"), "{states:?}");
     shop.close(rush).await;
     shop.cluster.stop().await;
+}
+
+/// The next thing that one of these hosts says: its name, of which kind, and what it is.
+async fn said(announced: &mut Subscriber, whose: impl Fn(&Value) -> bool) -> (Value, String, Value) {
+    let said = async {
+        loop {
+            let message = announced.next().await.unwrap();
+            let said: Value = serde_json::from_slice(&message.payload).unwrap();
+            if whose(&said["host"]) {
+                return (said["host"].clone(), message.subject.to_string(), said["state"].clone());
+            }
+        }
+    };
+    timeout(SAID_WITHIN, said).await.expect("hosts say something all the time")
 }
 
 #[tokio::test]

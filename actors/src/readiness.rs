@@ -1,0 +1,77 @@
+//! Whether a host has caught up with the log of a kind, so that it may own partitions of it. It has not when it
+//! begins, when its partitions had to begin again far behind, and when the others have not heard of it for a while.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    fence::Fence,
+    kind_host::{View, caught_up},
+};
+
+/// How long partitions that begin again may take to catch up while the host goes on owning them: handing them over
+/// would not be faster.
+const RESTART_LIMIT: Duration = Duration::from_secs(1);
+/// Pause before a log that did not say where it ends is asked again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Where it is said whether a host is ready: after how many absences it has caught up, if it has.
+pub type Ready = Option<u64>;
+
+/// What a host's readiness depends on.
+#[derive(Debug)]
+pub struct Readiness {
+    /// What its partitions do.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Where the log ends.
+    pub fence: Fence,
+    /// How often the others have not heard of it for so long that they did not count it any more.
+    pub absences: watch::Receiver<u64>,
+    /// Where it is said.
+    pub ready: watch::Sender<Ready>,
+}
+
+impl Readiness {
+    /// Watches over a host that has caught up when it began, until that is of no interest any more.
+    pub async fn keep(mut self) {
+        let mut absences = 0;
+        loop {
+            self.ready.send_replace(Some(absences));
+            let Some(why) = self.lost().await else { return };
+            tracing::warn!("not ready any more: {why}; catching up");
+            self.ready.send_replace(None);
+            absences = *self.absences.borrow_and_update();
+            let end = self.end().await;
+            caught_up(self.view.clone(), end).await;
+            tracing::info!("ready again");
+        }
+    }
+
+    /// Returns why it has to catch up again; nothing when it has ended.
+    async fn lost(&mut self) -> Option<&'static str> {
+        loop {
+            tokio::select! {
+                absent = self.absences.changed() => return absent.ok().map(|()| "it was away for a while"),
+                begun = self.view.changed() => {
+                    begun.ok()?;
+                    if timeout(RESTART_LIMIT, caught_up(self.view.clone(), 0)).await.is_err() {
+                        return Some("its partitions began again far behind");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn end(&self) -> u64 {
+        loop {
+            match self.fence.last_sequence().await {
+                Some(last) => return last,
+                None => sleep(RETRY).await,
+            }
+        }
+    }
+}

@@ -110,8 +110,7 @@ impl Here {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut probes = JoinSet::new();
         let mut next_progress = Instant::now();
-        // The others hear of this host what it hears of itself.
-        let mut heard_myself = Instant::now();
+        let mut echo = Echo(Instant::now());
         loop {
             let mut is_myself = false;
             let is_leaving = members.me.state == HostState::Leaving;
@@ -124,7 +123,7 @@ impl Here {
                     None => return,
                 },
                 _ = beat.tick() => {
-                    if heard_myself.elapsed() < DEAFNESS {
+                    if echo.is_recent() {
                         members.forget_silent();
                     }
                     for other in members.others().cloned() {
@@ -142,13 +141,12 @@ impl Here {
                 }
             };
             // Before anything is said: whoever was frozen or cut off does not own what it owned before.
-            if heard_myself.elapsed() > SILENCE_MAX {
+            if echo.was_missing() {
                 self.absences.send_modify(|absences| *absences += 1);
                 members.was_away();
-                heard_myself = Instant::now();
             }
             if is_myself {
-                heard_myself = Instant::now();
+                echo = Echo(Instant::now());
             }
             let before = members.me.state;
             let is_ready = *self.ready.borrow() == Some(*self.absences.borrow());
@@ -165,6 +163,26 @@ impl Here {
                 membership.announce(&members.me).await;
             }
         }
+    }
+}
+
+/// When a host has heard of itself last: as long as it hears nothing of itself, neither do the others.
+#[derive(Debug)]
+struct Echo(Instant);
+
+impl Echo {
+    fn is_recent(&self) -> bool {
+        self.0.elapsed() < DEAFNESS
+    }
+
+    /// Whether it was missing for so long that the others do not count this host any more. Tells it once, and again
+    /// when it is missing for as long once more.
+    fn was_missing(&mut self) -> bool {
+        let was_missing = self.0.elapsed() > SILENCE_MAX;
+        if was_missing {
+            *self = Self(Instant::now());
+        }
+        was_missing
     }
 }
 

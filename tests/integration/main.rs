@@ -12,6 +12,7 @@ mod nats_face;
 mod operator;
 mod orders;
 mod processes;
+mod promises;
 mod readme;
 mod reads;
 mod repartition;

@@ -6,6 +6,7 @@ mod concurrency;
 mod contract;
 mod errors;
 mod golden;
+mod holders;
 mod idempotency;
 mod input;
 mod nats_face;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::join_all;
 use shop_actors::{
     fence::Fence,
     kind_host::{Parked, PartitionView, View},
@@ -26,6 +27,9 @@ use shop_tests::wait::until;
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+/// As many questions of others as a host answers at a time.
+const QUESTIONS: usize = 8_192;
 
 /// Where hosts of wallets, of one partition, ask each other.
 struct Servers {
@@ -153,4 +157,19 @@ async fn who_waits_for_a_partition_that_goes_to_another_host_is_answered_there()
     for answer in asked {
         assert_eq!(answer.await.unwrap().unwrap_err().code, Code::NOT_FOUND);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_questions_than_a_host_answers_at_a_time_are_refused_at_once() {
+    const TOO_MANY: usize = 100;
+    let servers = Servers::start().await;
+    let (busy, asking) = (servers.host().await, servers.host().await);
+    busy.shows(Running::settled_to(1).view);
+    asking.is_answered().await;
+    let stuck = Running::settled_to(0);
+    busy.shows(Arc::clone(&stuck.view));
+    let asked: Vec<_> = (0..QUESTIONS + TOO_MANY).map(|_| asking.ask()).collect();
+    let problems = join_all(asked).await.into_iter().map(|answer| answer.unwrap().unwrap_err());
+    let overloaded = problems.filter(|problem| problem.code == Code::OVERLOADED).count();
+    assert_eq!(overloaded, TOO_MANY);
 }

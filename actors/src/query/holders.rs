@@ -1,6 +1,6 @@
 //! Reads of partitions that other hosts hold: one of those is asked, and answers as of a moment after that.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -11,18 +11,24 @@ use shop_domain::{
     problem::{Code, Problem},
 };
 use shop_nats::{connection::Connection, holders::Questions, request::RequestError};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Local, Question, Unread, local::READ_WAIT_MAX, unavailable};
 
 /// How long another host may take: as long as a read waits there, for its log and for its partition.
 const ANSWER_WAIT: Duration = READ_WAIT_MAX.saturating_mul(2);
+/// Questions of other hosts about one kind that are being answered at a time: as many as its door answers. They wait
+/// for the log, which takes some milliseconds; where it takes longer, more of them would only take longer still.
+const QUESTIONS_MAX: usize = 8_192;
 
 /// The hosts that hold what this one does not.
 #[derive(Clone, Debug)]
 pub struct Holders {
     kind: Kind,
     connection: Connection,
+    /// Places for the questions of others.
+    busy: Arc<Semaphore>,
 }
 
 /// A problem on its way from host to host.
@@ -36,7 +42,7 @@ struct Refused {
 impl Holders {
     /// Asks over this connection.
     pub fn new(kind: Kind, connection: Connection) -> Self {
-        Self { kind, connection }
+        Self { kind, connection, busy: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
     }
 
     /// Asks one of those who hold a partition.
@@ -116,10 +122,17 @@ impl Holders {
                 }
             };
             let Some((question, inbox)) = question else { break };
+            let Ok(place) = Arc::clone(&self.busy).try_acquire_owned() else {
+                let detail = "more hosts ask for it than one answers at a time; try again";
+                let answer = encode::<()>(Err(Problem::new(Code::OVERLOADED, detail)));
+                self.connection.answer(inbox, answer.into()).await;
+                continue;
+            };
             let (this, local) = (self.clone(), local.clone());
             tasks.spawn(async move {
                 let answer = this.answer(&local, number, question).await;
                 this.connection.answer(inbox, answer).await;
+                drop(place);
             });
         }
         tasks.close();

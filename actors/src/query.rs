@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use futures::future::try_join_all;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_bytes::ByteBuf;
 use shop_domain::{
     entity::State,
     id::{Id, ProductId},
@@ -17,7 +18,10 @@ use shop_domain::{
 };
 use shop_nats::subject::partition_of;
 
-pub use self::{holders::Holders, local::Local};
+pub use self::{
+    holders::Holders,
+    local::{Local, Unread},
+};
 
 /// Most bytes of items in one page: well below what one NATS message carries by default (1 MiB).
 /// A page may hold fewer items than asked for; `next` leads on.
@@ -118,19 +122,31 @@ impl Reads {
 
     async fn of(&self, id: Id, about: About) -> Result<Vec<u8>, Problem> {
         let number = partition_of(&id, self.partitions);
-        if self.local.holds(number) {
-            return self.local.of(number, id, about).await;
-        }
-        let json: serde_bytes::ByteBuf = self.holders.ask(number, &Question::Of(id, about)).await?;
+        let here = async { self.local.of(number, &id, &about).await.map(ByteBuf::from) };
+        let json = self.here_or_there(number, here, || Question::Of(id.clone(), about.clone())).await?;
         Ok(json.into_vec())
+    }
+
+    /// What is read here, or else by one of those who have the partition.
+    async fn here_or_there<T: DeserializeOwned>(
+        &self,
+        number: u16,
+        here: impl Future<Output = Result<T, Unread>>,
+        question: impl FnOnce() -> Question,
+    ) -> Result<T, Problem> {
+        match here.await {
+            Ok(found) => Ok(found),
+            Err(Unread::Refused(problem)) => Err(problem),
+            Err(Unread::NotHere) => self.holders.ask(number, &question()).await,
+        }
     }
 
     /// Every partition's products after the page before, merged in the order of their ids.
     async fn products(&self, Page { limit, from }: Page) -> Result<Vec<u8>, Problem> {
         let after: Option<Id> = from.and_then(|from| from.parse().ok());
-        let states = async |number| match self.local.holds(number) {
-            true => self.local.products(number, after.as_ref(), limit + 1).await,
-            false => self.holders.ask(number, &Question::Products(after.clone(), limit + 1)).await,
+        let states = async |number| {
+            let here = self.local.products(number, after.as_ref(), limit + 1);
+            self.here_or_there(number, here, || Question::Products(after.clone(), limit + 1)).await
         };
         let parts: Vec<States> = try_join_all((0..self.partitions).map(states)).await?;
         // Behind the end of one that was cut, nobody knows what comes next.
@@ -165,10 +181,8 @@ impl Reads {
             by_partition.entry(number).or_default().push(product.clone());
         }
         let quotes = async |(number, products): (u16, Vec<ProductId>)| {
-            let quotes: Vec<Quote> = match self.local.holds(number) {
-                true => self.local.quotes(number, &products).await?,
-                false => self.holders.ask(number, &Question::Quotes(products.clone())).await?,
-            };
+            let here = self.local.quotes(number, &products);
+            let quotes = self.here_or_there(number, here, || Question::Quotes(products.clone())).await?;
             Ok(products.into_iter().zip(quotes).collect::<Vec<_>>())
         };
         let quotes = try_join_all(by_partition.into_iter().map(quotes)).await?;

@@ -20,10 +20,12 @@ use shop_nats::{
     request::{Reply, Request, RequestError},
 };
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout, timeout_at},
 };
 use uuid::Uuid;
+
+use crate::{Config, hold::Hold};
 
 /// The first pause before a kind that nobody served is asked for again. It doubles.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -43,8 +45,9 @@ const ABSENCE_MAX: Duration = Duration::from_secs(5);
 /// How long anybody may wait for a process once the bridge is stopping, before the question that ends
 /// a wait in vain; together with the longest silence it is less than the bridge has to stop.
 const CLOSING_WAIT_MAX: Duration = Duration::from_secs(4);
-/// How long the bridge insists on what it has promised: longer than a host takes that replays its log.
-const INSISTENCE_MAX: Duration = Duration::from_secs(60);
+/// How long the bridge insists on what it has promised once it is stopping: nearly as long as it has for that, so that
+/// it can still say what it could not keep.
+const CLOSING_INSISTENCE_MAX: Duration = Duration::from_secs(9);
 
 /// The doors of all kinds.
 pub(crate) struct Doors {
@@ -52,15 +55,19 @@ pub(crate) struct Doors {
     multiplexer: Multiplexer,
     away: [Away; Kind::ALL.len()],
     begin: Instant,
+    /// Whether they are held.
+    hold: Hold,
     /// Places for those who wait for a process, fewer than the bridge has for all: those whom the
     /// others serve must find one.
-    patient: Semaphore,
-    /// Until when anybody may wait, once the bridge is stopping.
+    patient: Arc<Semaphore>,
+    /// How long to insist on what was promised while they are open.
+    insistence: Duration,
+    /// Since when the bridge is stopping.
     closing: OnceLock<Instant>,
 }
 
 /// A request on its way to a door.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Errand {
     /// Of which kind.
     pub(crate) kind: Kind,
@@ -74,8 +81,10 @@ pub(crate) struct Errand {
     pub(crate) patience: Duration,
     /// Whether it asks what became of an earlier one.
     is_question: bool,
-    /// How long the kind may have been away already.
-    absence_max: Duration,
+    /// Whether a caller was told that it will be done.
+    is_promise: bool,
+    /// One of the places for those who wait, once it has needed one.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// Why there is no answer.
@@ -107,19 +116,19 @@ struct Away {
 impl Errand {
     /// Asks so long, and waits for a process only as long as one is restarted.
     pub(crate) fn new(kind: Kind, request: Request, is_repeatable: bool, wait: Duration, patience: Duration) -> Self {
-        let request = Arc::new(request);
-        Self { kind, request, is_repeatable, wait, patience, is_question: false, absence_max: ABSENCE_MAX }
+        let (request, is_question, is_promise, place) = (Arc::new(request), false, false, None);
+        Self { kind, request, is_repeatable, wait, patience, is_question, is_promise, place }
     }
 
     /// The question whether it was taken, which is the request once more; for those that may be repeated.
-    pub(crate) fn was_it_taken(&self, wait: Duration) -> Self {
+    pub(crate) fn was_it_taken(self, wait: Duration) -> Self {
         let request = Arc::new(Request { respond_async: true, ..(*self.request).clone() });
-        Self { request, wait, patience: wait, is_question: true, ..self.clone() }
+        Self { request, wait, patience: wait, is_question: true, ..self }
     }
 
     /// The same, until it is, however long nobody is there.
-    pub(crate) fn insistent(&self) -> Self {
-        Self { absence_max: INSISTENCE_MAX, ..self.was_it_taken(INSISTENCE_MAX) }
+    fn insistent(self, wait: Duration) -> Self {
+        Self { is_promise: true, ..self.was_it_taken(wait) }
     }
 
     /// How long the first ask may go unanswered: who waits only briefly gets a second one as well.
@@ -139,25 +148,50 @@ impl Errand {
 }
 
 impl Doors {
-    /// Over this connection, for so many callers at a time.
-    pub(crate) fn new(connection: Connection, in_flight_max: usize) -> Self {
+    /// Over this connection.
+    pub(crate) fn new(connection: Connection, config: &Config) -> Self {
         let multiplexer = Multiplexer::new(connection.clone());
-        let patient = Semaphore::new(in_flight_max.div_ceil(2));
-        let (away, begin, closing) = (Default::default(), Instant::now(), OnceLock::new());
-        Self { connection, multiplexer, away, begin, patient, closing }
+        let patient = Arc::new(Semaphore::new(config.in_flight_max.div_ceil(2)));
+        let (away, begin, hold, closing) = (Default::default(), Instant::now(), Hold::default(), OnceLock::new());
+        Self { connection, multiplexer, away, begin, hold, patient, insistence: config.insistence, closing }
+    }
+
+    /// Hears whether they are held for as long as it is polled.
+    pub(crate) async fn listen(&self) {
+        self.hold.listen(&self.connection).await;
     }
 
     /// From now on long waits are cut short: the process is about to end.
     pub(crate) fn close(&self) {
-        self.closing.get_or_init(|| Instant::now() + CLOSING_WAIT_MAX);
+        self.closing.get_or_init(Instant::now);
     }
 
-    fn is_closed(&self) -> bool {
-        self.closing.get().is_some_and(|end| Instant::now() >= *end)
+    /// Whether nothing was done because they are held.
+    pub(crate) fn are_held(&self, unanswered: &Unanswered) -> bool {
+        match unanswered {
+            Unanswered::Refused(reply) => reply.is_held(),
+            // Its process begins anew behind doors that are held.
+            Unanswered::Unserved => self.hold.is_on(),
+            Unanswered::Unreachable | Unanswered::Unknown => false,
+        }
+    }
+
+    /// Whether an errand has one of the places for those who wait, or gets one.
+    pub(crate) fn have_place(&self, errand: &mut Errand) -> bool {
+        if errand.place.is_none() {
+            errand.place = Arc::clone(&self.patient).try_acquire_owned().ok();
+        }
+        errand.place.is_some()
+    }
+
+    /// Asks for what a caller was told will be done, until it is: for as long as the doors are held, and then for as
+    /// long as a process may be away.
+    pub(crate) async fn insist(&self, errand: Errand) -> Result<Reply, Unanswered> {
+        self.ask(&mut errand.insistent(self.insistence)).await
     }
 
     /// Asks, and asks again where that is safe, until there is an answer or the wait is over.
-    pub(crate) async fn ask(&self, errand: &Errand) -> Result<Reply, Unanswered> {
+    pub(crate) async fn ask(&self, errand: &mut Errand) -> Result<Reply, Unanswered> {
         let begin = Instant::now();
         if !self.connection.is_connected() {
             return Box::pin(Persistence::new(self, errand, begin).run(None)).await;
@@ -182,8 +216,9 @@ impl Doors {
 /// One errand whose first ask brought no answer.
 struct Persistence<'a> {
     doors: &'a Doors,
-    errand: &'a Errand,
+    errand: &'a mut Errand,
     begin: Instant,
+    deadline: Instant,
     /// Those that may still be answered; of each of them a door may have taken the request.
     asks: FuturesUnordered<Pin<Box<dyn Future<Output = Heard> + Send + 'a>>>,
     pause: Duration,
@@ -192,34 +227,33 @@ struct Persistence<'a> {
     is_lost: bool,
     /// What a door said at last.
     refusal: Option<Reply>,
-    place: Option<SemaphorePermit<'a>>,
 }
 
 impl<'a> Persistence<'a> {
-    fn new(doors: &'a Doors, errand: &'a Errand, begin: Instant) -> Self {
+    fn new(doors: &'a Doors, errand: &'a mut Errand, begin: Instant) -> Self {
         Self {
             doors,
-            errand,
             begin,
+            deadline: begin + errand.wait,
             asks: FuturesUnordered::new(),
             pause: PAUSE_MIN,
             silence: errand.first_silence(),
             is_lost: false,
             refusal: None,
-            place: None,
+            errand,
         }
     }
 
     /// After what was `heard`, goes on.
     async fn run(mut self, mut heard: Option<Heard>) -> Result<Reply, Unanswered> {
-        let deadline = self.begin + self.errand.wait;
         loop {
             let is_missed = heard.is_some() || self.asks.is_empty();
             if let Some(reply) = heard.take().and_then(|heard| self.note(heard)) {
                 return Ok(reply);
             }
+            let deadline = self.deadline();
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.doors.is_closed() {
+            if left.is_zero() {
                 return Err(self.in_vain());
             }
             if is_missed {
@@ -238,6 +272,17 @@ impl<'a> Persistence<'a> {
                 Err(_) => self.break_silence(),
             }
         }
+    }
+
+    /// Until when it goes on as things are now. What was promised has its time when the doors are open.
+    fn deadline(&mut self) -> Instant {
+        let Errand { is_promise, wait, .. } = *self.errand;
+        if is_promise && self.doors.hold.is_on() {
+            self.deadline = Instant::now() + wait;
+        }
+        let closing_wait_max = if is_promise { CLOSING_INSISTENCE_MAX } else { CLOSING_WAIT_MAX };
+        let closed = self.doors.closing.get().map(|closing| *closing + closing_wait_max);
+        closed.map_or(self.deadline, |closed| closed.min(self.deadline))
     }
 
     /// The answer, if it is one.
@@ -275,21 +320,16 @@ impl<'a> Persistence<'a> {
         }
     }
 
-    /// Whether to wait for a process, if need be in one of the places for those who do.
+    /// Whether to wait for a process: in one of the places for those who do, unless it must be waited for.
     fn may_wait(&mut self) -> bool {
-        let Errand { kind, patience, absence_max, .. } = self.errand;
+        let Errand { kind, patience, is_promise, .. } = *self.errand;
         let is_away_for = match self.refusal {
             // It is there; something that it needs is not.
             Some(_) => Duration::ZERO,
-            None => self.doors.away[*kind as usize].is_away(self.doors.begin.elapsed()),
+            None => self.doors.away[kind as usize].is_away(self.doors.begin.elapsed()),
         };
-        if self.begin.elapsed() >= *patience || is_away_for > *absence_max {
-            return false;
-        }
-        if self.place.is_none() {
-            self.place = self.doors.patient.try_acquire().ok();
-        }
-        self.place.is_some()
+        let is_patient = self.begin.elapsed() < patience && is_away_for <= ABSENCE_MAX;
+        is_promise || (is_patient && self.doors.have_place(self.errand))
     }
 
     /// With up to half of jitter, so that those who were refused together do not come back together.

@@ -27,10 +27,9 @@ use warp::{
 };
 
 use crate::{
-    body,
+    Config, body,
     doors::{Doors, Errand, Unanswered},
     entity,
-    hold::Hold,
     observe::{self, Metrics},
     prefer::Prefer,
     query,
@@ -54,7 +53,6 @@ pub(crate) struct Call<S> {
 pub(crate) struct Gateway {
     connection: Connection,
     doors: Arc<Doors>,
-    hold: Hold,
     permits: Arc<Semaphore>,
     in_flight_max: usize,
     metrics: Metrics,
@@ -62,10 +60,10 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    pub(crate) fn new(connection: Connection, in_flight_max: usize) -> Self {
-        let doors = Arc::new(Doors::new(connection.clone(), in_flight_max));
+    pub(crate) fn new(connection: Connection, config: &Config) -> Self {
+        let (doors, in_flight_max) = (Arc::new(Doors::new(connection.clone(), config)), config.in_flight_max);
         let (permits, leaving) = (Arc::new(Semaphore::new(in_flight_max)), AtomicBool::new(false));
-        Self { connection, doors, hold: Hold::default(), permits, in_flight_max, metrics: Metrics::new(), leaving }
+        Self { connection, doors, permits, in_flight_max, metrics: Metrics::new(), leaving }
     }
 
     /// From now on whoever asks is told to go to another bridge next time, and is served.
@@ -76,6 +74,12 @@ impl Gateway {
     /// From now on nobody waits for long.
     pub(crate) fn close(&self) {
         self.doors.close();
+    }
+
+    /// Waits until nothing is under way any more, and nothing promised.
+    pub(crate) async fn finish(&self) {
+        let all = u32::try_from(self.in_flight_max).expect("a bridge holds fewer requests than that");
+        let _all = self.permits.acquire_many(all).await.expect("nobody closes the semaphore");
     }
 
     /// Answers one request, whatever it is, and counts it.
@@ -151,14 +155,16 @@ impl Gateway {
         let Asked { route, id, prefer } = asked;
         let with_key = request.idempotency_key.is_some();
         let is_repeatable = route.repeat == Repeat::Always || with_key;
-        let errand = Errand::new(route.kind, request, is_repeatable, prefer.wait().max(ACCEPT_WAIT), prefer.wait());
-        let unanswered = match self.doors.ask(&errand).await {
+        let mut errand = Errand::new(route.kind, request, is_repeatable, prefer.wait().max(ACCEPT_WAIT), prefer.wait());
+        let unanswered = match self.doors.ask(&mut errand).await {
             Ok(reply) => return Ok(reply::of(reply, asked)),
             Err(unanswered) => unanswered,
         };
+        // What belongs to an order is held here until they open, if there is a place for it.
         if let Some(id) = id
             && route.repeat == Repeat::Always
-            && self.is_held(&unanswered)
+            && self.doors.are_held(&unanswered)
+            && self.doors.have_place(&mut errand)
         {
             self.insist(errand, id.clone(), permit);
             return Ok(reply::promised(asked));
@@ -169,34 +175,27 @@ impl Gateway {
             Unanswered::Refused(reply) => Ok(reply::of(reply, asked)),
             Unanswered::Unknown if !route.is_write() => Err(unanswered_read(route)),
             Unanswered::Unknown if !is_repeatable => Err(unknown_fate(asked, with_key)),
-            Unanswered::Unknown => match (self.doors.ask(&errand.was_it_taken(ACCEPT_WAIT)).await, id) {
-                (Ok(reply), _) => Ok(reply::of(reply, asked)),
-                // There is no room for the question, which says nothing of what was asked first.
-                (Err(Unanswered::Refused(Reply { error: Some(Code::OVERLOADED), .. })), _) => {
-                    Err(unknown_fate(asked, with_key))
+            Unanswered::Unknown => {
+                let mut question = errand.was_it_taken(ACCEPT_WAIT);
+                match (self.doors.ask(&mut question).await, id) {
+                    (Ok(reply), _) => Ok(reply::of(reply, asked)),
+                    // There is no room for the question, which says nothing of what was asked first.
+                    (Err(Unanswered::Refused(Reply { error: Some(Code::OVERLOADED), .. })), _) => {
+                        Err(unknown_fate(asked, with_key))
+                    }
+                    (Err(_), Some(id)) if route.repeat == Repeat::Always => {
+                        self.insist(question, id.clone(), permit);
+                        Ok(reply::promised(asked))
+                    }
+                    (Err(_), _) => Err(unknown_fate(asked, with_key)),
                 }
-                (Err(_), Some(id)) if route.repeat == Repeat::Always => {
-                    self.insist(errand, id.clone(), permit);
-                    Ok(reply::promised(asked))
-                }
-                (Err(_), _) => Err(unknown_fate(asked, with_key)),
-            },
-        }
-    }
-
-    /// Whether nothing was done because the doors are held: what belongs to an order is held here until they open.
-    fn is_held(&self, unanswered: &Unanswered) -> bool {
-        match unanswered {
-            Unanswered::Refused(reply) => reply.is_held(),
-            // Its process begins anew behind doors that are held.
-            Unanswered::Unserved => self.hold.is_on(),
-            Unanswered::Unreachable | Unanswered::Unknown => false,
+            }
         }
     }
 
     /// Hears whether the doors are held for as long as it is polled.
     pub(crate) async fn listen(&self) {
-        self.hold.listen(&self.connection).await;
+        self.doors.listen().await;
     }
 
     /// Goes on asking for an order that a caller was told is accepted, until the log has it. It takes
@@ -204,7 +203,7 @@ impl Gateway {
     fn insist(&self, errand: Errand, order: Id, permit: OwnedSemaphorePermit) {
         let doors = Arc::clone(&self.doors);
         tokio::spawn(async move {
-            match doors.ask(&errand.insistent()).await {
+            match doors.insist(errand).await {
                 Ok(_) => tracing::debug!("order {order} was taken in the end"),
                 Err(_) => {
                     tracing::error!("nobody has taken order {order}, whose customer was told that it is accepted")

@@ -33,8 +33,11 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Requests that may be under way to a door at a time; one more is answered `overloaded`. At most
-    /// half of them wait for a process that is being restarted.
+    /// half of them wait for a process that is being restarted, or for doors that are held.
     pub in_flight_max: usize,
+    /// How long to go on asking for an order that a customer was told is accepted; the time in which doors are held does
+    /// not count, nor does that after the stop signal.
+    pub insistence: Duration,
     /// How long to serve after the stop signal, while `/readyz` says that the bridge is leaving: as long
     /// as balancers need to notice. They go by what they know, so that it makes no difference whether
     /// anybody is connected.
@@ -43,14 +46,15 @@ pub struct Config {
 
 impl Default for Config {
     /// 4096 requests: a third of a second of work for one machine at its fastest, some seconds for
-    /// the slowest disk, and at most 256 MiB of largest bodies. No balancer is waited for.
+    /// the slowest disk, and at most 256 MiB of largest bodies. A minute of insistence: longer than a host takes that
+    /// replays its log. No balancer is waited for.
     fn default() -> Self {
-        Self { in_flight_max: 4_096, leave_time: Duration::ZERO }
+        Self { in_flight_max: 4_096, insistence: Duration::from_secs(60), leave_time: Duration::ZERO }
     }
 }
 
 /// Serves HTTP on `listener` until `stop` and for the `leave_time` after it, then finishes what is
-/// under way, in at most 10 s.
+/// under way and what it has promised, in at most 10 s.
 pub async fn run(
     config: Config,
     connection: Connection,
@@ -61,8 +65,8 @@ pub async fn run(
     if let Ok(address) = listener.local_addr() {
         tracing::info!("listening on http://{address}");
     }
-    let gateway = Arc::new(Gateway::new(connection, config.in_flight_max));
-    let (leaving, listening) = (Arc::clone(&gateway), Arc::clone(&gateway));
+    let gateway = Arc::new(Gateway::new(connection, &config));
+    let (leaving, listening, finishing) = (Arc::clone(&gateway), Arc::clone(&gateway), Arc::clone(&gateway));
     let query = warp::filters::query::raw().or(warp::any().map(String::new)).unify();
     let front = with_a_path()
         .and(warp::path::full())
@@ -84,7 +88,10 @@ pub async fn run(
         leaving.close();
         let _nobody_listens_after_the_end = stopping.send(());
     };
-    let serve = warp::serve(front).incoming(listener).graceful(graceful).run();
+    let serve = async {
+        warp::serve(front).incoming(listener).graceful(graceful).run().await;
+        finishing.finish().await;
+    };
     let out_of_time = async {
         let _signal = stopped.await;
         tokio::time::sleep(STOP_TIME_MAX).await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use shop_actors::{
     fence::Fence,
     kind_host::View,
-    query::{About, Local},
+    query::{About, Local, Unread},
 };
 use shop_domain::{id::Id, problem::Code};
 use shop_nats::{memory::MemoryLog, subject::partition_of};
@@ -47,21 +47,24 @@ impl Reads {
 
 async fn look(life: Arc<Life>, local: Local, partition: u16, id: Id, is_owner: bool) {
     let begun = life.observer().last(life.kind);
-    let answer = local.of(partition, id.clone(), About::Itself).await;
+    let answer = local.of(partition, &id, &About::Itself).await;
     if life.kept().is_some() {
         return;
     }
-    life.count(match &answer {
-        Err(problem) if problem.code == Code::UNAVAILABLE => Fault::LookedInVain,
-        Ok(_) | Err(_) if is_owner => Fault::LookedAtOwner,
-        Ok(_) | Err(_) => Fault::LookedAtStandby,
-    });
-    match answer {
-        Ok(json) => life.observer().shown((life.kind, partition), &id, begun, Some(&json)),
-        Err(problem) if problem.code == Code::NOT_FOUND => {
-            life.observer().shown((life.kind, partition), &id, begun, None);
+    let seen = match answer {
+        Ok(json) => Some(Some(json)),
+        Err(Unread::Refused(problem)) if problem.code == Code::NOT_FOUND => Some(None),
+        Err(Unread::Refused(problem)) if problem.code != Code::UNAVAILABLE => {
+            return life.observer().report(format!("who looks at {id} is told: {problem:?}"));
         }
-        Err(problem) if problem.code == Code::UNAVAILABLE => {}
-        Err(problem) => life.observer().report(format!("who looks at {id} is told: {problem:?}")),
+        Err(Unread::Refused(_) | Unread::NotHere) => None,
+    };
+    life.count(match seen {
+        None => Fault::LookedInVain,
+        Some(_) if is_owner => Fault::LookedAtOwner,
+        Some(_) => Fault::LookedAtStandby,
+    });
+    if let Some(json) = seen {
+        life.observer().shown((life.kind, partition), &id, begun, json.as_deref());
     }
 }

@@ -32,6 +32,19 @@ pub struct View {
 }
 
 impl View {
+    /// Waits until partitions of it have settled all that the log held up to `last`, or have ended before that.
+    pub async fn has_settled(&self, partitions: impl IntoIterator<Item = &PartitionView>, last: u64) -> bool {
+        let wait = async {
+            self.dispatched.clone()?.wait_for(|dispatched| *dispatched >= last).await.ok()?;
+            for PartitionView { handle, assigned, .. } in partitions {
+                let assigned = assigned.load(Ordering::Acquire);
+                handle.settled.clone().wait_for(|settled| *settled >= assigned).await.ok()?;
+            }
+            Some(())
+        };
+        wait.await.is_some()
+    }
+
     /// The kind and each of its partitions, in JSON.
     pub fn describe(&self, kind: Kind) -> Value {
         let running = self.partitions.values().map(|PartitionView { handle, .. }| {
@@ -76,23 +89,13 @@ pub struct PartitionView {
 /// in it up to `end`.
 pub async fn caught_up(mut view: watch::Receiver<Arc<View>>, end: u64) {
     loop {
-        let (mut waiting, dispatched, last) = {
-            let view = view.borrow_and_update();
-            (view.partitions.values().cloned().collect::<Vec<_>>(), view.dispatched.clone(), view.began_at.max(end))
-        };
-        let wait = async {
-            let mut dispatched = dispatched?;
-            if waiting.is_empty() {
-                return Some(());
-            }
-            dispatched.wait_for(|dispatched| *dispatched >= last).await.ok()?;
-            for partition in &mut waiting {
-                let assigned = partition.assigned.load(Ordering::Acquire);
-                partition.handle.settled.wait_for(|settled| *settled >= assigned).await.ok()?;
-            }
-            Some(())
-        };
-        if wait.await.is_some() || view.changed().await.is_err() {
+        let now = Arc::clone(&view.borrow_and_update());
+        // Of what is held by others nothing is read.
+        let is_idle = now.dispatched.is_some() && now.partitions.is_empty();
+        if is_idle
+            || now.has_settled(now.partitions.values(), now.began_at.max(end)).await
+            || view.changed().await.is_err()
+        {
             return;
         }
     }

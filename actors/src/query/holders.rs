@@ -1,7 +1,8 @@
 //! Reads of partitions that other hosts hold: one of those is asked, and answers as of a moment after that.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 use serde_json::{Map, Value};
@@ -10,18 +11,24 @@ use shop_domain::{
     problem::{Code, Problem},
 };
 use shop_nats::{connection::Connection, holders::Questions, request::RequestError};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Local, Question, local::READ_WAIT_MAX, unavailable};
+use super::{Local, Question, Unread, local::READ_WAIT_MAX, unavailable};
 
-/// How long another host may take: as long as a read waits there, for its log, its partition and what it has seen.
-const ANSWER_WAIT: Duration = READ_WAIT_MAX.saturating_mul(3);
+/// How long another host may take: as long as a read waits there, for its log and for its partition.
+const ANSWER_WAIT: Duration = READ_WAIT_MAX.saturating_mul(2);
+/// Questions of other hosts about one kind that are being answered at a time: as many as its door answers. They wait
+/// for the log, which takes some milliseconds; where it takes longer, more of them would only take longer still.
+const QUESTIONS_MAX: usize = 8_192;
 
 /// The hosts that hold what this one does not.
 #[derive(Clone, Debug)]
 pub struct Holders {
     kind: Kind,
     connection: Connection,
+    /// Places for the questions of others.
+    busy: Arc<Semaphore>,
 }
 
 /// A problem on its way from host to host.
@@ -35,21 +42,13 @@ struct Refused {
 impl Holders {
     /// Asks over this connection.
     pub fn new(kind: Kind, connection: Connection) -> Self {
-        Self { kind, connection }
+        Self { kind, connection, busy: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
     }
 
     /// Asks one of those who hold a partition.
     pub(super) async fn ask<T: DeserializeOwned>(&self, number: u16, question: &Question) -> Result<T, Problem> {
         let question = rmp_serde::to_vec(question).expect("a question always encodes");
-        let answer = match self.connection.ask_holder(self.kind, number, question.into(), ANSWER_WAIT).await {
-            Ok(answer) => answer,
-            Err(RequestError::NoResponders { .. }) => {
-                return Err(self.unavailable(&format!("no host holds partition {number} right now")));
-            }
-            Err(error @ (RequestError::TimedOut { .. } | RequestError::Failed { .. })) => {
-                return Err(self.unavailable(&error.to_string()));
-            }
-        };
+        let answer = self.ask_in_bytes(number, question.into()).await?;
         match rmp_serde::from_slice(&answer) {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(Refused { code, detail, facts })) => {
@@ -60,6 +59,16 @@ impl Holders {
                 Err(self.unavailable(&format!("another host answers in a way that is not known here: {error}")))
             }
         }
+    }
+
+    async fn ask_in_bytes(&self, number: u16, question: Bytes) -> Result<Bytes, Problem> {
+        let asked = self.connection.ask_holder(self.kind, number, question, ANSWER_WAIT).await;
+        asked.map_err(|error| match error {
+            RequestError::NoResponders { .. } => {
+                self.unavailable(&format!("no host runs partition {number} right now"))
+            }
+            RequestError::TimedOut { .. } | RequestError::Failed { .. } => self.unavailable(&error.to_string()),
+        })
     }
 
     /// Answers the other hosts of the kind, about the partitions that `local` holds at the time, until `stop`.
@@ -84,7 +93,7 @@ impl Holders {
                     Ok(questions) => {
                         let released = stop.child_token();
                         serving.insert(number, released.clone());
-                        tasks.spawn(answer_all(self.connection.clone(), questions, number, local.clone(), released));
+                        tasks.spawn(self.clone().answer_all(questions, number, local.clone(), released));
                     }
                     Err(error) => tracing::warn!("{error}"),
                 }
@@ -99,47 +108,59 @@ impl Holders {
         tasks.wait().await;
     }
 
+    /// Answers questions about a partition until it is released, and then those that were asked before.
+    async fn answer_all(self, mut questions: Questions, number: u16, local: Local, released: CancellationToken) {
+        let tasks = TaskTracker::new();
+        let mut is_released = false;
+        loop {
+            let question = tokio::select! {
+                question = questions.next() => question,
+                () = released.cancelled(), if !is_released => {
+                    is_released = true;
+                    questions.close().await;
+                    continue;
+                }
+            };
+            let Some((question, inbox)) = question else { break };
+            let Ok(place) = Arc::clone(&self.busy).try_acquire_owned() else {
+                let detail = "more hosts ask for it than one answers at a time; try again";
+                let answer = encode::<()>(Err(Problem::new(Code::OVERLOADED, detail)));
+                self.connection.answer(inbox, answer.into()).await;
+                continue;
+            };
+            let (this, local) = (self.clone(), local.clone());
+            tasks.spawn(async move {
+                let answer = this.answer(&local, number, question).await;
+                this.connection.answer(inbox, answer).await;
+                drop(place);
+            });
+        }
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    /// The answer to a question: of another host, if the partition has just gone there.
+    async fn answer(&self, local: &Local, number: u16, question: Bytes) -> Bytes {
+        let answer = match rmp_serde::from_slice(&question) {
+            Ok(Question::Of(id, about)) => {
+                local.of(number, &id, &about).await.map(|json| encode(Ok(ByteBuf::from(json))))
+            }
+            Ok(Question::Products(after, limit)) => {
+                local.products(number, after.as_ref(), limit).await.map(|states| encode(Ok(states)))
+            }
+            Ok(Question::Quotes(products)) => local.quotes(number, &products).await.map(|quotes| encode(Ok(quotes))),
+            Err(error) => Err(Problem::new(Code::UNAVAILABLE, format!("it is not understood: {error}")).into()),
+        };
+        let answer = match answer {
+            Err(Unread::NotHere) => self.ask_in_bytes(number, question).await,
+            Err(Unread::Refused(problem)) => Err(problem),
+            Ok(answer) => Ok(answer.into()),
+        };
+        answer.unwrap_or_else(|problem| encode::<()>(Err(problem)).into())
+    }
+
     fn unavailable(&self, why: &str) -> Problem {
         unavailable(self.kind, why)
-    }
-}
-
-/// Answers questions about a partition until it is released, and then those that were asked before.
-async fn answer_all(
-    connection: Connection,
-    mut questions: Questions,
-    number: u16,
-    local: Local,
-    released: CancellationToken,
-) {
-    let tasks = TaskTracker::new();
-    let mut is_released = false;
-    loop {
-        let question = tokio::select! {
-            question = questions.next() => question,
-            () = released.cancelled(), if !is_released => {
-                is_released = true;
-                questions.close().await;
-                continue;
-            }
-        };
-        let Some((question, inbox)) = question else { break };
-        let (connection, local) = (connection.clone(), local.clone());
-        tasks.spawn(async move {
-            let answer = answer(&local, number, &question).await;
-            connection.answer(inbox, answer.into()).await;
-        });
-    }
-    tasks.close();
-    tasks.wait().await;
-}
-
-async fn answer(local: &Local, number: u16, question: &[u8]) -> Vec<u8> {
-    match rmp_serde::from_slice(question) {
-        Ok(Question::Of(id, about)) => encode(local.of(number, id, about).await.map(ByteBuf::from)),
-        Ok(Question::Products(after, limit)) => encode(local.products(number, after.as_ref(), limit).await),
-        Ok(Question::Quotes(products)) => encode(local.quotes(number, &products).await),
-        Err(error) => encode::<()>(Err(Problem::new(Code::UNAVAILABLE, format!("it is not understood: {error}")))),
     }
 }
 

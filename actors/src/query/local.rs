@@ -1,9 +1,6 @@
 //! Reads of the partitions that this host holds.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde_bytes::ByteBuf;
@@ -21,15 +18,10 @@ use shop_domain::{
 use tokio::{sync::watch, time::timeout};
 
 use super::{About, List, PAGE_BYTES_MAX, Page, States, decode, to_json, unavailable, view};
-use crate::{
-    fence::Fence,
-    kind_host::{PartitionView, View},
-    memory::Look,
-    store::StoreError,
-};
+use crate::{fence::Fence, kind_host::View, memory::Look, store::StoreError};
 
-/// How long a read waits for its partition to catch up with the log. A partition that is further
-/// behind is not serving.
+/// How long a read waits for its log, and then for its partition to catch up with it and to settle what was seen. A
+/// partition that is further behind is not serving.
 pub(super) const READ_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// Answers questions about the partitions of one kind that are here.
@@ -40,16 +32,19 @@ pub struct Local {
     pub(super) view: watch::Receiver<Arc<View>>,
 }
 
+/// Why nothing is read here.
+#[derive(Debug)]
+pub enum Unread {
+    /// The partition does not run here, or does not any more: another host may have it.
+    NotHere,
+    /// There is no such thing, or it cannot be read.
+    Refused(Problem),
+}
+
 impl Local {
     /// Reads what `view` shows.
     pub fn new(kind: Kind, fence: Fence, view: watch::Receiver<Arc<View>>) -> Self {
         Self { kind, fence, view }
-    }
-
-    /// Whether a partition is here; also when it is stopped.
-    pub(super) fn holds(&self, number: u16) -> bool {
-        let view = self.view.borrow();
-        view.partitions.contains_key(&number) || view.parked.contains_key(&number)
     }
 
     pub(super) fn describe(&self) -> Value {
@@ -57,7 +52,7 @@ impl Local {
     }
 
     /// What is asked about an entity of a partition, in JSON.
-    pub async fn of(&self, number: u16, id: Id, about: About) -> Result<Vec<u8>, Problem> {
+    pub async fn of(&self, number: u16, id: &Id, about: &About) -> Result<Vec<u8>, Unread> {
         match about {
             About::Itself => self.get(number, id).await,
             About::Statement(page) => self.statement(number, id, page).await,
@@ -65,32 +60,32 @@ impl Local {
         }
     }
 
-    async fn get(&self, number: u16, id: Id) -> Result<Vec<u8>, Problem> {
+    async fn get(&self, number: u16, id: &Id) -> Result<Vec<u8>, Unread> {
         let kind = self.kind;
         let found =
-            self.look(number, |look| Ok(look.state(&id)?.and_then(|state| view(&decode(kind, &state), &id)))).await?;
-        found.ok_or_else(|| not_found(kind, &id))
+            self.look(number, |look| Ok(look.state(id)?.and_then(|state| view(&decode(kind, &state), id)))).await?;
+        found.ok_or_else(|| not_found(kind, id))
     }
 
-    async fn statement(&self, number: u16, id: Id, page: Page) -> Result<Vec<u8>, Problem> {
+    async fn statement(&self, number: u16, id: &Id, page: &Page) -> Result<Vec<u8>, Unread> {
         let rows = self.look(number, |look| {
-            let exists = look.state(&id)?.is_some_and(|state| view(&decode(Kind::Wallet, &state), &id).is_some());
-            exists.then(|| rows_of(look, &id, wallet::ENTRY_ROWS, &page)).transpose()
+            let exists = look.state(id)?.is_some_and(|state| view(&decode(Kind::Wallet, &state), id).is_some());
+            exists.then(|| rows_of(look, id, wallet::ENTRY_ROWS, page)).transpose()
         });
-        let (rows, next) = rows.await?.ok_or_else(|| not_found(Kind::Wallet, &id))?;
+        let (rows, next) = rows.await?.ok_or_else(|| not_found(Kind::Wallet, id))?;
         let items: Vec<Entry> = rows.iter().map(|row| decode_row(row)).collect();
         Ok(to_json(&List { user: None, items, next }))
     }
 
-    async fn orders(&self, number: u16, user: Id, page: Page) -> Result<Vec<u8>, Problem> {
-        let rows = self.look(number, |look| rows_of(look, &user, mypage::ORDER_ROWS, &page));
+    async fn orders(&self, number: u16, user: &Id, page: &Page) -> Result<Vec<u8>, Unread> {
+        let rows = self.look(number, |look| rows_of(look, user, mypage::ORDER_ROWS, page));
         let (rows, next) = rows.await?;
         let items: Vec<Summary> = rows.iter().filter_map(|row| decode_row::<Item>(row).summary()).collect();
-        Ok(to_json(&List { user: Some(user), items, next }))
+        Ok(to_json(&List { user: Some(user.clone()), items, next }))
     }
 
     /// At most `limit` products with ids after `after`; fewer when they are large, but at least one.
-    pub(super) async fn products(&self, number: u16, after: Option<&Id>, limit: usize) -> Result<States, Problem> {
+    pub(super) async fn products(&self, number: u16, after: Option<&Id>, limit: usize) -> Result<States, Unread> {
         let states = self.look(number, |look| look.states_after(after, limit)).await?;
         let found = states.len();
         let mut bytes = 0;
@@ -104,7 +99,7 @@ impl Local {
     }
 
     /// The quotes, in the order in which the products are given.
-    pub(super) async fn quotes(&self, number: u16, products: &[ProductId]) -> Result<Vec<Quote>, Problem> {
+    pub(super) async fn quotes(&self, number: u16, products: &[ProductId]) -> Result<Vec<Quote>, Unread> {
         let quote = |look: &Look<'_>, product: &ProductId| {
             let state = look.state(&product.clone().into())?;
             Ok(match state.as_deref().map(|state| decode(Kind::Product, state)) {
@@ -119,47 +114,42 @@ impl Local {
 
     /// Looks at a partition, as of a moment after this call began, and waits until all that was seen is
     /// settled: nobody is told of what a message has caused before the log has that message.
-    async fn look<T>(&self, number: u16, look: impl FnOnce(&Look<'_>) -> Result<T, StoreError>) -> Result<T, Problem> {
+    async fn look<T>(&self, number: u16, look: impl Fn(&Look<'_>) -> Result<T, StoreError>) -> Result<T, Unread> {
+        if !self.view.borrow().partitions.contains_key(&number) {
+            return Err(Unread::NotHere);
+        }
         let last = timeout(READ_WAIT_MAX, self.fence.last_sequence()).await.ok().flatten();
         let last = last.ok_or_else(|| self.unavailable("its log does not answer"))?;
-        let partition = match timeout(READ_WAIT_MAX, self.caught_up(number, last)).await {
-            Ok(partition) => partition?,
-            Err(_) => return Err(self.unavailable(&format!("partition {number} is behind its log"))),
-        };
-        let seen = partition.handle.memory.look(|moment| Ok((moment.cursor(), look(moment)?)));
-        let (cursor, seen) = seen.map_err(|error| {
-            tracing::error!("{}: {error}", self.kind);
-            self.unavailable("its data cannot be read")
-        })?;
-        let mut settled = partition.handle.settled;
-        match timeout(READ_WAIT_MAX, settled.wait_for(|settled| *settled >= cursor)).await {
-            Ok(Ok(_)) => Ok(seen),
-            Ok(Err(_)) | Err(_) => Err(self.unavailable("the log does not take its messages")),
-        }
+        let looked = timeout(READ_WAIT_MAX, self.look_behind(last, number, look)).await;
+        let late = || format!("partition {number} is behind its log, or the log does not take its messages");
+        looked.unwrap_or_else(|_| Err(self.unavailable(&late()).into()))
     }
 
-    /// The partition, once it has settled everything up to the log's sequence `last`.
-    async fn caught_up(&self, number: u16, last: u64) -> Result<PartitionView, Problem> {
+    /// Looks at a partition behind the log's sequence `last`: once more each time that it starts again meanwhile.
+    async fn look_behind<T>(
+        &self,
+        last: u64,
+        number: u16,
+        look: impl Fn(&Look<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, Unread> {
         let mut view = self.view.clone();
         loop {
-            let (partition, dispatched) = {
-                let view = view.borrow_and_update();
-                (view.partitions.get(&number).cloned(), view.dispatched.clone())
-            };
-            let (Some(mut partition), Some(mut dispatched)) = (partition, dispatched) else {
-                return Err(self.unavailable(&format!("partition {number} is not running here")));
-            };
-            let wait = async {
-                dispatched.wait_for(|dispatched| *dispatched >= last).await.ok()?;
-                let assigned = partition.assigned.load(Ordering::Acquire);
-                partition.handle.settled.wait_for(|settled| *settled >= assigned).await.ok().map(drop)
-            };
-            if wait.await.is_some() {
-                return Ok(partition);
+            let now = Arc::clone(&view.borrow_and_update());
+            let partition = now.partitions.get(&number).ok_or(Unread::NotHere)?;
+            if now.has_settled([partition], last).await {
+                let seen = partition.handle.memory.look(|moment| Ok((moment.cursor(), look(moment)?)));
+                let (cursor, seen) = seen.map_err(|error| {
+                    tracing::error!("{}: {error}", self.kind);
+                    self.unavailable("its data cannot be read")
+                })?;
+                let mut settled = partition.handle.settled.clone();
+                if settled.wait_for(|settled| *settled >= cursor).await.is_ok() {
+                    return Ok(seen);
+                }
             }
-            // All partitions are starting again.
+            // All partitions are starting again, here or elsewhere.
             if view.changed().await.is_err() {
-                return Err(self.unavailable(&format!("partition {number} has stopped")));
+                return Err(Unread::NotHere);
             }
         }
     }
@@ -191,6 +181,12 @@ fn rows_of(
     Ok((rows.into_iter().map(|(_, row)| row).collect(), next))
 }
 
-fn not_found(kind: Kind, id: &Id) -> Problem {
-    shop_domain::refusal::Refusal::NotFound { kind, id: id.clone() }.problem()
+impl From<Problem> for Unread {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
+
+fn not_found(kind: Kind, id: &Id) -> Unread {
+    shop_domain::refusal::Refusal::NotFound { kind, id: id.clone() }.problem().into()
 }

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use futures::future::join_all;
 use hyper::Method;
 use serde_json::json;
+use shop_nats::{access::Access, connection::Connection, hold::Holding};
 use shop_tests::{
     client::{Ask, Client},
     cluster::{A_PROCESS_PER_KIND, ALL_KINDS, Cluster},
@@ -158,6 +159,49 @@ async fn a_bridge_that_is_stopped_says_so_first_and_finishes_what_it_has_begun()
     let (status, _) = bridge.end_by(Signal::CONT).await;
     assert!(status.success(), "{status}");
     assert!(client.send(Method::GET, "/healthz", None).await.is_err(), "somebody still listens");
+}
+
+#[tokio::test]
+async fn a_bridge_that_is_stopped_keeps_what_it_has_promised_before_it_ends() {
+    let mut cluster = Cluster::start(1, &A_PROCESS_PER_KIND).await;
+    let (connection, holding) = promise(&mut cluster).await;
+    let (client, mut bridge) = (cluster.client(), cluster.take_bridge());
+    bridge.signal(Signal::TERM);
+    until("nobody listens any more", async || client.send(Method::GET, "/healthz", None).await.err()).await;
+    connection.open_doors(holding).await;
+    assert!(bridge.ends_within(Duration::from_secs(10)).await.success());
+    cluster.start_bridge().await;
+    assert_eq!(cluster.client().read("/orders/o-1").await.json(200)["id"], "o-1");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_bridge_that_has_to_end_before_it_could_keep_a_promise_says_which_one() {
+    let mut cluster = Cluster::start(1, &A_PROCESS_PER_KIND).await;
+    let (_connection, _holding) = promise(&mut cluster).await;
+    let mut bridge = cluster.take_bridge();
+    bridge.signal(Signal::TERM);
+    assert!(bridge.ends_within(Duration::from_secs(15)).await.success());
+    let said = bridge.stderr();
+    assert!(said.contains("nobody has taken order o-1, whose customer was told that it is accepted"), "{said}");
+    cluster.start_bridge().await;
+    cluster.stop().await;
+}
+
+/// Holds the doors of a shop, and lets its bridge promise an order.
+async fn promise(cluster: &mut Cluster) -> (Connection, Holding) {
+    let client = cluster.client();
+    client.post("/wallets", &json!({ "id": "alice", "balance": 100 })).await.json(201);
+    client.post("/products", &json!({ "id": "apple", "name": "apple", "price": 1, "stock": 100 })).await.json(201);
+    let connection = Connection::connect(&Access::to(cluster.nats().url()), "test").await.unwrap();
+    let holding = connection.hold_doors();
+    let top_up = Ask::new(Method::POST, "/wallets/alice/top-up").body(json!({ "amount": 0 })).without_waiting();
+    until("the doors hold", async || (client.exchange(&top_up).await.unwrap().status == 503).then_some(())).await;
+    let order = json!({ "id": "o-1", "user": "alice", "product": "apple", "quantity": 10 });
+    let order = Ask::new(Method::POST, "/orders").body(order).without_waiting();
+    let promised = client.exchange(&order).await.unwrap();
+    assert_eq!((promised.status, promised.header("retry-after")), (202, Some("1")));
+    (connection, holding)
 }
 
 /// Lets the rush come to its end: nobody was told "no" for want of a process, and the books balance.

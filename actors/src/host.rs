@@ -294,7 +294,8 @@ async fn serve(
     let ((ready_to, ready), (absences, absences_of)) = (watch::channel(None), watch::channel(0));
     let (hold, held) = watch::channel(BTreeSet::new());
     let (host, epoch, standbys) = (shared.host.clone(), identity.epoch, shared.standbys);
-    let here = Here { host, kind, epoch, ready, absences, view: seen.clone(), standbys, decisions, held: hold };
+    let (view_of, ready_of) = (seen.clone(), ready.clone());
+    let here = Here { host, kind, epoch, ready: ready_of, absences, view: view_of, standbys, decisions, held: hold };
     let membership = here.join(shared.publishing.clone(), stop.clone()).await?;
     // Ends with this function: whoever hears nothing more of this host takes over.
     let _membership = AbortOnDropHandle::new(tokio::spawn(membership));
@@ -313,7 +314,7 @@ async fn serve(
     let is_open = shared.observed.begins(kind, seen.clone());
     let described = seen.clone();
     stats.describe(move || described.borrow().describe(kind));
-    let (local, holders) = (Local::new(kind, fence, seen.clone()), Holders::new(kind, shared.doors.clone()));
+    let (local, holders) = (Local::new(kind, fence, seen.clone(), ready), Holders::new(kind, shared.doors.clone()));
     let reads = Reads::new(kind, identity.partitions, local.clone(), holders.clone());
     let opened = async {
         let listening = async {

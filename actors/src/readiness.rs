@@ -36,18 +36,22 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Watches over a host that has caught up when it began, until that is of no interest any more.
-    pub async fn keep(mut self) {
-        let mut absences = 0;
+    /// Says that the host has caught up, and then whenever that changes, until it is of no interest any more.
+    pub fn keep(self) -> impl Future<Output = ()> + Send {
+        self.ready.send_replace(Some(0));
+        self.watch()
+    }
+
+    async fn watch(mut self) {
         loop {
-            self.ready.send_replace(Some(absences));
             let Some(why) = self.lost().await else { return };
             tracing::warn!("not ready any more: {why}; catching up");
             self.ready.send_replace(None);
-            absences = *self.absences.borrow_and_update();
+            let absences = *self.absences.borrow_and_update();
             let end = self.end().await;
             caught_up(self.view.clone(), end).await;
             tracing::info!("ready again");
+            self.ready.send_replace(Some(absences));
         }
     }
 

@@ -61,7 +61,8 @@ impl Servers {
         let connection = Connection::connect(&Access::to(self.nats.url()), "test").await.unwrap();
         let fence = Fence::new(Arc::new(MemoryLog::new(1, Arc::new(Calm))), Kind::Wallet);
         let (view, seen) = watch::channel(Arc::default());
-        let (local, holders) = (Local::new(Kind::Wallet, fence, seen), Holders::new(Kind::Wallet, connection));
+        let (local, holders) =
+            (Local::new(Kind::Wallet, fence, seen, watch::channel(Some(0)).1), Holders::new(Kind::Wallet, connection));
         let reads = Reads::new(Kind::Wallet, 1, local.clone(), holders.clone());
         let serving = tokio::spawn(holders.serve(local, CancellationToken::new()));
         Host { view, reads, _serving: AbortOnDropHandle::new(serving) }

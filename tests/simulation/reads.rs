@@ -26,7 +26,7 @@ impl Reads {
     /// Lets customers look at what a host shows.
     pub(crate) fn new(life: &Arc<Life>, log: &MemoryLog, partitions: u16, view: &watch::Receiver<Arc<View>>) -> Self {
         let fence = Fence::new(Arc::new(log.under(life.clone())), life.kind);
-        let local = Local::new(life.kind, fence, view.clone());
+        let local = Local::new(life.kind, fence, view.clone(), watch::channel(Some(0)).1);
         Self { life: Arc::clone(life), partitions, local, looking: None }
     }
 

@@ -73,11 +73,13 @@ impl Holders {
 
     /// Answers the other hosts of the kind, about the partitions that `local` holds at the time, until `stop`.
     pub async fn serve(self, local: Local, stop: CancellationToken) {
-        let mut view = local.view.clone();
+        let (mut view, mut ready) = (local.view.clone(), local.ready.clone());
         let mut serving: BTreeMap<u16, CancellationToken> = BTreeMap::new();
         let tasks = TaskTracker::new();
         loop {
-            let held: Vec<u16> = view.borrow_and_update().partitions.keys().copied().collect();
+            view.mark_unchanged();
+            ready.mark_unchanged();
+            let held = local.readable();
             serving.retain(|number, released| {
                 let is_held = held.contains(number);
                 if !is_held {
@@ -100,6 +102,7 @@ impl Holders {
             }
             tokio::select! {
                 changed = view.changed() => if changed.is_err() { break },
+                Ok(()) = ready.changed() => {}
                 () = stop.cancelled() => break,
             }
         }

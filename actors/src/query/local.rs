@@ -18,7 +18,7 @@ use shop_domain::{
 use tokio::{sync::watch, time::timeout};
 
 use super::{About, List, PAGE_BYTES_MAX, Page, States, decode, to_json, unavailable, view};
-use crate::{fence::Fence, kind_host::View, memory::Look, store::StoreError};
+use crate::{fence::Fence, kind_host::View, memory::Look, readiness::Ready, store::StoreError};
 
 /// How long a read waits for its log, and then for its partition to catch up with it and to settle what was seen. A
 /// partition that is further behind is not serving.
@@ -30,6 +30,7 @@ pub struct Local {
     kind: Kind,
     fence: Fence,
     pub(super) view: watch::Receiver<Arc<View>>,
+    pub(super) ready: watch::Receiver<Ready>,
 }
 
 /// Why nothing is read here.
@@ -42,9 +43,17 @@ pub enum Unread {
 }
 
 impl Local {
-    /// Reads what `view` shows.
-    pub fn new(kind: Kind, fence: Fence, view: watch::Receiver<Arc<View>>) -> Self {
-        Self { kind, fence, view }
+    /// Reads what `view` shows, while this host is `ready`.
+    pub fn new(kind: Kind, fence: Fence, view: watch::Receiver<Arc<View>>, ready: watch::Receiver<Ready>) -> Self {
+        Self { kind, fence, view, ready }
+    }
+
+    /// The partitions that are read here: while this host is far behind, others read theirs.
+    pub(super) fn readable(&self) -> Vec<u16> {
+        match *self.ready.borrow() {
+            Some(_) => self.view.borrow().partitions.keys().copied().collect(),
+            None => vec![],
+        }
     }
 
     pub(super) fn describe(&self) -> Value {
@@ -115,7 +124,7 @@ impl Local {
     /// Looks at a partition, as of a moment after this call began, and waits until all that was seen is
     /// settled: nobody is told of what a message has caused before the log has that message.
     async fn look<T>(&self, number: u16, look: impl Fn(&Look<'_>) -> Result<T, StoreError>) -> Result<T, Unread> {
-        if !self.view.borrow().partitions.contains_key(&number) {
+        if !self.readable().contains(&number) {
             return Err(Unread::NotHere);
         }
         let last = timeout(READ_WAIT_MAX, self.fence.last_sequence()).await.ok().flatten();

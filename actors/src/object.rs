@@ -20,6 +20,9 @@ pub enum ObjectError {
     /// The object store did not do it.
     #[error("{0}")]
     Store(String),
+    /// There is none.
+    #[error("{0}")]
+    Gone(String),
     /// It is not as it was written.
     #[error("it is damaged: {0}")]
     Damaged(String),
@@ -34,6 +37,13 @@ impl ObjectError {
 
 impl From<object_store::Error> for ObjectError {
     fn from(error: object_store::Error) -> Self {
+        let reason = error.to_string();
+        if matches!(error, object_store::Error::NotFound { .. }) { Self::Gone(reason) } else { Self::Store(reason) }
+    }
+}
+
+impl From<io::Error> for ObjectError {
+    fn from(error: io::Error) -> Self {
         Self::Store(error.to_string())
     }
 }

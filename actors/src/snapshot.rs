@@ -13,13 +13,19 @@ pub mod restore;
 pub mod retention;
 pub mod trim;
 
+mod usable;
 use std::{fmt, sync::Arc, time::SystemTime};
 
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
 use shop_nats::log::LogError;
 
-pub use self::{format::Header, name::Name, pace::Pace};
+pub use self::{
+    format::Header,
+    name::Name,
+    pace::Pace,
+    usable::{Usable, usable},
+};
 use crate::{
     address::{self, AddressError},
     object::{self, ObjectError, Received, Take},
@@ -63,6 +69,9 @@ pub enum SnapshotError {
     /// The checkpoint on this machine could not be read or written.
     #[error(transparent)]
     Checkpoint(#[from] StoreError),
+    /// There is none: somebody may have removed it since it was listed.
+    #[error("it is not there: {0}")]
+    Gone(String),
 }
 
 impl From<ObjectError> for SnapshotError {
@@ -78,6 +87,7 @@ impl From<object_store::Error> for SnapshotError {
     fn from(error: object_store::Error) -> Self {
         ObjectError::from(error).into()
     }
+            ObjectError::Gone(error) => Self::Gone(error),
 }
 
 impl fmt::Debug for Snapshots {

@@ -12,7 +12,7 @@ use shop_domain::{
 };
 use shop_nats::{
     frame::{EncodedMessage, Origin, Source, frames},
-    log::Log,
+    log::{Log, SharedLog},
     memory::{Calm, MemoryLog},
     subject::partition_of,
 };
@@ -371,4 +371,15 @@ async fn a_partition_whose_checkpoint_is_damaged_keeps_no_other_from_its_snapsho
     assert!(keeper.write_due().await);
     assert_eq!(written().await, [1, 1, 1]);
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_another_host_removed_meanwhile_counts_as_not_there() {
+    let world = World::new(1);
+    let (log, snapshots): (SharedLog, _) = (Arc::new(world.log.clone()), world.snapshots());
+    let identity = log.identity(KIND).await.unwrap();
+    let (place, name) = ((KIND, 0), Name::of(&Meta::new(&identity)));
+    let verified = snapshots.verify(place, name);
+    let used = usable(&log, &snapshots, place, name, &identity, verified).await.unwrap();
+    assert!(matches!(used, Usable::Gone), "{used:?}");
 }

@@ -20,8 +20,8 @@ use std::time::{Duration, SystemTime};
 use shop_domain::{kind::Kind, timestamp::Timestamp};
 use shop_nats::log::{Identity, SharedLog};
 
-use super::{Kept, SnapshotError, Snapshots};
-use crate::{partition::misfit, replay::Place};
+use super::{Kept, SnapshotError, Snapshots, Usable, usable};
+use crate::replay::Place;
 
 /// Records that stay before the oldest snapshot. The record at its cursor is among them, which tells that it
 /// is of this log; and hosts whose checkpoints are a little older than their snapshots, or that read a little
@@ -104,17 +104,11 @@ impl Standing {
     ) -> Result<Self, SnapshotError> {
         let mut standing = Self { place, oldest: None, useless: vec![] };
         for kept in snapshots.list(place, identity.epoch).await? {
-            let why = match snapshots.verify(place, kept.name).await {
-                Ok(_) if kept.name.complete_to + 1 < identity.first_sequence => {
-                    Some(format!("the log begins at sequence {}", identity.first_sequence))
-                }
-                Ok(meta) => misfit(log, place.0, &meta, identity).await?,
-                Err(error @ SnapshotError::Damaged(_)) => Some(error.to_string()),
-                Err(error) => return Err(error),
-            };
-            match why {
-                None => standing.oldest = Some(kept),
-                Some(why) => standing.useless.push((kept, why)),
+            let verified = snapshots.verify(place, kept.name);
+            match usable(log, snapshots, place, kept.name, identity, verified).await? {
+                Usable::Is(_) => standing.oldest = Some(kept),
+                Usable::IsNot(why) => standing.useless.push((kept, why)),
+                Usable::Gone => {}
             }
         }
         Ok(standing)

@@ -383,3 +383,33 @@ async fn a_snapshot_that_another_host_removed_meanwhile_counts_as_not_there() {
     let used = usable(&log, &snapshots, place, name, &identity, verified).await.unwrap();
     assert!(matches!(used, Usable::Gone), "{used:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_before_a_repartition_is_cut_off_however_young_it_is() {
+    let mut world = World::new(2);
+    let (alice, bob) = (of_partition(0, 2), of_partition(1, 2));
+    world.top_up(&alice, 40);
+    let last = world.top_up(&bob, 2);
+    let mut running = world.start().await;
+    running.balance(0, &alice, last - 2).await;
+    running.balance(1, &bob, last).await;
+    running.saved(1, last).await;
+    world.log.begin_at(KIND, last + 1);
+
+    let log: SharedLog = Arc::new(world.log.clone());
+    let retention = Retention { days: 100_000, margin: 1_000 };
+    let snapshots = world.snapshots();
+    assert_eq!(retention.enforce(&log, &snapshots, KIND).await.unwrap(), 0, "nothing stands for it");
+    running.stop().await;
+    assert_eq!(retention.enforce(&log, &snapshots, KIND).await.unwrap(), last);
+    assert_eq!(retention.enforce(&log, &snapshots, KIND).await.unwrap(), 0);
+    let identity = world.log.identity(KIND).await.unwrap();
+    assert_eq!((identity.oldest_sequence, identity.first_sequence), (last + 1, last + 1));
+
+    // All goes on from there.
+    world.lose_the_folder();
+    let more = world.top_up(&bob, 1);
+    let mut running = world.start().await;
+    assert_eq!(running.balance(1, &bob, more).await, 3);
+    running.stop().await;
+}

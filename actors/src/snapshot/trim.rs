@@ -11,6 +11,9 @@
 //! kept the oldest one decides, because one that is newer may turn out to be damaged: all of them
 //! are read to their ends before anything is cut.
 //!
+//! What lies before the place at which the log begins since the shop was repartitioned is read by nobody any more.
+//! It may go as soon as there is a snapshot of each partition, whatever is to be kept of the rest.
+//!
 //! What a partition resends because it begins further back than before falls away at the receivers: it
 //! has the same numbers. What a receiver needs of that is in its own log behind its own snapshot. And
 //! whoever has a checkpoint of its own that ends before the log begins takes a snapshot instead.
@@ -58,7 +61,7 @@ pub struct Standing {
 pub struct Reserve {
     /// So many records before the oldest snapshot.
     pub margin: u64,
-    /// And all that the log took since.
+    /// And all that the log took since, as far as anybody still reads it.
     pub since: Option<Timestamp>,
 }
 
@@ -89,9 +92,9 @@ impl Plan {
         self.partitions.iter().find(|standing| standing.oldest.is_none()).map(|standing| standing.place)
     }
 
-    /// How many records go.
+    /// How many records go. Among them are those from before the shop was repartitioned, which no reserve keeps.
     pub fn records(&self) -> u64 {
-        self.first - self.identity.first_sequence
+        self.first - self.identity.oldest_sequence
     }
 }
 

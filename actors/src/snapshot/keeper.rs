@@ -100,6 +100,8 @@ pub struct Keeper {
     view: watch::Receiver<Arc<View>>,
     /// Of each partition that this host owns or owned: another one may have written newer ones since.
     last: BTreeMap<u16, Last>,
+    /// The epochs that the log had before the shop was repartitioned, as long as there may be snapshots of them.
+    former: Vec<u64>,
 }
 
 /// The last snapshot of a partition.
@@ -131,7 +133,13 @@ impl Keeper {
         (snapshots, schedule): (Snapshots, Schedule),
         view: watch::Receiver<Arc<View>>,
     ) -> Self {
-        Self { kind, identity, log, snapshots, schedule, view, last: BTreeMap::new() }
+        Self { kind, identity, log, snapshots, schedule, view, last: BTreeMap::new(), former: vec![] }
+    }
+
+    /// Removes those of these epochs, which the log had before, once hosts have written newer ones of all partitions.
+    #[must_use]
+    pub fn forgetting(self, former: &[u64]) -> Self {
+        Self { former: former.to_vec(), ..self }
     }
 
     /// Writes snapshots until `stop`, which comes when the partitions have written their last checkpoints;
@@ -181,6 +189,9 @@ impl Keeper {
             self.write(&view, number, &partition, Pace::beside_orders()).await?;
             if number == retention::DECIDES {
                 self.cut_log().await;
+                if let Err(error) = self.forget_former().await {
+                    tracing::warn!("{}: snapshots from before the repartitioning stay for now: {error}", self.kind);
+                }
             }
         }
         Ok(())
@@ -196,6 +207,23 @@ impl Keeper {
         let view = self.view.borrow().clone();
         let partition = view.partitions.get(&number).cloned()?;
         Some((view, partition))
+    }
+
+    /// Removes the snapshots of former epochs, if there is one of each partition that a host has written since. Those
+    /// from when the shop was repartitioned end before the log begins.
+    async fn forget_former(&mut self) -> Result<(), SnapshotError> {
+        if self.former.is_empty() {
+            return Ok(());
+        }
+        for partition in 0..self.identity.partitions {
+            let kept = self.snapshots.list((self.kind, partition), self.identity.epoch).await?;
+            if kept.first().is_none_or(|newest| newest.name.complete_to < self.identity.first_sequence) {
+                return Ok(());
+            }
+        }
+        self.snapshots.forget(self.kind, &self.former).await?;
+        self.former.clear();
+        Ok(())
     }
 
     async fn cut_log(&self) {

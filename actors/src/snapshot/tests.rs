@@ -374,17 +374,6 @@ async fn a_partition_whose_checkpoint_is_damaged_keeps_no_other_from_its_snapsho
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_snapshot_that_another_host_removed_meanwhile_counts_as_not_there() {
-    let world = World::new(1);
-    let (log, snapshots): (SharedLog, _) = (Arc::new(world.log.clone()), world.snapshots());
-    let identity = log.identity(KIND).await.unwrap();
-    let (place, name) = ((KIND, 0), Name::of(&Meta::new(&identity)));
-    let verified = snapshots.verify(place, name);
-    let used = usable(&log, &snapshots, place, name, &identity, verified).await.unwrap();
-    assert!(matches!(used, Usable::Gone), "{used:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_lies_before_a_repartition_is_cut_off_however_young_it_is() {
     let mut world = World::new(2);
     let (alice, bob) = (of_partition(0, 2), of_partition(1, 2));
@@ -411,5 +400,55 @@ async fn what_lies_before_a_repartition_is_cut_off_however_young_it_is() {
     let more = world.top_up(&bob, 1);
     let mut running = world.start().await;
     assert_eq!(running.balance(1, &bob, more).await, 3);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_another_host_removed_meanwhile_counts_as_not_there() {
+    let world = World::new(1);
+    let (log, snapshots): (SharedLog, _) = (Arc::new(world.log.clone()), world.snapshots());
+    let identity = log.identity(KIND).await.unwrap();
+    let (place, name) = ((KIND, 0), Name::of(&Meta::new(&identity)));
+    let verified = snapshots.verify(place, name);
+    let used = usable(&log, &snapshots, place, name, &identity, verified).await.unwrap();
+    assert!(matches!(used, Usable::Gone), "{used:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_of_former_epochs_are_kept_until_hosts_have_written_newer_ones_of_all_partitions() {
+    const FORMER: u64 = 0xf0;
+    let mut world = World::new(2);
+    let (alice, bob) = (of_partition(0, 2), of_partition(1, 2));
+    // More partitions than there are now.
+    let former = [0, 1, 7].map(|partition| {
+        let folder = world.folder.path().join(format!("snapshots/wallet/{partition}/{FORMER:016x}"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(format!("{:020}-{:020}.snapshot", 9, 9)), "former").unwrap();
+        folder.join(format!("{:020}-{:020}.snapshot", 9, 9))
+    });
+    world.top_up(&alice, 3);
+    let last = world.top_up(&bob, 1);
+    let (decision, turn) = Turn::new();
+    decision.role.send_replace(Role::Standby);
+    decision.settled.send_replace(last);
+    let mut running = world.start_with(vec![Turn::alone(), turn]).await;
+    running.balance(0, &alice, last - 1).await;
+    running.balance(1, &bob, last).await;
+    running.saved(1, last).await;
+    let identity = world.log.identity(KIND).await.unwrap();
+    let schedule = Schedule { records: 1, interval: Duration::MAX, keep: 1, retention: None };
+    let log = Arc::new(world.log.clone());
+    let keeper = Keeper::new(KIND, identity, log, (world.snapshots(), schedule), running.view.clone());
+    let mut keeper = keeper.forgetting(&[FORMER]);
+    let are_there = || former.iter().filter(|path| path.exists()).count();
+    for (role, kept) in [(Role::Standby, 3), (Role::Owner, 3), (Role::Owner, 0)] {
+        decision.role.send_replace(role);
+        assert!(keeper.write_due().await);
+        assert_eq!(are_there(), kept, "{role:?}");
+        let last = world.top_up(&alice, 1);
+        running.balance(0, &alice, last).await;
+        running.saved(0, last).await;
+    }
+    assert!(world.files(0).len() == 1 && world.files(1).len() == 1);
     running.stop().await;
 }

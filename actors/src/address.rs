@@ -42,7 +42,7 @@ pub fn absolute(url: &str) -> String {
 }
 
 /// The folder that an address names, if it does.
-fn folder_in(url: &str) -> Option<&Path> {
+pub fn folder_in(url: &str) -> Option<&Path> {
     match url.split_once("://") {
         None => Some(Path::new(url)),
         Some(("file", path)) => Some(Path::new(path)),

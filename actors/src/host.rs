@@ -307,6 +307,7 @@ async fn serve(
     let stop_keeping = CancellationToken::new();
     let keeping = shared.snapshots.clone().map(|snapshots| {
         let keeper = Keeper::new(kind, identity, shared.log.clone(), snapshots, seen.clone());
+        let keeper = keeper.forgetting(shared.decided.former(kind));
         tokio::spawn(keeper.run(stop_keeping.clone()))
     });
     let fence = Fence::new(shared.log.clone(), kind);

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
 use futures::StreamExt;
-use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart, path::Path};
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, WriteMultipart, path::Path};
 use tokio::sync::mpsc;
 
 /// So many bytes are handed to the object store at a time: above the 5 MiB that S3 asks for at least.
@@ -20,6 +20,9 @@ pub enum ObjectError {
     /// The object store did not do it.
     #[error("{0}")]
     Store(String),
+    /// There is none.
+    #[error("{0}")]
+    Gone(String),
     /// It is not as it was written.
     #[error("it is damaged: {0}")]
     Damaged(String),
@@ -34,6 +37,13 @@ impl ObjectError {
 
 impl From<object_store::Error> for ObjectError {
     fn from(error: object_store::Error) -> Self {
+        let reason = error.to_string();
+        if matches!(error, object_store::Error::NotFound { .. }) { Self::Gone(reason) } else { Self::Store(reason) }
+    }
+}
+
+impl From<io::Error> for ObjectError {
+    fn from(error: io::Error) -> Self {
         Self::Store(error.to_string())
     }
 }
@@ -53,6 +63,19 @@ where
 {
     // Before anything is made that could wait for it.
     let upload = store.put_multipart(path).await.map_err(ObjectError::from)?;
+    send(upload, path, make).await
+}
+
+/// Makes an object and sends it, or takes back what was sent of it.
+async fn send<T, E>(
+    upload: Box<dyn MultipartUpload>,
+    path: &Path,
+    make: impl FnOnce(Take<'_>) -> Result<T, E> + Send + 'static,
+) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<ObjectError> + Send + 'static,
+{
     let mut upload = WriteMultipart::new_with_chunk_size(upload, UPLOAD_BYTES);
     let (pieces, mut made) = mpsc::channel(PIECES_WAITING);
     let making = tokio::task::spawn_blocking(move || {
@@ -61,20 +84,28 @@ where
             pieces.blocking_send(piece).map_err(gone)
         })
     });
-    while let Some(piece) = made.recv().await {
-        upload.wait_for_capacity(UPLOADS).await.map_err(ObjectError::from)?;
-        upload.put(piece);
-    }
-    match making.await.expect("making an object does not panic") {
-        Ok(outcome) => {
+    let sent = async {
+        while let Some(piece) = made.recv().await {
+            upload.wait_for_capacity(UPLOADS).await?;
+            upload.put(piece);
+        }
+        Ok(())
+    };
+    let sent: object_store::Result<()> = sent.await;
+    // Whoever makes more than is taken ends.
+    drop(made);
+    let error = match (sent, making.await.expect("making an object does not panic")) {
+        (Ok(()), Ok(outcome)) => {
             upload.finish().await.map_err(ObjectError::from)?;
-            Ok(outcome)
+            return Ok(outcome);
         }
-        Err(error) => {
-            upload.abort().await.map_err(ObjectError::from)?;
-            Err(error)
-        }
+        (Ok(()), Err(error)) => error,
+        (Err(error), _) => ObjectError::from(error).into(),
+    };
+    if let Err(left) = upload.abort().await {
+        tracing::warn!("what was sent of {path} may still be there: {left}");
     }
+    Err(error)
 }
 
 /// An object, to be read on a thread for blocking work.
@@ -110,5 +141,62 @@ impl Read for Received {
         let length = into.len().min(self.piece.len());
         self.piece.copy_to_slice(&mut into[..length]);
         Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    };
+
+    use futures::future::{BoxFuture, FutureExt};
+    use object_store::{PutPayload, PutResult, UploadPart};
+
+    use super::*;
+
+    /// It takes nothing, and what was sent cannot be taken back either.
+    #[derive(Debug, Default)]
+    struct Refusing {
+        is_aborted: Arc<AtomicBool>,
+    }
+
+    type Make = fn(Take<'_>) -> Result<(), ObjectError>;
+
+    fn refused<T>(what: &'static str) -> object_store::Result<T> {
+        Err(object_store::Error::Generic { store: "a test", source: what.into() })
+    }
+
+    impl MultipartUpload for Refusing {
+        fn put_part(&mut self, _: PutPayload) -> UploadPart {
+            std::future::ready(refused("there is no room")).boxed()
+        }
+
+        fn complete<'a: 'b, 'b>(&'a mut self) -> BoxFuture<'b, object_store::Result<PutResult>> {
+            std::future::ready(refused("there is nothing")).boxed()
+        }
+
+        fn abort<'a: 'b, 'b>(&'a mut self) -> BoxFuture<'b, object_store::Result<()>> {
+            self.is_aborted.store(true, Relaxed);
+            std::future::ready(refused("nobody answers")).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_object_that_cannot_be_sent_is_taken_back_and_the_first_error_is_said() {
+        let is_too_much = |take: Take<'_>| (0..).try_for_each(|_: u32| take(vec![0; UPLOAD_BYTES].into()));
+        let is_broken = |take: Take<'_>| {
+            take("a piece".into())?;
+            Err(ObjectError::damaged("so"))
+        };
+        let both: [(Make, _); 2] = [(is_too_much, "there is no room"), (is_broken, "it is damaged: so")];
+        for (make, expected) in both {
+            let upload = Refusing::default();
+            let is_aborted = Arc::clone(&upload.is_aborted);
+            let error = send(Box::new(upload), &Path::from("it"), make).await.unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+            assert!(is_aborted.load(Relaxed), "after: {error}");
+        }
     }
 }

@@ -386,10 +386,8 @@ fn beginning(log: &Identity, cut: &Cut) -> Meta {
 /// Removes the snapshots of a layout that does not come into force.
 async fn forget(snapshots: &Snapshots, layout: &Layout) {
     for (kind, cut) in &layout.kinds {
-        for partition in 0..cut.partitions {
-            if let Err(error) = snapshots.prune((*kind, partition), cut.epoch, 0).await {
-                tracing::warn!("what was written of {kind}/{partition} for nothing stays there: {error}");
-            }
+        if let Err(error) = snapshots.forget(*kind, &[cut.epoch]).await {
+            tracing::warn!("what was written of {kind} for nothing stays there: {error}");
         }
     }
 }

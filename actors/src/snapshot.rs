@@ -6,20 +6,33 @@
 //! was right; one that is damaged counts as not there.
 
 pub mod format;
+mod half;
 pub mod keeper;
 mod name;
 mod pace;
 pub mod restore;
 pub mod retention;
 pub mod trim;
+mod usable;
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
+use shop_domain::kind::Kind;
 use shop_nats::log::LogError;
 
-pub use self::{format::Header, name::Name, pace::Pace};
+pub use self::{
+    format::Header,
+    name::Name,
+    pace::Pace,
+    usable::{Usable, usable},
+};
 use crate::{
     address::{self, AddressError},
     object::{self, ObjectError, Received, Take},
@@ -32,6 +45,8 @@ use crate::{
 pub struct Snapshots {
     store: Arc<dyn ObjectStore>,
     url: String,
+    /// The folder, if it is one.
+    folder: Option<PathBuf>,
 }
 
 /// A snapshot that there is.
@@ -54,6 +69,9 @@ pub enum SnapshotError {
     /// The object store did not do it.
     #[error("cannot read or write snapshots: {0}")]
     Store(String),
+    /// There is none: somebody may have removed it since it was listed.
+    #[error("it is not there: {0}")]
+    Gone(String),
     /// It is not as it was written.
     #[error("it is damaged: {0}")]
     Damaged(String),
@@ -69,6 +87,7 @@ impl From<ObjectError> for SnapshotError {
     fn from(error: ObjectError) -> Self {
         match error {
             ObjectError::Store(error) => Self::Store(error),
+            ObjectError::Gone(error) => Self::Gone(error),
             ObjectError::Damaged(how) => Self::Damaged(how),
         }
     }
@@ -95,12 +114,13 @@ impl Snapshots {
 
     /// The snapshots at an address, where there must be some.
     pub fn find(url: &str) -> Result<Self, SnapshotError> {
-        Ok(Self::over(address::open(url)?, url))
+        let folder = address::folder_in(url).map(Path::to_owned);
+        Ok(Self { folder, ..Self::over(address::open(url)?, url) })
     }
 
     /// The snapshots in an object store.
     pub fn over(store: Arc<dyn ObjectStore>, url: &str) -> Self {
-        Self { store, url: url.to_owned() }
+        Self { store, url: url.to_owned(), folder: None }
     }
 
     /// Where they are.
@@ -198,16 +218,34 @@ impl Snapshots {
         self.verify(place, name).await.map(drop)
     }
 
-    /// Removes all snapshots of a partition but the newest few.
+    /// Removes all snapshots of a partition but the newest few, and what hosts that were killed have left half written.
     pub async fn prune(&self, place: Place, epoch: u64, keep: usize) -> Result<(), SnapshotError> {
         for old in self.list(place, epoch).await?.into_iter().skip(keep) {
-            match self.store.delete(&old.name.path(place)).await {
-                // Another host was faster.
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
+            self.remove(&old.name.path(place)).await?;
+        }
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let folder = folder.join(Name::folder(place, epoch).as_ref());
+        let swept = tokio::task::spawn_blocking(move || half::sweep(&folder));
+        Ok(swept.await.expect("sweeping a folder does not panic").map_err(ObjectError::from)?)
+    }
+
+    /// Removes all snapshots of a kind's logs of those epochs.
+    pub async fn forget(&self, kind: Kind, epochs: &[u64]) -> Result<(), SnapshotError> {
+        let objects: Vec<_> = self.store.list(Some(&kind.as_str().into())).try_collect().await?;
+        for object in objects {
+            if epochs.iter().any(|epoch| Name::is_of(&object.location, kind, *epoch)) {
+                self.remove(&object.location).await?;
             }
         }
         Ok(())
+    }
+
+    async fn remove(&self, path: &object_store::path::Path) -> Result<(), SnapshotError> {
+        match self.store.delete(path).await {
+            // Another host was faster.
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

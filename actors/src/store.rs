@@ -16,7 +16,7 @@ use crate::{changes::Changes, link::Links, snapshot::SnapshotError};
 
 /// The checkpoints of one kind.
 pub trait Store: Debug + Send + Sync {
-    /// The checkpoint of a partition.
+    /// Opens the checkpoint of a partition. Whoever has opened it before may read on, and changes nothing any more.
     fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError>;
 
     /// Writes all that is still held back.
@@ -175,7 +175,11 @@ pub enum StoreError {
     /// A checkpoint that this program did not write.
     #[error("the checkpoint of {0} cannot be read: {1}; delete the data folder, and it is built again from the log")]
     Meta(String, rmp_serde::decode::Error),
-    /// A part of one is not there, or not as it was written. The next start finds no checkpoint.
+    /// A part of one is not there, or not as it was written. Nothing is written to it any more, and whoever opens it
+    /// next finds no checkpoint.
     #[error("run {0} of a checkpoint is damaged; it is built again from the log")]
     Damaged(u64),
+    /// Somebody else has opened it since.
+    #[error("the checkpoint was opened anew, and is not changed any more by whoever had opened it before")]
+    Superseded,
 }

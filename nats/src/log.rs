@@ -78,6 +78,9 @@ pub struct Identity {
     pub logic: u32,
     /// The first record's sequence; beyond the last when there is none.
     pub first_sequence: u64,
+    /// The first that takes up room: less than that where the shop was repartitioned, whose records from before stay
+    /// until they are cut off, though nobody reads them any more.
+    pub oldest_sequence: u64,
     /// The last record's sequence; 0 when there is none.
     pub last_sequence: u64,
 }
@@ -92,6 +95,7 @@ impl Identity {
             partitions: 1,
             logic: 1,
             first_sequence: 1,
+            oldest_sequence: 1,
             last_sequence: 0,
         }
     }

@@ -101,6 +101,8 @@ struct KindLog {
     records: Vec<Record>,
     /// How many records were cut off; they are still in there.
     cut_off: u64,
+    /// Where it begins, unless more was cut off.
+    begins: u64,
     /// How many there may be.
     room: u64,
     appended: Observers,
@@ -132,8 +134,11 @@ impl MemoryLog {
 
     /// The same with the logic of an older shop.
     pub fn with_logic(partitions: u16, logic: Logic, chaos: Arc<dyn Chaos>) -> Self {
-        let empty =
-            |kind| (kind, KindLog { records: vec![], cut_off: 0, room: u64::MAX, appended: Observers::default() });
+        let empty = |kind| {
+            let log =
+                KindLog { records: vec![], cut_off: 0, begins: 1, room: u64::MAX, appended: Observers::default() };
+            (kind, log)
+        };
         Self {
             logs: Arc::new(Mutex::new(Kind::ALL.into_iter().map(empty).collect())),
             dead: Arc::default(),
@@ -170,6 +175,12 @@ impl MemoryLog {
         let before = log.cut_off;
         log.cut_off = before.max(from - 1);
         log.cut_off - before
+    }
+
+    /// Lets a kind's log begin there, as one does whose shop was repartitioned: what is before it stays until it is
+    /// cut off.
+    pub fn begin_at(&self, kind: Kind, first: u64) {
+        self.logs().get_mut(&kind).expect("every kind has a log").begins = first;
     }
 
     /// Lets a kind's log have so many records from now on.
@@ -264,10 +275,15 @@ impl Log for MemoryLog {
 
     fn identity(&self, kind: Kind) -> BoxFuture<'static, Result<Identity, LogError>> {
         let (partitions, logic, last) = (self.partitions, self.logic.number(), self.last_sequence(kind));
-        let first_sequence = self.logs().get(&kind).map_or(0, |log| log.cut_off) + 1;
+        let (oldest_sequence, first_sequence) = {
+            let logs = self.logs();
+            let log = logs.get(&kind).expect("every kind has a log");
+            (log.cut_off + 1, log.begins.max(log.cut_off + 1))
+        };
         async move {
             let last_sequence = last.await?;
-            Ok(Identity { partitions, logic, first_sequence, last_sequence, ..Identity::new(kind as u64 + 1) })
+            let log = Identity::new(kind as u64 + 1);
+            Ok(Identity { partitions, logic, first_sequence, oldest_sequence, last_sequence, ..log })
         }
         .boxed()
     }

@@ -372,6 +372,7 @@ pub(crate) fn identity_of(info: &jetstream::stream::Info) -> Result<Identity, To
                 logic,
                 // One that never had a record says 0.
                 first_sequence: info.state.first_sequence.max(begins),
+                oldest_sequence: info.state.first_sequence.max(1),
                 last_sequence: info.state.last_sequence,
             })
         }

@@ -249,6 +249,29 @@ async fn what_comes_while_doors_hold_is_kept_or_waits_and_is_done_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_before_a_repartition_can_be_cut_off_at_once() {
+    let shop = TestShop::open().await;
+    shop.product("apple", 10, 1_000).await;
+    shop.wallet("alice", 1_000).await;
+    shop.order("o-1", "alice", "apple", 1).await;
+    with_snapshots(&shop, "repartition --to 3").await.exits(0);
+    with_snapshots(&shop, "trim --older-than 30").await.exits(0).says(&["wallet    1..", "records cut off"]);
+    let connection = connect(&shop).await;
+    let log = JetStreamLog::open(&connection, &connection).await.unwrap();
+    for kind in Kind::ALL {
+        let identity = log.identity(kind).await.unwrap();
+        assert!(identity.oldest_sequence > 1, "{kind}");
+        assert_eq!(identity.oldest_sequence, identity.first_sequence, "{kind}");
+    }
+    with_snapshots(&shop, "trim").await.exits(0).says(&["nothing to cut"]);
+    let shop = shop.reopen(lose_the_checkpoints).await;
+    shop.order("o-2", "alice", "apple", 1).await;
+    assert_eq!((shop.balance("alice").await, shop.stock("apple").await), (980, 998));
+    with_snapshots(&shop, "audit").await.exits(0).says(&["no differences"]);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_cut_anew_is_refused_and_stays_as_it_is() {
     let shop = TestShop::open_with(2).await;
     shop.product("apple", 10, 1_000).await;

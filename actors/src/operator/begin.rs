@@ -13,10 +13,9 @@ use shop_nats::{
 use super::{Common, OperatorError, say, words};
 use crate::{
     outbox::Logs,
-    partition::misfit,
     replay::{self, Acceptor, Entities, Place, Replay},
-    snapshot::{Name, SnapshotError, Snapshots},
-    store::Meta,
+    snapshot::{Header, Kept, Name, SnapshotError, Snapshots, Usable, usable},
+    store::{Items, Meta},
     tape::Tape,
 };
 
@@ -103,19 +102,11 @@ async fn oldest(
     identity: &Identity,
     wanted: Wanted,
 ) -> Result<Option<(Meta, Entities)>, OperatorError> {
-    for kept in snapshots.list(place, identity.epoch).await?.into_iter().rev() {
-        if kept.name.complete_to + 1 < identity.first_sequence {
-            continue;
-        }
-        match read(snapshots, place, kept.name, wanted).await {
-            Ok((meta, entities)) => match misfit(log, place.0, &meta, identity).await? {
-                None => return Ok(Some((meta, entities))),
-                Some(misfit) => say(&format_args!("{} of {} is of no use: {misfit}", kept.name, words::place(place))),
-            },
-            Err(error @ SnapshotError::Damaged(_)) => {
-                say(&format_args!("{} of {} is of no use: {error}", kept.name, words::place(place)));
-            }
-            Err(error) => return Err(error.into()),
+    for Kept { name, .. } in snapshots.list(place, identity.epoch).await?.into_iter().rev() {
+        match usable(log, snapshots, place, name, identity, read(snapshots, place, name, wanted)).await? {
+            Usable::Is(known) => return Ok(Some(known)),
+            Usable::IsNot(why) => say(&format_args!("{name} of {} is of no use: {why}", words::place(place))),
+            Usable::Gone => {}
         }
     }
     Ok(None)
@@ -127,7 +118,7 @@ async fn read(
     name: Name,
     wanted: Wanted,
 ) -> Result<(Meta, Entities), SnapshotError> {
-    let read = move |header: &crate::snapshot::Header, items: &mut crate::store::Items<'_>| {
+    let read = move |header: &Header, items: &mut Items<'_>| {
         let mut entities = Entities::new();
         for item in items {
             let item = item?;

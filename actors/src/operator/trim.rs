@@ -22,7 +22,8 @@ pub struct Options {
     /// Records that stay before the oldest snapshot of each log.
     #[arg(long, default_value_t = MARGIN, value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     margin: u64,
-    /// Keep all that the logs took in the last so many days, whatever snapshots there are.
+    /// Keep all that the logs took in the last so many days, whatever snapshots there are; but nothing from before the
+    /// shop was repartitioned.
     #[arg(long, value_name = "DAYS")]
     older_than: Option<u64>,
     #[command(flatten)]
@@ -66,7 +67,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
 
 fn for_people(plan: &Plan, dry_run: bool, out: &mut Out) -> Result<(), OperatorError> {
     let Plan { kind, identity, first, partitions } = plan;
-    let (kind, from, last) = (kind.as_str(), identity.first_sequence, identity.last_sequence);
+    let (kind, from, last) = (kind.as_str(), identity.oldest_sequence, identity.last_sequence);
     match plan.records() {
         0 => writeln!(out, "{kind:<9} nothing to cut: it begins at {from}, ends at {last}")?,
         records => {
@@ -96,7 +97,7 @@ fn for_programs(plan: &Plan, cut: u64, out: &mut Out) -> Result<(), OperatorErro
     let partitions: Vec<_> = partitions.iter().map(partition).collect();
     let line = json!({
         "log": kind,
-        "first": identity.first_sequence,
+        "first": identity.oldest_sequence,
         "last": identity.last_sequence,
         "first_to_stay": first,
         "records": plan.records(),

@@ -100,6 +100,8 @@ pub struct Keeper {
     view: watch::Receiver<Arc<View>>,
     /// Of each partition that this host owns or owned: another one may have written newer ones since.
     last: BTreeMap<u16, Last>,
+    /// The epochs that the log had before the shop was repartitioned, as long as there may be snapshots of them.
+    former: Vec<u64>,
 }
 
 /// The last snapshot of a partition.
@@ -131,7 +133,13 @@ impl Keeper {
         (snapshots, schedule): (Snapshots, Schedule),
         view: watch::Receiver<Arc<View>>,
     ) -> Self {
-        Self { kind, identity, log, snapshots, schedule, view, last: BTreeMap::new() }
+        Self { kind, identity, log, snapshots, schedule, view, last: BTreeMap::new(), former: vec![] }
+    }
+
+    /// Removes those of these epochs, which the log had before, once hosts have written newer ones of all partitions.
+    #[must_use]
+    pub fn forgetting(self, former: &[u64]) -> Self {
+        Self { former: former.to_vec(), ..self }
     }
 
     /// Writes snapshots until `stop`, which comes when the partitions have written their last checkpoints;
@@ -140,8 +148,7 @@ impl Keeper {
         let write = async {
             loop {
                 sleep(LOOK_INTERVAL).await;
-                if let Err(error) = self.write_due().await {
-                    tracing::error!("{} has no new snapshot: {error}; trying again in {RETRY:?}", self.kind);
+                if !self.write_due().await {
                     sleep(RETRY).await;
                 }
             }
@@ -151,34 +158,71 @@ impl Keeper {
             () = stop.cancelled() => {}
             () = write => {}
         }
-        match timeout(STOP_LIMIT, self.write_last()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("{} stops without a last snapshot: {error}", self.kind),
-            Err(_) => {
-                tracing::warn!("{} stops without a last snapshot: it takes longer than {STOP_LIMIT:?}", self.kind)
-            }
+        if timeout(STOP_LIMIT, self.write_last()).await.is_err() {
+            tracing::warn!("{} stops without a last snapshot: it takes longer than {STOP_LIMIT:?}", self.kind);
         }
     }
 
-    /// Writes the snapshots that are due, and cuts the log behind them.
-    pub(super) async fn write_due(&mut self) -> Result<(), SnapshotError> {
-        let view = self.view.borrow().clone();
-        for (number, partition) in &view.partitions {
-            if partition.handle.turn.role() == Role::Standby {
-                partition.snapshot.clear();
-                continue;
+    /// Writes the snapshots that are due, and cuts the log behind them; returns whether all could be written.
+    pub(super) async fn write_due(&mut self) -> bool {
+        let mut is_all = true;
+        for number in self.numbers() {
+            if let Err(error) = self.write_if_due(number).await {
+                tracing::error!("{}/{number} has no new snapshot: {error}; trying again in {RETRY:?}", self.kind);
+                is_all = false;
             }
-            let last = self.last(*number).await?;
-            last.kept.iter().for_each(|kept| partition.snapshot.set(*kept));
-            let advanced = complete_to(&view, partition).saturating_sub(last.complete_to());
-            let is_due = advanced >= self.schedule.records || last.at.elapsed() >= self.schedule.interval;
-            if advanced > 0 && is_due {
-                self.write(&view, *number, partition, Pace::beside_orders()).await?;
-                if *number == retention::DECIDES {
-                    self.cut_log().await;
+        }
+        is_all
+    }
+
+    async fn write_if_due(&mut self, number: u16) -> Result<(), SnapshotError> {
+        let Some((view, partition)) = self.seen(number) else { return Ok(()) };
+        if partition.handle.turn.role() == Role::Standby {
+            partition.snapshot.clear();
+            return Ok(());
+        }
+        let last = self.last(number).await?;
+        last.kept.iter().for_each(|kept| partition.snapshot.set(*kept));
+        let advanced = complete_to(&view, &partition).saturating_sub(last.complete_to());
+        let is_due = advanced >= self.schedule.records || last.at.elapsed() >= self.schedule.interval;
+        if advanced > 0 && is_due {
+            self.write(&view, number, &partition, Pace::beside_orders()).await?;
+            if number == retention::DECIDES {
+                self.cut_log().await;
+                if let Err(error) = self.forget_former().await {
+                    tracing::warn!("{}: snapshots from before the repartitioning stay for now: {error}", self.kind);
                 }
             }
         }
+        Ok(())
+    }
+
+    /// The partitions that run here right now.
+    fn numbers(&self) -> Vec<u16> {
+        self.view.borrow().partitions.keys().copied().collect()
+    }
+
+    /// A partition as it is now, if it runs here: those before it took their time, and it may have started again.
+    fn seen(&self, number: u16) -> Option<(Arc<View>, PartitionView)> {
+        let view = self.view.borrow().clone();
+        let partition = view.partitions.get(&number).cloned()?;
+        Some((view, partition))
+    }
+
+    /// Removes the snapshots of former epochs, if there is one of each partition that a host has written since. Those
+    /// from when the shop was repartitioned end before the log begins.
+    async fn forget_former(&mut self) -> Result<(), SnapshotError> {
+        if self.former.is_empty() {
+            return Ok(());
+        }
+        for partition in 0..self.identity.partitions {
+            let kept = self.snapshots.list((self.kind, partition), self.identity.epoch).await?;
+            if kept.first().is_none_or(|newest| newest.name.complete_to < self.identity.first_sequence) {
+                return Ok(());
+            }
+        }
+        self.snapshots.forget(self.kind, &self.former).await?;
+        self.former.clear();
         Ok(())
     }
 
@@ -190,18 +234,24 @@ impl Keeper {
     }
 
     /// Also of partitions that it has handed over because it stops: whoever comes next may need them.
-    async fn write_last(&mut self) -> Result<(), SnapshotError> {
-        let view = self.view.borrow().clone();
-        for (number, partition) in &view.partitions {
-            if partition.handle.turn.role() == Role::Standby && !self.last.contains_key(number) {
-                continue;
+    async fn write_last(&mut self) {
+        for number in self.numbers() {
+            if let Err(error) = self.write_if_worth_it(number).await {
+                tracing::warn!("{}/{number} stops without a last snapshot: {error}", self.kind);
             }
-            let last = self.last(*number).await?;
-            let advanced = complete_to(&view, partition).saturating_sub(last.complete_to());
-            let items = partition.shelf.freeze()?.map_or(0, |frozen| frozen.items_max());
-            if advanced > 0 && advanced.saturating_mul(ITEMS_PER_RECORD) >= items {
-                self.write(&view, *number, partition, Pace::at_once()).await?;
-            }
+        }
+    }
+
+    async fn write_if_worth_it(&mut self, number: u16) -> Result<(), SnapshotError> {
+        let Some((view, partition)) = self.seen(number) else { return Ok(()) };
+        if partition.handle.turn.role() == Role::Standby && !self.last.contains_key(&number) {
+            return Ok(());
+        }
+        let last = self.last(number).await?;
+        let advanced = complete_to(&view, &partition).saturating_sub(last.complete_to());
+        let items = partition.shelf.freeze()?.map_or(0, |frozen| frozen.items_max());
+        if advanced > 0 && advanced.saturating_mul(ITEMS_PER_RECORD) >= items {
+            self.write(&view, number, &partition, Pace::at_once()).await?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use object_store::path::Path;
+use shop_domain::kind::Kind;
 
 use crate::{replay::Place, store::Meta};
 
@@ -28,6 +29,12 @@ impl Name {
         Path::from(format!("{kind}/{partition}/{epoch:016x}"))
     }
 
+    /// Whether a path is that of something in the folder of some partition of a log.
+    pub(super) fn is_of(path: &Path, kind: Kind, epoch: u64) -> bool {
+        let partition = path.parts().nth(1).and_then(|part| part.as_ref().parse().ok());
+        partition.is_some_and(|partition| path.prefix_matches(&Self::folder((kind, partition), epoch)))
+    }
+
     /// Where the snapshot of a partition is.
     pub(super) fn path(&self, place: Place) -> Path {
         let Self { complete_to, cursor, epoch } = self;
@@ -49,8 +56,6 @@ impl fmt::Display for Name {
 
 #[cfg(test)]
 mod tests {
-    use shop_domain::kind::Kind;
-
     use super::*;
 
     #[test]
@@ -61,6 +66,7 @@ mod tests {
         assert_eq!(path.as_ref(), expected);
         assert_eq!(Name::at(&path, 0xbeef), Some(name(17, 9)));
         assert_eq!(Name::at(&Path::from("order/3/000000000000beef/notes.txt"), 0xbeef), None);
+        assert!(Name::is_of(&path, Kind::Order, 0xbeef) && !Name::is_of(&path, Kind::Order, 0xbee));
         assert!(name(17, 9) > name(9, 9) && name(17, 17) > name(17, 9));
     }
 }

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use shop_nats::log::{Identity, SharedLog};
 
-use super::{Kept, SnapshotError, Snapshots};
-use crate::{partition::misfit, replay::Place, store::SharedShelf};
+use super::{Header, Kept, SnapshotError, Snapshots, Usable, usable};
+use crate::{
+    replay::Place,
+    store::{Items, SharedShelf},
+};
 
 /// Restores a partition's checkpoint from the newest snapshot that is whole and of this log, if that is
 /// needed or saves a replay. Where there is none, whoever attaches says whether that matters.
@@ -29,37 +32,21 @@ pub async fn where_needed(
         kept => kept?,
     };
     for Kept { name, bytes, .. } in kept {
-        match restore(snapshots, log, place, name, shelf, identity).await {
-            Ok(None) => {
+        let shelf = Arc::clone(shelf);
+        let restore =
+            move |header: &Header, items: &mut Items<'_>| shelf.restore(&header.meta, header.items_max, items);
+        let restored = snapshots.read(place, name, restore);
+        match usable(log, snapshots, place, name, identity, restored).await {
+            Ok(Usable::Is(())) => {
                 let of_bytes = format_args!("of {bytes} bytes from {}", snapshots.url());
                 tracing::info!("{}/{} is restored from {name}, {of_bytes}", place.0, place.1);
                 return Ok(());
             }
-            Ok(Some(misfit)) => tracing::warn!("{name} of {}/{} is of no use: {misfit}", place.0, place.1),
+            Ok(Usable::IsNot(why)) => tracing::error!("{name} of {}/{} is of no use: {why}", place.0, place.1),
+            Ok(Usable::Gone) => {}
             Err(error @ (SnapshotError::Checkpoint(_) | SnapshotError::Log(_))) => return Err(error),
             Err(error) => tracing::error!("{name} of {}/{} is of no use: {error}", place.0, place.1),
         }
     }
     Ok(())
-}
-
-/// Restores one snapshot, or says why it is not of this log as it is now.
-async fn restore(
-    snapshots: &Snapshots,
-    log: &SharedLog,
-    place: Place,
-    name: super::Name,
-    shelf: &SharedShelf,
-    identity: &Identity,
-) -> Result<Option<String>, SnapshotError> {
-    if name.complete_to + 1 < identity.first_sequence {
-        return Ok(Some(format!("the log begins at sequence {} only", identity.first_sequence)));
-    }
-    let meta = snapshots.meta(place, name).await?;
-    if let Some(misfit) = misfit(log, place.0, &meta, identity).await? {
-        return Ok(Some(misfit));
-    }
-    let shelf = Arc::clone(shelf);
-    snapshots.read(place, name, move |header, items| shelf.restore(&header.meta, header.items_max, items)).await?;
-    Ok(None)
 }

@@ -41,14 +41,14 @@ impl Retention {
         let since = days_ago(self.days);
         let identity = log.identity(kind).await.map_err(SnapshotError::from)?;
         // Before all snapshots are read.
-        if first_since(log, &identity, kind, since).await? == identity.first_sequence {
+        if first_since(log, &identity, kind, since).await? == identity.oldest_sequence {
             return Ok(0);
         }
         let plan = Plan::make(log, snapshots, kind, Reserve { margin: self.margin, since: Some(since) }).await?;
         if plan.lacking().is_some() || plan.records() == 0 {
             return Ok(0);
         }
-        let (from, to) = (plan.identity.first_sequence, plan.first - 1);
+        let (from, to) = (plan.identity.oldest_sequence, plan.first - 1);
         let records = log.cut(kind, plan.identity.epoch, plan.first).await?;
         tracing::info!("the log of {kind} was cut: {from}..{to}, for which snapshots stand");
         Ok(records)

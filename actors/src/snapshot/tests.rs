@@ -12,7 +12,7 @@ use shop_domain::{
 };
 use shop_nats::{
     frame::{EncodedMessage, Origin, Source, frames},
-    log::Log,
+    log::{Log, SharedLog},
     memory::{Calm, MemoryLog},
     subject::partition_of,
 };
@@ -135,8 +135,15 @@ impl World {
 
 impl Running {
     async fn saved(&self, partition: u16, sequence: u64) {
-        let handle = self.view.borrow().partitions[&partition].handle.clone();
-        handle.saved.clone().wait_for(|saved| *saved >= sequence).await.unwrap();
+        let mut view = self.view.clone();
+        loop {
+            let handle = view.borrow_and_update().partitions[&partition].handle.clone();
+            if handle.saved.clone().wait_for(|saved| *saved >= sequence).await.is_ok() {
+                return;
+            }
+            // It began again, and is seen in the next one.
+            view.changed().await.unwrap();
+        }
     }
 
     async fn balance(&mut self, partition: u16, wallet: &Id, settled: u64) -> u64 {
@@ -171,6 +178,12 @@ fn one() -> Money {
 
 fn id(id: &str) -> Id {
     id.parse().unwrap()
+}
+
+/// A wallet that belongs to that partition.
+fn of_partition(partition: u16, partitions: u16) -> Id {
+    let mut ids = (0..).map(|number| id(&format!("user-{number}")));
+    ids.find(|id| partition_of(id, partitions) == partition).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -234,8 +247,7 @@ async fn a_host_goes_on_in_a_log_that_was_cut_and_without_a_snapshot_says_why_no
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_may_be_cut_far_behind_the_last_record_of_a_partition_to_which_little_comes() {
     let mut world = World::new(3);
-    let of = |partition| (0..).map(|n| id(&format!("user-{n}"))).find(|id| partition_of(id, 3) == partition).unwrap();
-    let (busy, idle) = (of(0), of(1));
+    let (busy, idle) = (of_partition(0, 3), of_partition(1, 3));
     world.top_up(&idle, 2);
     let last = world.top_up(&busy, 40);
     let mut running = world.start().await;
@@ -313,10 +325,130 @@ async fn what_is_old_enough_is_cut_off_by_the_owner_of_the_first_partition_alone
         decision.role.send_replace(role);
         fs::remove_dir_all(world.folder.path().join("snapshots")).unwrap_or_default();
         let mut keeper = Keeper::new(KIND, identity().await, log.clone(), keeper(days), running.view.clone());
-        keeper.write_due().await.unwrap();
+        assert!(keeper.write_due().await);
         let snapshots = world.snapshots().list((KIND, 0), identity().await.epoch).await.unwrap();
         assert_eq!(snapshots.len(), usize::from(role == Role::Owner), "{role:?}");
         assert_eq!(identity().await.first_sequence, first, "{role:?}, {days} days");
     }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_whose_checkpoint_is_damaged_keeps_no_other_from_its_snapshot_and_is_built_again() {
+    let mut world = World::new(3);
+    let wallets: Vec<_> = (0..3).map(|partition| of_partition(partition, 3)).collect();
+    let lasts: Vec<_> = wallets.iter().map(|wallet| world.top_up(wallet, 10)).collect();
+    let mut running = world.start().await;
+    for ((partition, wallet), last) in (0..).zip(&wallets).zip(&lasts) {
+        assert_eq!(running.balance(partition, wallet, *last).await, 10);
+        running.saved(partition, *last).await;
+    }
+    let runs = fs::read_dir(world.folder.path().join("host/wallet/runs/0")).unwrap();
+    for path in runs.map(|entry| entry.unwrap().path()) {
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[8] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+    let identity = world.log.identity(KIND).await.unwrap();
+    let schedule = Schedule { records: 1, interval: Duration::MAX, keep: 1, retention: None };
+    let log = Arc::new(world.log.clone());
+    let mut keeper = Keeper::new(KIND, identity, log, (world.snapshots(), schedule), running.view.clone());
+    assert!(!keeper.write_due().await);
+    let snapshots = world.snapshots();
+    let written = async || {
+        let mut written = Vec::new();
+        for partition in 0..3 {
+            written.push(snapshots.list((KIND, partition), identity.epoch).await.unwrap().len());
+        }
+        written
+    };
+    assert_eq!(written().await, [0, 1, 1]);
+
+    // Its next checkpoint cannot be written: it begins anew.
+    let last = world.top_up(&wallets[0], 1);
+    assert_eq!(running.balance(0, &wallets[0], last).await, 11);
+    running.saved(0, last).await;
+    assert!(keeper.write_due().await);
+    assert_eq!(written().await, [1, 1, 1]);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_before_a_repartition_is_cut_off_however_young_it_is() {
+    let mut world = World::new(2);
+    let (alice, bob) = (of_partition(0, 2), of_partition(1, 2));
+    world.top_up(&alice, 40);
+    let last = world.top_up(&bob, 2);
+    let mut running = world.start().await;
+    running.balance(0, &alice, last - 2).await;
+    running.balance(1, &bob, last).await;
+    running.saved(1, last).await;
+    world.log.begin_at(KIND, last + 1);
+
+    let log: SharedLog = Arc::new(world.log.clone());
+    let retention = Retention { days: 100_000, margin: 1_000 };
+    let snapshots = world.snapshots();
+    assert_eq!(retention.enforce(&log, &snapshots, KIND).await.unwrap(), 0, "nothing stands for it");
+    running.stop().await;
+    assert_eq!(retention.enforce(&log, &snapshots, KIND).await.unwrap(), last);
+    assert_eq!(retention.enforce(&log, &snapshots, KIND).await.unwrap(), 0);
+    let identity = world.log.identity(KIND).await.unwrap();
+    assert_eq!((identity.oldest_sequence, identity.first_sequence), (last + 1, last + 1));
+
+    // All goes on from there.
+    world.lose_the_folder();
+    let more = world.top_up(&bob, 1);
+    let mut running = world.start().await;
+    assert_eq!(running.balance(1, &bob, more).await, 3);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_another_host_removed_meanwhile_counts_as_not_there() {
+    let world = World::new(1);
+    let (log, snapshots): (SharedLog, _) = (Arc::new(world.log.clone()), world.snapshots());
+    let identity = log.identity(KIND).await.unwrap();
+    let (place, name) = ((KIND, 0), Name::of(&Meta::new(&identity)));
+    let verified = snapshots.verify(place, name);
+    let used = usable(&log, &snapshots, place, name, &identity, verified).await.unwrap();
+    assert!(matches!(used, Usable::Gone), "{used:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_of_former_epochs_are_kept_until_hosts_have_written_newer_ones_of_all_partitions() {
+    const FORMER: u64 = 0xf0;
+    let mut world = World::new(2);
+    let (alice, bob) = (of_partition(0, 2), of_partition(1, 2));
+    // More partitions than there are now.
+    let former = [0, 1, 7].map(|partition| {
+        let folder = world.folder.path().join(format!("snapshots/wallet/{partition}/{FORMER:016x}"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(format!("{:020}-{:020}.snapshot", 9, 9)), "former").unwrap();
+        folder.join(format!("{:020}-{:020}.snapshot", 9, 9))
+    });
+    world.top_up(&alice, 3);
+    let last = world.top_up(&bob, 1);
+    let (decision, turn) = Turn::new();
+    decision.role.send_replace(Role::Standby);
+    decision.settled.send_replace(last);
+    let mut running = world.start_with(vec![Turn::alone(), turn]).await;
+    running.balance(0, &alice, last - 1).await;
+    running.balance(1, &bob, last).await;
+    running.saved(1, last).await;
+    let identity = world.log.identity(KIND).await.unwrap();
+    let schedule = Schedule { records: 1, interval: Duration::MAX, keep: 1, retention: None };
+    let log = Arc::new(world.log.clone());
+    let keeper = Keeper::new(KIND, identity, log, (world.snapshots(), schedule), running.view.clone());
+    let mut keeper = keeper.forgetting(&[FORMER]);
+    let are_there = || former.iter().filter(|path| path.exists()).count();
+    for (role, kept) in [(Role::Standby, 3), (Role::Owner, 3), (Role::Owner, 0)] {
+        decision.role.send_replace(role);
+        assert!(keeper.write_due().await);
+        assert_eq!(are_there(), kept, "{role:?}");
+        let last = world.top_up(&alice, 1);
+        running.balance(0, &alice, last).await;
+        running.saved(0, last).await;
+    }
+    assert!(world.files(0).len() == 1 && world.files(1).len() == 1);
     running.stop().await;
 }

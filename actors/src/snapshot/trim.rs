@@ -11,6 +11,9 @@
 //! kept the oldest one decides, because one that is newer may turn out to be damaged: all of them
 //! are read to their ends before anything is cut.
 //!
+//! What lies before the place at which the log begins since the shop was repartitioned is read by nobody any more.
+//! It may go as soon as there is a snapshot of each partition, whatever is to be kept of the rest.
+//!
 //! What a partition resends because it begins further back than before falls away at the receivers: it
 //! has the same numbers. What a receiver needs of that is in its own log behind its own snapshot. And
 //! whoever has a checkpoint of its own that ends before the log begins takes a snapshot instead.
@@ -20,8 +23,8 @@ use std::time::{Duration, SystemTime};
 use shop_domain::{kind::Kind, timestamp::Timestamp};
 use shop_nats::log::{Identity, SharedLog};
 
-use super::{Kept, SnapshotError, Snapshots};
-use crate::{partition::misfit, replay::Place};
+use super::{Kept, SnapshotError, Snapshots, Usable, usable};
+use crate::replay::Place;
 
 /// Records that stay before the oldest snapshot. The record at its cursor is among them, which tells that it
 /// is of this log; and hosts whose checkpoints are a little older than their snapshots, or that read a little
@@ -58,7 +61,7 @@ pub struct Standing {
 pub struct Reserve {
     /// So many records before the oldest snapshot.
     pub margin: u64,
-    /// And all that the log took since.
+    /// And all that the log took since, as far as anybody still reads it.
     pub since: Option<Timestamp>,
 }
 
@@ -89,9 +92,9 @@ impl Plan {
         self.partitions.iter().find(|standing| standing.oldest.is_none()).map(|standing| standing.place)
     }
 
-    /// How many records go.
+    /// How many records go. Among them are those from before the shop was repartitioned, which no reserve keeps.
     pub fn records(&self) -> u64 {
-        self.first - self.identity.first_sequence
+        self.first - self.identity.oldest_sequence
     }
 }
 
@@ -104,17 +107,11 @@ impl Standing {
     ) -> Result<Self, SnapshotError> {
         let mut standing = Self { place, oldest: None, useless: vec![] };
         for kept in snapshots.list(place, identity.epoch).await? {
-            let why = match snapshots.verify(place, kept.name).await {
-                Ok(_) if kept.name.complete_to + 1 < identity.first_sequence => {
-                    Some(format!("the log begins at sequence {}", identity.first_sequence))
-                }
-                Ok(meta) => misfit(log, place.0, &meta, identity).await?,
-                Err(error @ SnapshotError::Damaged(_)) => Some(error.to_string()),
-                Err(error) => return Err(error),
-            };
-            match why {
-                None => standing.oldest = Some(kept),
-                Some(why) => standing.useless.push((kept, why)),
+            let verified = snapshots.verify(place, kept.name);
+            match usable(log, snapshots, place, kept.name, identity, verified).await? {
+                Usable::Is(_) => standing.oldest = Some(kept),
+                Usable::IsNot(why) => standing.useless.push((kept, why)),
+                Usable::Gone => {}
             }
         }
         Ok(standing)

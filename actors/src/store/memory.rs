@@ -11,7 +11,8 @@ use shop_domain::{id::Id, rows::RowKey};
 use super::{Checkpoint, Frozen, Item, Items, Meta, SharedShelf, Shelf, Store, StoreError};
 use crate::snapshot::SnapshotError;
 
-/// The checkpoints of one kind, in memory. Clones share them.
+/// The checkpoints of one kind, in memory. Clones share them, and so do all who have opened one: nobody goes on
+/// writing here whose task was given up.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     shelves: Arc<Mutex<BTreeMap<u16, Arc<MemoryShelf>>>>,

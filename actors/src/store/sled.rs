@@ -12,23 +12,25 @@ mod filter;
 mod frozen;
 mod index;
 mod key;
+mod listing;
 mod merge;
 mod run;
 mod shelf;
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, TryLockError},
     io::{self, Write},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
 use shop_domain::kind::Kind;
 use tokio::time::{Instant, sleep};
 
-use self::{files::RunFolder, shelf::RunShelf};
+use self::{files::RunFolder, listing::Listing, shelf::RunShelf};
 use super::{SharedShelf, Store, StoreError};
 
 /// The version of what is in the folder.
@@ -47,6 +49,8 @@ pub struct SledStore {
     database: sled::Db,
     /// Where the runs of the partitions are.
     runs: PathBuf,
+    /// Of each partition, what all share who have opened it, as long as there are any.
+    listings: Mutex<BTreeMap<u16, Weak<Listing>>>,
     /// Held for as long as the folder is in use.
     _lock: File,
 }
@@ -60,7 +64,7 @@ impl SledStore {
         let lock = lock(&folder)?;
         check_format(&folder)?;
         let database = open_or_set_aside(&folder)?;
-        Ok(Self { kind, database, runs: folder.join("runs"), _lock: lock })
+        Ok(Self { kind, database, runs: folder.join("runs"), listings: Mutex::default(), _lock: lock })
     }
 
     /// As [`Self::open`], but gives the last owner of the folder up to `limit` to finish.
@@ -82,31 +86,41 @@ impl SledStore {
         let names = self.database.tree_names();
         let trees = names.iter().filter_map(|name| str::from_utf8(name).ok()?.strip_prefix(&prefix)?.parse().ok());
         for partition in trees {
-            let meta = self.shelf(partition)?.meta()?;
-            if let Some(epoch) = meta.map(|meta| meta.epoch).filter(|epoch| epochs.contains(epoch)) {
+            let listing = self.listing(partition)?;
+            if let Some(epoch) = listing.epoch().filter(|epoch| epochs.contains(epoch)) {
                 tracing::info!("forgetting the checkpoint of {prefix}{partition} of epoch {epoch:016x}");
-                self.database.open_tree(format!("{prefix}{partition}"))?.clear()?;
-                RunFolder::open(self.runs.join(partition.to_string()))?.keep(&[])?;
+                listing.clear()?;
             }
         }
         Ok(())
+    }
+
+    /// What all share who open a partition.
+    fn listing(&self, partition: u16) -> Result<Arc<Listing>, StoreError> {
+        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listing) = listings.get(&partition).and_then(Weak::upgrade) {
+            return Ok(listing);
+        }
+        let name = format!("{}/{partition}", self.kind);
+        let tree = self.database.open_tree(&name)?;
+        let folder = RunFolder::open(self.runs.join(partition.to_string()))?;
+        let listing = match Listing::read(tree.clone(), folder.clone()) {
+            Err(error @ (StoreError::Meta(..) | StoreError::Damaged(_))) => {
+                tracing::error!("deleting the checkpoint of {name}, to build it again from the log: {error}");
+                tree.clear()?;
+                Listing::read(tree, folder)?
+            }
+            read => read?,
+        };
+        let listing = Arc::new(listing);
+        listings.insert(partition, Arc::downgrade(&listing));
+        Ok(listing)
     }
 }
 
 impl Store for SledStore {
     fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError> {
-        let name = format!("{}/{partition}", self.kind);
-        let tree = self.database.open_tree(&name)?;
-        let folder = RunFolder::open(self.runs.join(partition.to_string()))?;
-        let shelf = match RunShelf::open(tree.clone(), folder.clone()) {
-            Err(error @ (StoreError::Meta(..) | StoreError::Damaged(_))) => {
-                tracing::error!("deleting the checkpoint of {name}, to build it again from the log: {error}");
-                tree.clear()?;
-                RunShelf::open(tree, folder)?
-            }
-            opened => opened?,
-        };
-        Ok(Arc::new(shelf))
+        Ok(Arc::new(RunShelf::open(self.listing(partition)?)?))
     }
 
     fn flush(&self) -> Result<(), StoreError> {
@@ -173,6 +187,7 @@ mod tests {
     use super::*;
     use crate::{
         changes::{Changed, Changes},
+        snapshot::SnapshotError,
         store::{Checkpoint, Meta},
     };
 
@@ -326,6 +341,85 @@ mod tests {
         assert!(matches!(shelf.state(&id("a")), Err(StoreError::Damaged(0))));
         assert!(matches!(shelf.write(&checkpoint(18, &["c"], &[])), Err(StoreError::Damaged(0))));
         assert_eq!(store.shelf(0).unwrap().meta().unwrap(), None);
+    }
+
+    #[test]
+    fn a_run_that_turns_out_to_be_damaged_when_all_is_read_is_never_listed_again_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SledStore::open(folder.path(), Kind::Order).unwrap();
+        let shelf = store.shelf(0).unwrap();
+        shelf.write(&checkpoint(17, &["a", "b"], &[])).unwrap();
+        damage(folder.path(), -8);
+        let read = shelf.freeze().unwrap().unwrap().each(&mut |_| Ok(()));
+        assert!(matches!(read, Err(SnapshotError::Checkpoint(StoreError::Damaged(0)))), "{read:?}");
+        assert!(matches!(shelf.write(&checkpoint(18, &["c"], &[])), Err(StoreError::Damaged(0))));
+        assert!(matches!(shelf.freeze(), Err(StoreError::Damaged(0))));
+        let shelf = store.shelf(0).unwrap();
+        assert_eq!(shelf.meta().unwrap(), None);
+        shelf.write(&checkpoint(3, &["a"], &[])).unwrap();
+        assert!(shelf.state(&id("a")).unwrap().is_some() && shelf.state(&id("b")).unwrap().is_none());
+    }
+
+    fn cursor(shelf: &SharedShelf) -> Option<u64> {
+        shelf.meta().unwrap().map(|meta| meta.cursor)
+    }
+
+    /// As tasks of partitions do that were given up, and whoever looks at an old view.
+    #[test]
+    fn whoever_had_opened_a_checkpoint_before_reads_on_and_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SledStore::open(folder.path(), Kind::Order).unwrap();
+        let old = store.shelf(0).unwrap();
+        (1..=40).for_each(|cursor| old.write(&checkpoint(cursor, &[&format!("old-{cursor:02}")], &[])).unwrap());
+        let held = old.freeze().unwrap().unwrap();
+
+        let new = store.shelf(0).unwrap();
+        assert!(matches!(old.tidy(), Err(StoreError::Superseded)), "what it merges is not listed");
+        for cursor in 41..=100 {
+            new.write(&checkpoint(cursor, &[&format!("new-{cursor:02}")], &[])).unwrap();
+            new.tidy().unwrap();
+        }
+        assert!(run_files(folder.path()).len() < 40, "those that the old one reads are gone");
+        assert!(matches!(old.write(&checkpoint(150, &["late"], &[])), Err(StoreError::Superseded)));
+
+        let frozen = old.freeze().unwrap().unwrap();
+        assert_eq!((cursor(&old), frozen.meta().cursor), (Some(40), 40));
+        assert!(old.state(&id("old-01")).unwrap().is_some() && old.state(&id("new-41")).unwrap().is_none());
+        for frozen in [held, frozen] {
+            let mut ids = Vec::new();
+            let read = frozen.each(&mut |item| {
+                ids.push(item.id.to_string());
+                Ok(())
+            });
+            read.unwrap();
+            assert_eq!(ids, (1..=40).map(|cursor| format!("old-{cursor:02}")).collect::<Vec<_>>());
+        }
+        for shelf in [new, store.shelf(0).unwrap()] {
+            assert_eq!(cursor(&shelf), Some(100));
+            assert!(["old-01", "new-41", "new-100"].iter().all(|of| shelf.state(&id(of)).unwrap().is_some()));
+            assert_eq!(shelf.state(&id("late")).unwrap(), None);
+        }
+        drop((old, store));
+        let store = SledStore::open(folder.path(), Kind::Order).unwrap();
+        assert_eq!(cursor(&store.shelf(0).unwrap()), Some(100));
+    }
+
+    #[test]
+    fn whoever_still_reads_a_checkpoint_that_was_forgotten_does_no_harm_to_the_one_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SledStore::open(folder.path(), Kind::Order).unwrap();
+        let old = store.shelf(0).unwrap();
+        old.write(&checkpoint(17, &["a"], &[])).unwrap();
+        store.forget(&[2]).unwrap();
+        let new = store.shelf(0).unwrap();
+        assert_eq!(cursor(&new), None);
+        new.write(&checkpoint(3, &["b"], &[])).unwrap();
+        assert!(matches!(old.state(&id("a")), Err(StoreError::Damaged(0))));
+        assert!(matches!(old.write(&checkpoint(18, &["a"], &[])), Err(StoreError::Superseded)));
+        assert_eq!(cursor(&store.shelf(0).unwrap()), Some(3));
+        drop((old, new, store));
+        let store = SledStore::open(folder.path(), Kind::Order).unwrap();
+        assert_eq!(cursor(&store.shelf(0).unwrap()), Some(3));
     }
 
     #[test]

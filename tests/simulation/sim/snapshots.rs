@@ -3,10 +3,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures::FutureExt;
-use shop_actors::snapshot::{
-    SnapshotError,
-    trim::{Plan, Reserve},
-};
+use shop_actors::snapshot::trim::{Plan, Reserve};
 use shop_domain::kind::Kind;
 use shop_nats::log::{Log, SharedLog};
 use tokio::{sync::oneshot, task::yield_now, time::Instant};
@@ -81,8 +78,7 @@ impl Sim {
                 Ok(plan) if plan.lacking().is_none() && plan.records() > 0 => {
                     let _the_run_is_over = life.world().events.send(Event::Cut(kind, plan.first));
                 }
-                // One that was just looked at may be pruned: whoever cuts logs is told, and tries again.
-                Ok(_) | Err(SnapshotError::Store(_)) => {}
+                Ok(_) => {}
                 Err(error) => life.observer().report(format!("the log of {kind} cannot be cut: {error}")),
             }
         });

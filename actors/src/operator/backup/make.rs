@@ -25,9 +25,8 @@ use crate::{
     object::{ObjectError, Take},
     operator::{Progress, say, words},
     outbox::Logs,
-    partition::misfit,
     replay::Place,
-    snapshot::{self, Name, SnapshotError, Snapshots},
+    snapshot::{self, Kept, Name, SnapshotError, Snapshots, Usable, usable},
     tape::Tape,
 };
 
@@ -115,17 +114,18 @@ async fn copy_snapshots(
         let identity = log.identity(kind).await?;
         for partition in 0..identity.partitions {
             let (place, Some(snapshots)) = ((kind, partition), snapshots) else { continue };
-            for kept in snapshots.list(place, identity.epoch).await? {
-                match copy_snapshot(log, snapshots, place, kept.name, &identity, backup).await {
-                    Ok(file) => {
+            for Kept { name, .. } in snapshots.list(place, identity.epoch).await? {
+                let file = copy_snapshot(snapshots, place, name, backup);
+                match usable(log, snapshots, place, name, &identity, file).await? {
+                    Usable::Is(file) => {
                         files.insert(place::snapshot(place), file);
-                        copied.insert(place, kept.name);
+                        copied.insert(place, name);
                         break;
                     }
-                    Err(error @ SnapshotError::Damaged(_)) => {
-                        say(&format_args!("{} of {} is of no use: {error}", kept.name, words::place(place)));
+                    Usable::IsNot(why) => {
+                        say(&format_args!("{name} of {} is of no use: {why}", words::place(place)));
                     }
-                    Err(error) => return Err(error.into()),
+                    Usable::Gone => {}
                 }
             }
         }
@@ -134,17 +134,11 @@ async fn copy_snapshots(
 }
 
 async fn copy_snapshot(
-    log: &SharedLog,
     snapshots: &Snapshots,
     place: Place,
     name: Name,
-    identity: &Identity,
     backup: &Backup,
 ) -> Result<File, SnapshotError> {
-    let meta = snapshots.meta(place, name).await?;
-    if let Some(misfit) = misfit(log, place.0, &meta, identity).await? {
-        return Err(SnapshotError::Damaged(misfit));
-    }
     let stored = snapshots.open_stored(place, name).await?;
     let copy = move |take: Take<'_>| snapshot::format::copy(stored, Ok, take);
     Ok(backup.write(&place::snapshot(place), copy).await?)

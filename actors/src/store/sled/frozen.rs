@@ -2,7 +2,8 @@
 //! written in one go.
 //!
 //! Runs never change. Whoever holds one can read it to its end, though it was merged and its file
-//! removed meanwhile; so a list of runs is a checkpoint for as long as it is held.
+//! removed meanwhile, by whichever shelf of the partition; so a list of runs is a checkpoint for as long as it
+//! is held. Only a partition that is cleared, or begun anew, takes its files away from everybody.
 
 use std::{
     cmp::Reverse,
@@ -16,6 +17,7 @@ use super::{
     bounds::Bounds,
     files::RunFolder,
     key,
+    listing::{Listed, Listing},
     run::{Run, RunWriter},
 };
 use crate::{
@@ -32,15 +34,17 @@ const WHOLE_LEVEL: u32 = 3;
 /// Runs that belong to one list.
 #[derive(Debug)]
 pub(super) struct FrozenRuns {
+    /// Is told of what cannot be read, and shares its runs with whoever opens the partition meanwhile.
+    listing: Arc<Listing>,
     meta: Meta,
-    /// Oldest first.
-    runs: Vec<Arc<Run>>,
+    listed: Arc<Listed>,
 }
 
 impl FrozenRuns {
-    /// The checkpoint that consists of these runs, oldest first.
-    pub(super) fn new(meta: Meta, runs: Vec<Arc<Run>>) -> Self {
-        Self { meta, runs }
+    /// The checkpoint that is listed there, if there is one.
+    pub(super) fn new(listing: Arc<Listing>, listed: Arc<Listed>) -> Option<Self> {
+        let meta = listed.meta.clone()?;
+        Some(Self { listing, meta, listed })
     }
 }
 
@@ -50,22 +54,22 @@ impl Frozen for FrozenRuns {
     }
 
     fn items_max(&self) -> u64 {
-        self.runs.iter().map(|run| run.info.entries).sum()
+        self.listed.runs.iter().map(|run| run.info.entries).sum()
     }
 
     /// Of each run, one block is at hand at a time.
     fn each(&self, take: &mut dyn FnMut(Item) -> Result<(), SnapshotError>) -> Result<(), SnapshotError> {
-        let mut entries: Vec<_> = self.runs.iter().map(|run| run.range(ALL.0, ALL.1)).collect();
+        let mut entries: Vec<_> = self.listed.runs.iter().map(|run| run.range(ALL.0, ALL.1)).collect();
         // The smallest key first, and of a key that several runs have, the newest run's.
         let mut heads: BinaryHeap<Reverse<(Bytes, Reverse<usize>, Bytes)>> = BinaryHeap::new();
         for (age, entries) in entries.iter_mut().enumerate() {
-            let head = entries.next().transpose()?;
+            let head = self.listing.noticed(entries.next().transpose())?;
             heads.extend(head.map(|(key, value)| Reverse((key, Reverse(age), value))));
         }
         let mut last = Bytes::new();
         while let Some(mut head) = heads.peek_mut() {
             let age = head.0.1.0;
-            let (key, value) = match entries[age].next().transpose()? {
+            let (key, value) = match self.listing.noticed(entries[age].next().transpose())? {
                 Some((key, value)) => {
                     let Reverse((key, _, value)) = std::mem::replace(&mut *head, Reverse((key, Reverse(age), value)));
                     (key, value)
@@ -76,7 +80,8 @@ impl Frozen for FrozenRuns {
                 }
             };
             if key != last {
-                let (id, row) = key::read(&key).ok_or(StoreError::Damaged(self.runs[age].info.number))?;
+                let damaged = || StoreError::Damaged(self.listed.runs[age].info.number);
+                let (id, row) = self.listing.noticed(key::read(&key).ok_or_else(damaged))?;
                 take(Item { id, row, value })?;
                 last = key;
             }

@@ -1,4 +1,4 @@
-//! The checkpoint of one partition: in sled a list of runs, newest last, and up to where they go.
+//! The checkpoint of one partition: a list of runs, newest last, and up to where they go.
 //!
 //! Every checkpoint adds a run; runs that were merged equally often are merged into one, so that there are
 //! few of them and each entry is written again only a few times (a log-structured merge tree with
@@ -8,23 +8,22 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use shop_domain::{id::Id, rows::RowKey};
 
 use super::{
     block::Entry,
     bounds::{Bounds, Shape},
-    files::RunFolder,
     frozen::{self, FrozenRuns},
     key::{self, STATE},
+    listing::{Listed, Listing, Opening},
     merge::{Merge, Progress},
-    run::{Run, RunInfo, RunWriter, Wanted},
+    run::{Run, RunWriter, Wanted},
 };
 use crate::{
     snapshot::SnapshotError,
@@ -39,49 +38,30 @@ const RUNS_OF_A_LEVEL: usize = 32;
 const MERGED_PER_WRITTEN: usize = 4;
 const MERGED_BYTES_MIN: usize = 1024 * 1024;
 
-const LIST: &[u8] = b"m";
-
-/// The checkpoint of one partition.
+/// The checkpoint of one partition, as whoever opened it sees it and changes it.
 #[derive(Debug)]
 pub(super) struct RunShelf {
-    /// Holds the list.
-    tree: sled::Tree,
-    folder: RunFolder,
-    /// Oldest first. Whoever reads holds the lock, so that what is removed is read by nobody.
-    runs: RwLock<Vec<Arc<Run>>>,
-    /// The number of the next run.
-    next_number: AtomicU64,
+    listing: Arc<Listing>,
+    opening: Opening,
+    /// Up to where it goes and its runs, which belong together: nothing that is read comes from elsewhere.
+    listed: RwLock<Arc<Listed>>,
     /// How many bytes may be merged before the next checkpoint.
     allowance: AtomicU64,
     merge: Mutex<Option<Merge>>,
-    /// A run that could not be read: then nothing is listed any more.
-    damaged: OnceLock<u64>,
-}
-
-/// What a checkpoint consists of, as it is stored.
-#[derive(Debug, Serialize, Deserialize)]
-struct List {
-    meta: Meta,
-    /// Oldest first.
-    runs: Vec<RunInfo>,
 }
 
 impl RunShelf {
-    /// Opens the checkpoint that is listed in `tree`, and removes what a crash left half written in `folder`.
-    pub(super) fn open(tree: sled::Tree, folder: RunFolder) -> Result<Self, StoreError> {
-        let listed = list(&tree)?.map(|list| list.runs).unwrap_or_default();
-        let numbers: Vec<u64> = listed.iter().map(|run| run.number).collect();
-        folder.keep(&numbers)?;
-        let next_number = numbers.iter().map(|number| number + 1).max().unwrap_or(0).into();
-        let runs = listed.into_iter().map(|info| Run::open(&folder, info).map(Arc::new)).collect::<Result<_, _>>()?;
-        let (runs, allowance, merge) = (RwLock::new(runs), AtomicU64::new(0), Mutex::new(None));
-        Ok(Self { tree, folder, runs, next_number, allowance, merge, damaged: OnceLock::new() })
+    /// Opens what is listed. Whoever has opened it before changes it no more.
+    pub(super) fn open(listing: Arc<Listing>) -> Result<Self, StoreError> {
+        let (opening, listed) = listing.open()?;
+        let (listed, allowance, merge) = (RwLock::new(listed), AtomicU64::new(0), Mutex::new(None));
+        Ok(Self { listing, opening, listed, allowance, merge })
     }
 
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let wanted = Wanted::new(key);
-        for run in self.read().iter().rev() {
-            if let Some(value) = self.noticed(run.get(wanted))? {
+        for run in self.listed().runs.iter().rev() {
+            if let Some(value) = self.listing.noticed(run.get(wanted))? {
                 return Ok(Some(value));
             }
         }
@@ -92,49 +72,31 @@ impl RunShelf {
     fn range(&self, start: &[u8], end: &[u8], limit: usize, from: From) -> Result<BTreeMap<Bytes, Bytes>, StoreError> {
         let mut found = BTreeMap::new();
         // The newest run is last, and what it says of a key replaces what others said.
-        for run in self.read().iter() {
+        for run in &self.listed().runs {
             let entries = run.range(start, end);
-            match from {
-                From::Start => self.noticed(extend(&mut found, entries.take(limit)))?,
-                From::End => self.noticed(extend(&mut found, entries.rev().take(limit)))?,
-            }
+            self.listing.noticed(match from {
+                From::Start => extend(&mut found, entries.take(limit)),
+                From::End => extend(&mut found, entries.rev().take(limit)),
+            })?;
         }
         Ok(found)
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Vec<Arc<Run>>> {
-        self.runs.read().expect("nobody panics while changing the list")
+    fn listed(&self) -> Arc<Listed> {
+        Arc::clone(&self.listed.read().expect("nobody panics while changing the list"))
     }
 
-    /// Notices a run that cannot be read: the next start finds no list, and builds all of it again.
-    fn noticed<T>(&self, outcome: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let Err(StoreError::Damaged(run)) = outcome {
-            self.damaged.get_or_init(|| run);
-            self.tree.remove(LIST)?;
-            self.tree.flush()?;
-        }
-        outcome
-    }
-
-    /// Lists these runs: first in sled, then here.
-    fn list(&self, runs: Vec<Arc<Run>>, meta: Meta) -> Result<(), StoreError> {
-        self.folder.sync()?;
-        let list = List { meta, runs: runs.iter().map(|run| run.info).collect() };
-        self.tree.insert(LIST, rmp_serde::to_vec_named(&list).expect("a list always encodes"))?;
-        if let Some(run) = self.damaged.get() {
-            return self.noticed(Err(StoreError::Damaged(*run)));
-        }
-        *self.runs.write().expect("nobody panics while changing the list") = runs;
+    /// Lists these runs: first for all, then here.
+    fn list(&self, meta: Meta, runs: Vec<Arc<Run>>) -> Result<(), StoreError> {
+        let listed = self.listing.list(self.opening, meta, runs)?;
+        *self.listed.write().expect("nobody panics while changing the list") = listed;
         Ok(())
-    }
-
-    fn next_number(&self) -> u64 {
-        self.next_number.fetch_add(1, Relaxed)
     }
 
     /// The runs that are due to be merged: the newest ones up to some level, once they are many.
     fn due(&self) -> Option<Vec<Arc<Run>>> {
-        let runs = self.read();
+        let listed = self.listed();
+        let runs = &listed.runs;
         let highest = runs.iter().map(|run| run.info.level).max()?;
         let up_to = |level| runs.iter().rev().take_while(|run| run.info.level <= level).count();
         let count = (0..=highest).map(up_to).find(|count| *count >= RUNS_OF_A_LEVEL)?;
@@ -143,25 +105,20 @@ impl RunShelf {
 
     /// Puts what came of a merge in the place of what was merged.
     fn merged(&self, old: &[Arc<Run>], new: Run) -> Result<(), StoreError> {
-        let Some(List { meta, .. }) = list(&self.tree)? else { return Ok(()) };
-        let mut runs = self.read().clone();
+        let listed = self.listed();
+        let Some(meta) = listed.meta.clone() else { return Ok(()) };
+        let mut runs = listed.runs.clone();
         let is_old = |run: &Arc<Run>| old.iter().any(|old| old.info.number == run.info.number);
         let place = runs.iter().position(is_old).unwrap_or(0);
         runs.retain(|run| !is_old(run));
         runs.insert(place, Arc::new(new));
-        self.list(runs, meta)?;
-        // Whatever happens from here on, nobody finds a list that names the old ones.
-        self.tree.flush()?;
-        old.iter().try_for_each(|old| {
-            old.keep_open()?;
-            self.folder.remove(old.info.number)
-        })
+        self.list(meta, runs)
     }
 }
 
 impl Shelf for RunShelf {
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
-        Ok(list(&self.tree)?.map(|list| list.meta))
+        Ok(self.listed().meta.clone())
     }
 
     fn state(&self, id: &Id) -> Result<Option<Bytes>, StoreError> {
@@ -201,10 +158,11 @@ impl Shelf for RunShelf {
         let states = checkpoint.changes.states().map(|(id, bytes)| (key::of_state(id), bytes));
         let mut entries: Vec<(Vec<u8>, &Bytes)> = rows.chain(states).collect();
         entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        let mut runs = self.read().clone();
+        let mut runs = self.listed().runs.clone();
         if !entries.is_empty() {
             let bounds: Bounds = entries.iter().map(|(key, _)| Shape::of(key)).collect();
-            let mut writer = RunWriter::new(&self.folder, self.next_number(), 0, entries.len() as u64, bounds)?;
+            let mut writer =
+                RunWriter::new(&self.listing.folder, self.listing.next_number(), 0, entries.len() as u64, bounds)?;
             for (key, value) in &entries {
                 writer.push(key, value)?;
             }
@@ -212,7 +170,7 @@ impl Shelf for RunShelf {
         }
         let bytes: usize = entries.iter().map(|(key, value)| key.len() + value.len()).sum();
         self.allowance.store((bytes * MERGED_PER_WRITTEN).max(MERGED_BYTES_MIN) as u64, Relaxed);
-        self.list(runs, checkpoint.meta.clone())
+        self.list(checkpoint.meta.clone(), runs)
     }
 
     fn tidy(&self) -> Result<(), StoreError> {
@@ -221,11 +179,14 @@ impl Shelf for RunShelf {
         let begun = match merge.take() {
             Some(begun) => begun,
             None => match self.due() {
-                Some(runs) => self.noticed(Merge::new(&self.folder, runs, self.next_number()))?,
+                Some(runs) => {
+                    let begun = Merge::new(&self.listing.folder, runs, self.listing.next_number());
+                    self.listing.noticed(begun)?
+                }
                 None => return Ok(()),
             },
         };
-        match self.noticed(begun.go_on(self.allowance.swap(0, Relaxed) as usize))? {
+        match self.listing.noticed(begun.go_on(self.allowance.swap(0, Relaxed) as usize))? {
             Progress::Begun(begun) => *merge = Some(begun),
             Progress::Done(old, new) => self.merged(&old, new)?,
         }
@@ -237,24 +198,13 @@ impl Shelf for RunShelf {
     }
 
     fn freeze(&self) -> Result<Option<Box<dyn Frozen>>, StoreError> {
-        loop {
-            let Some(List { meta, runs: listed }) = list(&self.tree)? else { return Ok(None) };
-            let runs = self.read().clone();
-            let run = |info: &RunInfo| runs.iter().find(|run| run.info.number == info.number).cloned();
-            // A list that is just being written is in sled first: it is a matter of microseconds.
-            match listed.iter().map(run).collect::<Option<Vec<_>>>() {
-                Some(runs) => return Ok(Some(Box::new(FrozenRuns::new(meta, runs)))),
-                None => std::thread::yield_now(),
-            }
-        }
+        self.listing.is_whole()?;
+        Ok(FrozenRuns::new(Arc::clone(&self.listing), self.listed()).map(|frozen| Box::new(frozen) as Box<dyn Frozen>))
     }
 
     fn restore(&self, meta: &Meta, items_max: u64, items: &mut Items<'_>) -> Result<(), SnapshotError> {
-        let run = frozen::write(&self.folder, self.next_number(), items_max, items)?;
-        let old = self.read().clone();
-        self.list(run.into_iter().map(Arc::new).collect(), meta.clone())?;
-        self.tree.flush().map_err(StoreError::from)?;
-        Ok(old.iter().try_for_each(|old| self.folder.remove(old.info.number))?)
+        let run = frozen::write(&self.listing.folder, self.listing.next_number(), items_max, items)?;
+        Ok(self.list(meta.clone(), run.into_iter().map(Arc::new).collect())?)
     }
 }
 
@@ -274,10 +224,4 @@ fn extend(
         found.insert(key, value);
     }
     Ok(())
-}
-
-fn list(tree: &sled::Tree) -> Result<Option<List>, StoreError> {
-    let Some(bytes) = tree.get(LIST)? else { return Ok(None) };
-    let name = || String::from_utf8_lossy(&tree.name()).into_owned();
-    rmp_serde::from_slice(&bytes).map(Some).map_err(|error| StoreError::Meta(name(), error))
 }

@@ -2,7 +2,8 @@
 //!
 //! They read the logs and ask the doors, like anybody; they need no host's data folder and may run
 //! beside a live shop. Only `upgrade`, `dead requeue`, `trim`, `restore` and `repartition` change anything. They exit
-//! with 0, with 1 when the answer is a no (differences, nothing of that name), and with 2 when they could not find out.
+//! with 0, with 1 when the answer is a no (differences, nothing of that name), and with 2 when they could not find out,
+//! also because they were interrupted.
 
 pub mod at;
 pub mod audit;
@@ -38,6 +39,7 @@ use shop_nats::{
 };
 
 use self::{backup::BackupError, progress::Progress};
+use tokio_util::sync::CancellationToken;
 use crate::{
     repartition::RepartitionError,
     replay::{Replay, ReplayError},
@@ -175,8 +177,23 @@ const NO: u8 = 1;
 const UNKNOWN: u8 = 2;
 
 impl Tool {
-    /// Answers on standard output.
-    pub async fn run(self) -> ExitCode {
+    /// Answers on standard output, unless it is told to `stop` before.
+    pub async fn run(self, stop: CancellationToken) -> ExitCode {
+        // What has no end is not interrupted by being ended.
+        let is_endless = matches!(&self, Self::Log(options) if options.follow);
+        tokio::select! {
+            code = self.answer() => code,
+            () = stop.cancelled() => {
+                if is_endless {
+                    return ExitCode::SUCCESS;
+                }
+                say(&"interrupted");
+                ExitCode::from(UNKNOWN)
+            }
+        }
+    }
+
+    async fn answer(self) -> ExitCode {
         let mut out = io::BufWriter::new(io::stdout());
         let answered = match self {
             Self::Log(options) => log::run(options, &mut out).await,

@@ -24,6 +24,7 @@ use std::{
     fmt,
     io::{self, Stdout, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Args, Subcommand};
@@ -32,6 +33,7 @@ use shop_nats::{
     access::Access,
     connection::{ConnectError, Connection},
     dead::DeadError,
+    discovery::Announced,
     layout::LayoutError,
     log::{AppendError, LogError},
     restore::RestoreError,
@@ -167,6 +169,9 @@ pub enum OperatorError {
     #[error("cannot ask who serves: {0}")]
     Hosts(String),
     /// Nobody takes the answer.
+/// How long hosts may take to say that they are there, and what they can.
+const HOSTS_WAIT: Duration = Duration::from_secs(1);
+
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
 }
@@ -216,6 +221,11 @@ impl Tool {
                 say(&error);
                 ExitCode::from(UNKNOWN)
             }
+/// The hosts that there are.
+async fn hosts(connection: &Connection) -> Result<Vec<Announced>, OperatorError> {
+    connection.hosts(HOSTS_WAIT).await.map_err(OperatorError::Hosts)
+}
+
         }
     }
 }

@@ -39,6 +39,8 @@ const FORMAT_RESTORING: &str = "restoring";
 const UNLIMITED: i64 = -1;
 
 /// How long one answer of a single server may take: it may be reading a long log.
+/// A number that all streams have which were made by one restore.
+const RESTORE: &str = "shop.restore";
 const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one answer of a cluster may take until it is asked again: whoever asks while a leader
 /// is being elected, or wants to make a stream that another host is just making, gets none.
@@ -139,7 +141,7 @@ impl Connection {
         }
         let (logic, replicas) = (Logic::NEWEST.number(), self.replicas(topology)?);
         let max_bytes = topology.log_max_bytes.map_or(UNLIMITED, max_bytes);
-        let config = Config { max_bytes, ..log(kind, new_epoch(), partitions, logic, replicas) };
+        let config = Config { max_bytes, ..log(kind, random(), partitions, logic, replicas) };
         let info = self.ensure_stream(config, topology).await?;
         let identity = identity_of(&info)?;
         self.ensure_room(&info.config, topology).await?;
@@ -272,8 +274,8 @@ pub(crate) fn is_name_taken(error: &CreateStreamErrorKind) -> bool {
     matches!(error, CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST)
 }
 
-/// The number that tells a new log from all others.
-pub(crate) fn new_epoch() -> u64 {
+/// A number that tells a new log, or a restore, from all others.
+pub(crate) fn random() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
 }
 
@@ -313,8 +315,8 @@ pub(crate) fn dead_letters(replicas: usize) -> Config {
 }
 
 /// A stream that no host uses yet, because a backup is being restored into it.
-pub(crate) fn closed(mut config: Config) -> Config {
-    config.metadata.insert(FORMAT.into(), FORMAT_RESTORING.into());
+pub(crate) fn closed(mut config: Config, restore: u64) -> Config {
+    config.metadata.extend([(FORMAT.into(), FORMAT_RESTORING.into()), (RESTORE.into(), format!("{restore:016x}"))]);
     config
 }
 
@@ -348,6 +350,11 @@ pub(crate) fn describe(metadata: &mut HashMap<String, String>, cut: &Cut) {
         (BEGINS.into(), cut.begins_at.to_string()),
     ]);
     // Links count anew.
+/// Which restore has made a stream, if one has.
+pub(crate) fn restored_by(config: &Config) -> Option<&str> {
+    config.metadata.get(RESTORE).map(String::as_str)
+}
+
     metadata.remove(LINK_EPOCH);
 }
 

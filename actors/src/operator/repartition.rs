@@ -16,15 +16,13 @@ use serde_json::json;
 use shop_domain::kind::Kind;
 use shop_nats::{connection::Connection, discovery::Announced, layout::Layout, topology::PARTITIONS_MAX};
 
-use super::{Answered, Common, OperatorError, Out, no, say};
+use super::{Answered, Common, OperatorError, Out, hosts, no, say};
 use crate::{
     outbox::Logs,
     repartition::{self, Repartition, RepartitionError, Written},
     snapshot::Snapshots,
 };
 
-/// How long hosts may take to say what they can.
-const HOSTS_WAIT: Duration = Duration::from_secs(1);
 /// How often they are asked whether they have begun anew.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long they may take: each reads its snapshots.
@@ -111,7 +109,7 @@ async fn obstacle(
     without_hosts: bool,
 ) -> Result<Option<String>, OperatorError> {
     let connection = common.connect("repartition").await?;
-    let hosts = connection.hosts(HOSTS_WAIT).await.map_err(OperatorError::Hosts)?;
+    let hosts = hosts(&connection).await?;
     for Announced { kind, id, version, snapshots: place, .. } in &hosts {
         let why = match place {
             None => "it keeps no snapshots (--snapshots), or is of an older version".to_owned(),

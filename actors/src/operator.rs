@@ -39,11 +39,10 @@ use shop_nats::{
     restore::RestoreError,
     trim::TrimError,
 };
+use tokio_util::sync::CancellationToken;
 
 use self::{backup::BackupError, progress::Progress};
-use tokio_util::sync::CancellationToken;
 use crate::{
-    repartition::RepartitionError,
     replay::{Replay, ReplayError},
     snapshot::{SnapshotError, Snapshots},
     tape::TapeError,
@@ -162,19 +161,16 @@ pub enum OperatorError {
     /// Nobody says into how many partitions the logs are cut.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// The shop is cut as before.
-    #[error(transparent)]
-    Repartition(#[from] RepartitionError),
     /// Nobody says who serves.
     #[error("cannot ask who serves: {0}")]
     Hosts(String),
     /// Nobody takes the answer.
-/// How long hosts may take to say that they are there, and what they can.
-const HOSTS_WAIT: Duration = Duration::from_secs(1);
-
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
 }
+
+/// How long hosts may take to say that they are there, and what they can.
+const HOSTS_WAIT: Duration = Duration::from_secs(1);
 
 /// Exits with 1: the answer is a no.
 const NO: u8 = 1;
@@ -221,13 +217,13 @@ impl Tool {
                 say(&error);
                 ExitCode::from(UNKNOWN)
             }
+        }
+    }
+}
+
 /// The hosts that there are.
 async fn hosts(connection: &Connection) -> Result<Vec<Announced>, OperatorError> {
     connection.hosts(HOSTS_WAIT).await.map_err(OperatorError::Hosts)
-}
-
-        }
-    }
 }
 
 type Out = io::BufWriter<Stdout>;

@@ -94,10 +94,10 @@ pub enum LayoutError {
     #[error(transparent)]
     Topology(TopologyError),
     /// Somebody else has decided meanwhile.
-    #[error("somebody else, or a host that was just started, has decided how the logs are cut; nothing was changed")]
+    #[error("somebody else, or a host that was just started, has decided meanwhile how the logs are cut")]
     Overtaken,
     /// A log does not end any more where it did.
-    #[error("the log of {0} has gone on beyond what was rewritten; nothing was changed")]
+    #[error("the log of {0} has gone on beyond what was rewritten")]
     WentOn(Kind),
 }
 

@@ -390,7 +390,7 @@ impl Ready {
 
     /// The first step of [`Self::commit`]: nobody can append any more, and nobody has.
     pub async fn fence(&self) -> Result<(), RepartitionError> {
-        self.connection.fence(&self.next).await?;
+        self.connection.fence(&self.next, self.decided.at).await?;
         Ok(self.connection.seal(&self.next).await?)
     }
 

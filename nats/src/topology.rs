@@ -191,7 +191,10 @@ impl Connection {
         let failed = |reason: String| TopologyError::Server { stream: config.name.clone(), reason };
         tracing::info!("the stream {} may have {wanted} bytes from now on (-1: without limit)", config.name);
         let context = jetstream::new(self.client().clone());
-        let changed = context.update_stream(Config { max_bytes: wanted, ..config.clone() }).await;
+        // Whatever else is changed with it, and the shop may have been repartitioned since it was found.
+        let found = context.get_stream(&config.name).await.map_err(|error| failed(error.to_string()))?;
+        let now = found.cached_info().config.clone();
+        let changed = context.update_stream(Config { max_bytes: wanted, ..now }).await;
         changed.map(drop).map_err(|error| failed(error.to_string()))
     }
 

@@ -24,6 +24,7 @@ use tempfile::TempDir;
 
 use crate::{
     operator::{Said, tool, tool_at},
+    repartition::append_late,
     shop::{TestShop, eventually},
 };
 
@@ -424,6 +425,7 @@ async fn a_shop_that_was_cut_anew_is_restored_as_it_was_and_can_be_cut_anew_agai
 
     let elsewhere = Elsewhere::new().await;
     elsewhere.restore(&backup).await.exits(0);
+    append_late(&shop, 1).await;
     let restored = elsewhere.open().await;
     assert_eq!(restored.look(&paths).await, picture);
     elsewhere.tool("repartition --to 2").await.exits(0).says(&["  3 ->   2 partitions"]);

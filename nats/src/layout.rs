@@ -103,6 +103,13 @@ pub enum LayoutError {
     /// A log does not end any more where it did.
     #[error("the log of {0} has gone on beyond what was rewritten")]
     WentOn(Kind),
+    /// It was decided about another log than the one that is there.
+    #[error(
+        "the stream {0} is not the one that SHOP_LAYOUT speaks of: it was made since, with an epoch of its own. If the \
+         shop is to begin afresh, stop all hosts and remove all of its streams, SHOP_LAYOUT as well: nats stream rm \
+         SHOP_LAYOUT. If not, its log is lost: restore a backup"
+    )]
+    OtherLog(String),
 }
 
 impl From<TopologyError> for LayoutError {
@@ -327,6 +334,9 @@ fn changed(
         return Ok(None);
     }
     let log = identity_of(info)?;
+    if cut.is_some_and(|cut| cut.epoch != log.epoch && !cut.former.contains(&log.epoch)) {
+        return Err(LayoutError::OtherLog(info.config.name.clone()));
+    }
     if generation > decided.generation() && follow != Follow::InForceAfterAll {
         return Err(LayoutError::Overtaken);
     }
@@ -433,5 +443,15 @@ mod tests {
         assert!(matches!(follows(3, Follow::InForce), Err(LayoutError::Overtaken)));
         assert!(matches!(follows(3, Follow::Proposed), Err(LayoutError::Overtaken)));
         assert_eq!(follows(3, Follow::InForceAfterAll).unwrap(), as_it_is_in_force);
+    }
+
+    #[test]
+    fn a_layout_is_not_put_onto_another_log_than_it_was_decided_about() {
+        for follow in [Follow::InForce, Follow::InForceAfterAll, Follow::Proposed] {
+            for (epoch, is_other) in [(1, false), (2, false), (3, false), (4, true)] {
+                let changed = changed(Kind::Order, &stream(epoch, 0), &decided(), follow);
+                assert_eq!(matches!(changed, Err(LayoutError::OtherLog(_))), is_other, "epoch {epoch}, {follow:?}");
+            }
+        }
     }
 }

@@ -10,7 +10,12 @@ use async_nats::jetstream::{
 use shop_domain::{kind::Kind, logic::Logic};
 use tokio::time::{Instant, sleep};
 
-use crate::{connection::Connection, layout::Cut, log::Identity, subject};
+use crate::{
+    connection::Connection,
+    layout::{self, Cut},
+    log::Identity,
+    subject,
+};
 
 /// Partitions of a kind on a single server, where every frame costs an fsync.
 const PARTITIONS_SINGLE: u16 = 1;
@@ -34,13 +39,13 @@ const FORMAT: &str = "shop.format";
 const FORMAT_VERSION: &str = "1";
 /// What is there instead until all of a backup is restored.
 const FORMAT_RESTORING: &str = "restoring";
+/// A number that all streams have which were made by one restore.
+const RESTORE: &str = "shop.restore";
 
 /// A stream without a limit, as its configuration says it.
 const UNLIMITED: i64 = -1;
 
 /// How long one answer of a single server may take: it may be reading a long log.
-/// A number that all streams have which were made by one restore.
-const RESTORE: &str = "shop.restore";
 const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one answer of a cluster may take until it is asked again: whoever asks while a leader
 /// is being elected, or wants to make a stream that another host is just making, gets none.
@@ -121,6 +126,13 @@ pub enum TopologyError {
          come to its end, or run it again"
     )]
     Restoring(String),
+    /// A log that was there once.
+    #[error(
+        "there is no stream {0}, but SHOP_LAYOUT says how it is cut, so there was one. If the shop is to begin afresh, \
+         stop all hosts and remove all of its streams, SHOP_LAYOUT as well: nats stream rm SHOP_LAYOUT. If not, the \
+         log is lost: restore a backup"
+    )]
+    Lost(String),
     /// A stream of that name that the shop did not make.
     #[error("the stream {stream} was not made by the shop, or by another version of it: its metadata say {found:?}")]
     Foreign {
@@ -251,6 +263,10 @@ async fn find_or_make(context: &jetstream::Context, config: &Config) -> Result<j
     if let Some(info) = find(context, name).await? {
         return Ok(info);
     }
+    let decided = layout::decided(context).await.map_err(|error| failed(error.to_string()))?;
+    if Kind::ALL.into_iter().any(|kind| subject::stream(kind) == *name && decided.cut(kind).is_some()) {
+        return Err(TopologyError::Lost(name.clone()));
+    }
     match context.create_stream(config.clone()).await {
         Ok(stream) => Ok(stream.cached_info().clone()),
         // Another host was faster.
@@ -334,6 +350,11 @@ pub(crate) fn is_closed(config: &Config) -> bool {
     config.metadata.get(FORMAT).is_some_and(|format| format == FORMAT_RESTORING)
 }
 
+/// Which restore has made a stream, if one has.
+pub(crate) fn restored_by(config: &Config) -> Option<&str> {
+    config.metadata.get(RESTORE).map(String::as_str)
+}
+
 /// A stream whose links are known by the epoch of the log that it is made from.
 pub(crate) fn linked(mut config: Config, link_epoch: u64) -> Config {
     config.metadata.insert(LINK_EPOCH.into(), format!("{link_epoch:016x}"));
@@ -353,11 +374,6 @@ pub(crate) fn describe(metadata: &mut HashMap<String, String>, cut: &Cut) {
         (BEGINS.into(), cut.begins_at.to_string()),
     ]);
     // Links count anew.
-/// Which restore has made a stream, if one has.
-pub(crate) fn restored_by(config: &Config) -> Option<&str> {
-    config.metadata.get(RESTORE).map(String::as_str)
-}
-
     metadata.remove(LINK_EPOCH);
 }
 

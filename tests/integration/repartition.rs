@@ -22,6 +22,7 @@ use shop_nats::{
     jetstream::JetStreamLog,
     log::Log,
     subject::partition_of,
+    topology::Topology,
 };
 use shop_tests::{
     client::Client,
@@ -288,6 +289,30 @@ async fn what_is_appended_under_an_older_layout_is_skipped_by_everybody() {
     assert_eq!((shop.balance("alice").await, shop.stock("apple").await), (980, 998));
     with_snapshots(&shop, "audit").await.exits(0).says(&["no differences"]);
     shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shop_that_begins_afresh_is_not_taken_for_the_one_that_was_cut_anew() {
+    let shop = TestShop::open().await;
+    let streams = streams(&shop).await;
+    let mut another = streams.get_stream("SHOP_WALLET").await.unwrap().cached_info().config.clone();
+    another.metadata.insert("shop.epoch".into(), "00000000000000aa".into());
+    with_snapshots(&shop, "repartition --to 2").await.exits(0);
+    for kind in Kind::ALL {
+        streams.delete_stream(format!("SHOP_{}", kind.as_str().to_uppercase())).await.unwrap();
+    }
+    let connection = connect(&shop).await;
+    let topology = Topology { partitions: None, replicas: None, log_max_bytes: None };
+    let refused = connection.ensure_log(Kind::Wallet, topology).await.unwrap_err().to_string();
+    assert!(refused.contains("there is no stream SHOP_WALLET, but SHOP_LAYOUT says how it is cut"), "{refused}");
+    assert!(refused.contains("nats stream rm"), "{refused}");
+
+    // By a host of an older version.
+    streams.create_stream(another.clone()).await.unwrap();
+    let refused = connection.conform().await.unwrap_err().to_string();
+    assert!(refused.contains("the stream SHOP_WALLET is not the one that SHOP_LAYOUT speaks of"), "{refused}");
+    let found = streams.get_stream("SHOP_WALLET").await.unwrap().cached_info().config.clone();
+    assert_eq!((found.subjects, &found.metadata["shop.epoch"]), (another.subjects, &another.metadata["shop.epoch"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -69,10 +69,7 @@ impl Cli {
     pub async fn run(self, stop: CancellationToken) -> ExitCode {
         match self.command {
             Command::Serve(serve) => serve.run(stop).await,
-            Command::Look(tool) => tokio::select! {
-                code = tool.run() => code,
-                () = stop.cancelled() => ExitCode::SUCCESS,
-            },
+            Command::Look(tool) => tool.run(stop).await,
         }
     }
 
@@ -118,9 +115,10 @@ pub(crate) fn copies(text: &str) -> Result<usize, String> {
 pub fn stop_signal() -> CancellationToken {
     let stop = CancellationToken::new();
     let given = stop.clone();
+    // At once: whoever sees that something is done can interrupt it.
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     tokio::spawn(async move {
-        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        else {
+        let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
             return tracing::error!("cannot wait for signals; stop this process with SIGKILL, nothing is lost by it");
         };
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }

@@ -2,7 +2,8 @@
 //!
 //! They read the logs and ask the doors, like anybody; they need no host's data folder and may run
 //! beside a live shop. Only `upgrade`, `dead requeue`, `trim`, `restore` and `repartition` change anything. They exit
-//! with 0, with 1 when the answer is a no (differences, nothing of that name), and with 2 when they could not find out.
+//! with 0, with 1 when the answer is a no (differences, nothing of that name), and with 2 when they could not find out,
+//! also because they were interrupted.
 
 pub mod at;
 pub mod audit;
@@ -23,6 +24,7 @@ use std::{
     fmt,
     io::{self, Stdout, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Args, Subcommand};
@@ -31,15 +33,16 @@ use shop_nats::{
     access::Access,
     connection::{ConnectError, Connection},
     dead::DeadError,
+    discovery::Announced,
     layout::LayoutError,
     log::{AppendError, LogError},
     restore::RestoreError,
     trim::TrimError,
 };
+use tokio_util::sync::CancellationToken;
 
 use self::{backup::BackupError, progress::Progress};
 use crate::{
-    repartition::RepartitionError,
     replay::{Replay, ReplayError},
     snapshot::{SnapshotError, Snapshots},
     tape::TapeError,
@@ -158,9 +161,6 @@ pub enum OperatorError {
     /// Nobody says into how many partitions the logs are cut.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// The shop is cut as before.
-    #[error(transparent)]
-    Repartition(#[from] RepartitionError),
     /// Nobody says who serves.
     #[error("cannot ask who serves: {0}")]
     Hosts(String),
@@ -169,14 +169,32 @@ pub enum OperatorError {
     Output(#[from] io::Error),
 }
 
+/// How long hosts may take to say that they are there, and what they can.
+const HOSTS_WAIT: Duration = Duration::from_secs(1);
+
 /// Exits with 1: the answer is a no.
 const NO: u8 = 1;
 /// Exits with 2: there is no answer.
 const UNKNOWN: u8 = 2;
 
 impl Tool {
-    /// Answers on standard output.
-    pub async fn run(self) -> ExitCode {
+    /// Answers on standard output, unless it is told to `stop` before.
+    pub async fn run(self, stop: CancellationToken) -> ExitCode {
+        // What has no end is not interrupted by being ended.
+        let is_endless = matches!(&self, Self::Log(options) if options.follow);
+        tokio::select! {
+            code = self.answer() => code,
+            () = stop.cancelled() => {
+                if is_endless {
+                    return ExitCode::SUCCESS;
+                }
+                say(&"interrupted");
+                ExitCode::from(UNKNOWN)
+            }
+        }
+    }
+
+    async fn answer(self) -> ExitCode {
         let mut out = io::BufWriter::new(io::stdout());
         let answered = match self {
             Self::Log(options) => log::run(options, &mut out).await,
@@ -201,6 +219,11 @@ impl Tool {
             }
         }
     }
+}
+
+/// The hosts that there are.
+async fn hosts(connection: &Connection) -> Result<Vec<Announced>, OperatorError> {
+    connection.hosts(HOSTS_WAIT).await.map_err(OperatorError::Hosts)
 }
 
 type Out = io::BufWriter<Stdout>;

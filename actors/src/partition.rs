@@ -15,6 +15,7 @@ use shop_domain::{
     entity::{Effect, Reply},
     kind::Kind,
     logic::{Logic, UnknownLogic},
+    timestamp::Timestamp,
 };
 use shop_nats::{
     frame::{Frame, Origin, Payload, Source, Upgrade},
@@ -211,8 +212,13 @@ pub async fn attach(
 /// that came since; and where the log begins right behind it, because the shop was repartitioned there.
 /// There, epoch and creation must do.
 pub async fn misfit(log: &SharedLog, kind: Kind, meta: &Meta, identity: &Identity) -> Result<Option<String>, LogError> {
-    if (meta.epoch, meta.created_unix_ns) != (identity.epoch, identity.created_unix_ns) {
+    if meta.epoch != identity.epoch {
         return Ok(Some(format!("the log has the epoch {:016x} instead of {:016x}", identity.epoch, meta.epoch)));
+    }
+    if meta.created_unix_ns != identity.created_unix_ns {
+        let at = |unix_ns: i128| Timestamp::from_unix_ms(u64::try_from(unix_ns / 1_000_000).unwrap_or(0));
+        let (now, then) = (at(identity.created_unix_ns), at(meta.created_unix_ns));
+        return Ok(Some(format!("the stream was made at {now}, that of the checkpoint at {then}")));
     }
     if identity.last_sequence < meta.cursor {
         return Ok(Some(format!("the log ends at {}, the checkpoint at {}", identity.last_sequence, meta.cursor)));

@@ -70,7 +70,7 @@ pub struct Options {
     pub partitions: BTreeMap<Kind, u16>,
 }
 
-/// Why the shop is cut as before.
+/// Why the shop is cut as before; or, of one of them, that nobody knows whether it is.
 #[derive(Debug, thiserror::Error)]
 pub enum RepartitionError {
     /// There is no connection to NATS.
@@ -106,6 +106,36 @@ pub enum RepartitionError {
     /// What was written is not what there was. A bug.
     #[error("what was written of {0} is not what there was; it will not be used")]
     Different(Kind),
+    /// It may have come into force before the nats-server could not be asked any more.
+    #[error(
+        "{error}; whether the shop is cut anew is not known, because after that: {unanswered}. The hosts go on under \
+         whichever layout is in force; the same command says, or does it, once the nats-server answers"
+    )]
+    InDoubt {
+        /// What went wrong first.
+        error: Box<RepartitionError>,
+        /// Why nobody could find out.
+        unanswered: LayoutError,
+    },
+}
+
+impl RepartitionError {
+    /// Whether all could be found out, and the answer is a no.
+    pub const fn is_refusal(&self) -> bool {
+        match self {
+            Self::Unsettled(_) | Self::Upgrading(_) => true,
+            Self::Layout(error) => matches!(error, LayoutError::Overtaken | LayoutError::WentOn(_)),
+            Self::Connect(_)
+            | Self::Log(_)
+            | Self::Folder(_)
+            | Self::Store(_)
+            | Self::Snapshot(_)
+            | Self::Kind(_)
+            | Self::Logic(..)
+            | Self::Different(_)
+            | Self::InDoubt { .. } => false,
+        }
+    }
 }
 
 /// A repartitioning under way. Dropping it changes nothing, before [`Ready::commit`].
@@ -334,22 +364,24 @@ impl Ready {
 
     /// Brings it into force. An error, unless it says that nobody knows, means that everything is as before.
     pub async fn commit(self) -> Result<(), RepartitionError> {
-        let Self { connection, snapshots, decided, next, .. } = &self;
-        let changed = match self.fence().await {
+        let Self { connection, snapshots, next, .. } = &self;
+        let fenced = self.fence().await;
+        let is_tried = fenced.is_ok();
+        let changed = match fenced {
             Ok(()) => self.decide().await,
-            Err(error) => Err(error),
+            refused => refused,
         };
-        match changed {
-            Ok(()) => {
-                connection.conform().await?;
+        match (changed, connection.conform().await) {
+            (Ok(()), Ok(_)) => Ok(()),
+            (Ok(()), Err(error)) => {
+                tracing::warn!("{error}; it is in force, and the hosts see to the rest");
                 Ok(())
             }
-            Err(error) => {
-                let now = connection.conform().await?;
-                if now.layout.as_ref() == Some(next) {
-                    return Ok(());
-                }
-                tracing::debug!("still generation {}, which was decided at {}", decided.generation(), now.at);
+            (Err(_), Ok(now)) if now.layout.as_ref() == Some(next) => Ok(()),
+            (Err(error), Err(unanswered)) if is_tried && !error.is_refusal() => {
+                Err(RepartitionError::InDoubt { error: Box::new(error), unanswered })
+            }
+            (Err(error), _) => {
                 forget(snapshots, next).await;
                 Err(error)
             }
@@ -358,7 +390,7 @@ impl Ready {
 
     /// The first step of [`Self::commit`]: nobody can append any more, and nobody has.
     pub async fn fence(&self) -> Result<(), RepartitionError> {
-        self.connection.fence(&self.next).await?;
+        self.connection.fence(&self.next, self.decided.at).await?;
         Ok(self.connection.seal(&self.next).await?)
     }
 

@@ -8,7 +8,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shop_domain::{encode::encode, kind::Kind, message::Envelope};
+use shop_domain::{encode::encode, kind::Kind, logic::Logic, message::Envelope};
 
 /// The version byte that leads every frame and every upgrade.
 const VERSION: u8 = 1;
@@ -156,6 +156,11 @@ impl Payload {
             None => Ok(Self::Frame(frame)),
         }
     }
+}
+
+/// An upgrade that changes nothing, wherever it stands: there is no older version.
+pub(crate) fn nothing() -> Bytes {
+    Upgrade { logic: Logic::V1.number() }.encode()
 }
 
 /// Whether bytes begin as an upgrade does.

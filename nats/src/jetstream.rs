@@ -21,7 +21,7 @@ use self::reader::Reader;
 use crate::{
     connection::Connection,
     disruption::Disruptions,
-    header,
+    frame, header,
     layout::LayoutError,
     log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
     subject,
@@ -86,6 +86,18 @@ impl JetStreamLog {
             reconnects: reading.connects(),
             read_disruptions: Disruptions::over(reading),
             disruptions: Disruptions::over(publishing),
+        }
+    }
+
+    /// What is stored at a sequence, as everybody takes it who reads under this layout. Something of a former one was
+    /// let in by mistake, from a host that missed that there is another one now: nothing is to follow from it. It keeps
+    /// its place, so that nobody waits for it.
+    fn record_of(&self, place: (u32, u16), sequence: u64, time: Timestamp, payload: Bytes) -> Record {
+        match place {
+            (generation, _) if generation < self.generation => {
+                Record { sequence, partition: 0, time, payload: frame::nothing() }
+            }
+            (_, partition) => Record { sequence, partition, time, payload },
         }
     }
 
@@ -159,9 +171,9 @@ impl Log for JetStreamLog {
                     _ => Ok(None),
                 };
             };
-            let (_, partition) = subject::place(&message.subject).ok_or_else(|| failed("foreign subject".into()))?;
+            let place = subject::place(&message.subject).ok_or_else(|| failed("foreign subject".into()))?;
             let time = taken_at(Some(&message.headers), message.time.unix_timestamp_nanos());
-            Ok(Some(Record { sequence, partition, time, payload: message.payload }))
+            Ok(Some(log.record_of(place, sequence, time, message.payload)))
         }
         .boxed()
     }

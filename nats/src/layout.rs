@@ -16,6 +16,11 @@
 //! 4. [`Connection::conform`]: the streams say the same. Whoever starts does that as well, in either
 //!    direction: if a fenced stream is ahead of what was decided, he first decides once more for what is
 //!    in force, so that whoever fenced it comes too late with his third step.
+//!
+//! A stream is changed by whoever has just seen what is in force. That it still is when the server changes it nobody
+//! can promise: no request says "unless anybody has decided". Whoever is frozen right there gives a stream back
+//! the subjects of a former generation until somebody else sees to it. What is appended under those meanwhile
+//! counts for nothing, whoever reads it (see [`crate::jetstream::JetStreamLog`]).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -26,7 +31,6 @@ use async_nats::jetstream::{
     stream::{Config, DiscardPolicy, LastRawMessageErrorKind, StorageType},
 };
 use bytes::Bytes;
-use futures::TryFutureExt;
 use serde::{Deserialize, Serialize};
 use shop_domain::kind::Kind;
 use tokio::time::{Instant, sleep};
@@ -94,11 +98,18 @@ pub enum LayoutError {
     #[error(transparent)]
     Topology(TopologyError),
     /// Somebody else has decided meanwhile.
-    #[error("somebody else, or a host that was just started, has decided how the logs are cut; nothing was changed")]
+    #[error("somebody else, or a host that was just started, has decided meanwhile how the logs are cut")]
     Overtaken,
     /// A log does not end any more where it did.
-    #[error("the log of {0} has gone on beyond what was rewritten; nothing was changed")]
+    #[error("the log of {0} has gone on beyond what was rewritten")]
     WentOn(Kind),
+    /// It was decided about another log than the one that is there.
+    #[error(
+        "the stream {0} is not the one that SHOP_LAYOUT speaks of: it was made since, with an epoch of its own. If the \
+         shop is to begin afresh, stop all hosts and remove all of its streams, SHOP_LAYOUT as well: nats stream rm \
+         SHOP_LAYOUT. If not, its log is lost: restore a backup"
+    )]
+    OtherLog(String),
 }
 
 impl From<TopologyError> for LayoutError {
@@ -125,7 +136,12 @@ impl Decided {
 
     /// The epochs that a kind's log had before.
     pub fn former(&self, kind: Kind) -> &[u64] {
-        self.layout.as_ref().and_then(|layout| layout.kinds.get(&kind)).map_or(&[], |cut| &cut.former)
+        self.cut(kind).map_or(&[], |cut| &cut.former)
+    }
+
+    /// How a kind is cut, if that was ever decided.
+    pub(crate) fn cut(&self, kind: Kind) -> Option<&Cut> {
+        self.layout.as_ref()?.kinds.get(&kind)
     }
 }
 
@@ -141,26 +157,31 @@ impl Connection {
     /// Which layout is in force.
     pub async fn decided(&self) -> Result<Decided, LayoutError> {
         let context = self.layout_context();
-        patiently(|| decided(&context).map_err(|reason| server(subject::LAYOUT_STREAM, reason))).await
+        patiently(|| decided(&context)).await
     }
 
     /// Which layout is in force, once all streams are as it says.
     pub async fn conform(&self) -> Result<Decided, LayoutError> {
         let context = self.layout_context();
         loop {
-            let generations = patiently(|| generations(&context)).await?;
-            let mut decided = self.decided().await?;
-            if generations.into_iter().max() > Some(decided.generation()) {
-                tracing::warn!("a repartitioning was not finished; the logs stay as they are cut");
-                match self.decide(decided.layout.as_ref(), decided.at).await {
-                    Ok(at) => decided.at = at,
-                    Err(LayoutError::Overtaken) => continue,
-                    Err(error) => return Err(error),
-                }
+            match patiently(|| self.conform_to_the_last(&context)).await {
+                Err(LayoutError::Overtaken) => {}
+                outcome => return outcome,
             }
-            patiently(|| follow(&context, &decided, Follow::InForce)).await?;
-            return Ok(decided);
         }
+    }
+
+    /// Makes the streams as was decided last, unless anybody decides meanwhile.
+    async fn conform_to_the_last(&self, context: &jetstream::Context) -> Result<Decided, LayoutError> {
+        let generations = generations(context).await?;
+        let mut decided = decided(context).await?;
+        let is_ahead = generations.into_iter().max() > Some(decided.generation());
+        if is_ahead {
+            tracing::warn!("a repartitioning was not finished; the logs stay as they are cut");
+            decided.at = self.decide(decided.layout.as_ref(), decided.at).await?;
+        }
+        follow(context, &decided, if is_ahead { Follow::InForceAfterAll } else { Follow::InForce }).await?;
+        Ok(decided)
     }
 
     /// Decides, unless anybody has done so since `after`; returns where that is said.
@@ -192,11 +213,12 @@ impl Connection {
         patiently(|| make_stream(&context)).await
     }
 
-    /// Lets nobody append any more under the layout in force. Undone by [`Self::conform`].
-    pub async fn fence(&self, next: &Layout) -> Result<(), LayoutError> {
-        let decided = Decided { layout: Some(next.clone()), at: 0 };
+    /// Lets nobody append any more under the layout in force, unless anybody has decided since `after`. Undone by
+    /// [`Self::conform`].
+    pub async fn fence(&self, next: &Layout, after: u64) -> Result<(), LayoutError> {
+        let proposed = Decided { layout: Some(next.clone()), at: after };
         let context = self.layout_context();
-        patiently(|| follow(&context, &decided, Follow::Proposed)).await
+        patiently(|| follow(&context, &proposed, Follow::Proposed)).await
     }
 
     /// Appends the first record of each log under the next layout: one that changes nothing, and that
@@ -248,11 +270,13 @@ async fn make_stream(context: &jetstream::Context) -> Result<(), LayoutError> {
 }
 
 /// Which layout is in force, as the leader of its stream says.
-pub(crate) async fn decided(context: &jetstream::Context) -> Result<Decided, String> {
-    let stream = context.get_stream_no_info(subject::LAYOUT_STREAM).await.map_err(|error| error.to_string())?;
+pub(crate) async fn decided(context: &jetstream::Context) -> Result<Decided, LayoutError> {
+    let failed = |reason: String| server(subject::LAYOUT_STREAM, reason);
+    let stream = context.get_stream_no_info(subject::LAYOUT_STREAM).await.map_err(|error| failed(error.to_string()))?;
     match stream.get_last_raw_message_by_subject(subject::LAYOUT).await {
         Ok(message) => {
-            let decision: Decision = serde_json::from_slice(&message.payload).map_err(|error| error.to_string())?;
+            let decision: Decision =
+                serde_json::from_slice(&message.payload).map_err(|error| failed(error.to_string()))?;
             Ok(Decided { layout: decision.layout, at: message.sequence })
         }
         Err(error) => match error.kind() {
@@ -260,7 +284,7 @@ pub(crate) async fn decided(context: &jetstream::Context) -> Result<Decided, Str
             LastRawMessageErrorKind::JetStream(ref inner) if is_nothing(inner.error_code()) => Ok(Decided::default()),
             LastRawMessageErrorKind::JetStream(_)
             | LastRawMessageErrorKind::InvalidSubject
-            | LastRawMessageErrorKind::Other => Err(error.to_string()),
+            | LastRawMessageErrorKind::Other => Err(failed(error.to_string())),
         },
     }
 }
@@ -275,31 +299,54 @@ fn is_nothing(error: ErrorCode) -> bool {
 enum Follow {
     /// A layout in force: they say so.
     InForce,
+    /// The same, and that was decided once more since one of them was seen ahead of it: whoever has fenced that one
+    /// comes too late.
+    InForceAfterAll,
     /// One that may come into force: nobody else may append.
     Proposed,
 }
 
-/// Gives the logs that there are the subjects of a layout and, if it is in force, what else it says.
+/// Gives the logs that there are the subjects of a layout and, if it is in force, what else it says; unless anybody
+/// has decided since.
 async fn follow(context: &jetstream::Context, decided: &Decided, follow: Follow) -> Result<(), LayoutError> {
     for kind in Kind::ALL {
         let Some(info) = stream_info(context, kind).await? else { continue };
-        let failed = |reason: String| server(&info.config.name, reason);
-        let cut = decided.layout.as_ref().and_then(|layout| layout.kinds.get(&kind));
-        let partitions = match cut {
-            Some(cut) => cut.partitions,
-            None if generation(&info.config) == 0 => continue,
-            None => identity_of(&info).map_err(|error| failed(error.to_string()))?.partitions,
-        };
-        let mut config = info.config.clone();
-        config.subjects = subject::logs(kind, decided.generation(), partitions);
-        if let (Follow::InForce, Some(cut)) = (follow, cut) {
-            topology::describe(&mut config.metadata, cut);
+        let changed = changed(kind, &info, decided, follow);
+        // What does not fit may only be newer.
+        if !matches!(changed, Ok(None)) && self::decided(context).await?.at != decided.at {
+            return Err(LayoutError::Overtaken);
         }
-        if config.subjects != info.config.subjects || config.metadata != info.config.metadata {
-            context.update_stream(config).await.map_err(|error| failed(error.to_string()))?;
-        }
+        let Some(config) = changed? else { continue };
+        context.update_stream(config).await.map_err(|error| server(&info.config.name, error.to_string()))?;
     }
     Ok(())
+}
+
+/// How a log's stream is to be instead, if it is not as it should be.
+fn changed(
+    kind: Kind,
+    info: &jetstream::stream::Info,
+    decided: &Decided,
+    follow: Follow,
+) -> Result<Option<Config>, LayoutError> {
+    let (cut, generation) = (decided.cut(kind), generation(&info.config));
+    if cut.is_none() && generation == 0 {
+        return Ok(None);
+    }
+    let log = identity_of(info)?;
+    if cut.is_some_and(|cut| cut.epoch != log.epoch && !cut.former.contains(&log.epoch)) {
+        return Err(LayoutError::OtherLog(info.config.name.clone()));
+    }
+    if generation > decided.generation() && follow != Follow::InForceAfterAll {
+        return Err(LayoutError::Overtaken);
+    }
+    let mut config = info.config.clone();
+    config.subjects = subject::logs(kind, decided.generation(), cut.map_or(log.partitions, |cut| cut.partitions));
+    if let (Follow::InForce | Follow::InForceAfterAll, Some(cut)) = (follow, cut) {
+        topology::describe(&mut config.metadata, cut);
+    }
+    let is_changed = config.subjects != info.config.subjects || config.metadata != info.config.metadata;
+    Ok(is_changed.then_some(config))
 }
 
 /// The generation whose subjects each log has.
@@ -356,4 +403,55 @@ where
 
 fn server(stream: &str, reason: String) -> LayoutError {
     LayoutError::Server { stream: stream.to_owned(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The stream of the log of orders, of that epoch and with the subjects of that generation.
+    fn stream(epoch: u64, generation: u32) -> jetstream::stream::Info {
+        let mut config = topology::log(Kind::Order, epoch, 1, 1, 1);
+        config.subjects = subject::logs(Kind::Order, generation, 1);
+        let info = json!({
+            "config": config,
+            "created": "2026-11-22T15:15:12.150Z",
+            "state": { "messages": 0, "bytes": 0, "first_seq": 1, "first_ts": "2026-11-22T15:15:12.150Z",
+                "last_seq": 0, "last_ts": "2026-11-22T15:15:12.150Z", "consumer_count": 0 },
+        });
+        serde_json::from_value(info).expect("this is how a server describes a stream")
+    }
+
+    /// Epoch 3, which followed on the epochs 1 and 2.
+    fn decided() -> Decided {
+        let cut = Cut { partitions: 4, epoch: 3, begins_at: 10, logic: 1, former: vec![1, 2] };
+        Decided { layout: Some(Layout { generation: 2, kinds: [(Kind::Order, cut)].into() }), at: 7 }
+    }
+
+    #[test]
+    fn a_stream_goes_on_to_the_layout_in_force_and_back_only_if_that_was_decided_once_more() {
+        let follows = |generation, follow| {
+            let changed = changed(Kind::Order, &stream(2, generation), &decided(), follow)?;
+            Ok::<_, LayoutError>(changed.map(|config| (config.subjects, config.metadata["shop.epoch"].clone())))
+        };
+        let as_it_is_in_force = Some((subject::logs(Kind::Order, 2, 4), "0000000000000003".to_owned()));
+        for generation in [0, 1, 2] {
+            assert_eq!(follows(generation, Follow::InForce).unwrap(), as_it_is_in_force);
+        }
+        assert!(matches!(follows(3, Follow::InForce), Err(LayoutError::Overtaken)));
+        assert!(matches!(follows(3, Follow::Proposed), Err(LayoutError::Overtaken)));
+        assert_eq!(follows(3, Follow::InForceAfterAll).unwrap(), as_it_is_in_force);
+    }
+
+    #[test]
+    fn a_layout_is_not_put_onto_another_log_than_it_was_decided_about() {
+        for follow in [Follow::InForce, Follow::InForceAfterAll, Follow::Proposed] {
+            for (epoch, is_other) in [(1, false), (2, false), (3, false), (4, true)] {
+                let changed = changed(Kind::Order, &stream(epoch, 0), &decided(), follow);
+                assert_eq!(matches!(changed, Err(LayoutError::OtherLog(_))), is_other, "epoch {epoch}, {follow:?}");
+            }
+        }
+    }
 }

@@ -1,13 +1,18 @@
 //! Streams that are filled from a backup. No host takes one of them for a log until all of them are whole.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use async_nats::{
     HeaderMap,
     header::NATS_EXPECTED_LAST_SEQUENCE,
     jetstream::{
-        self, ErrorCode,
-        context::{GetStreamErrorKind, PublishAckFuture, PublishError},
+        self,
+        context::{PublishAckFuture, PublishError},
+        message::StreamMessage,
         stream::Config,
     },
 };
@@ -18,6 +23,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     connection::Connection,
     header,
+    jetstream::{message_at, taken_at},
     log::Record,
     subject,
     topology::{self, Topology, TopologyError},
@@ -55,6 +61,12 @@ impl Stored {
     pub fn of(kind: Kind, Record { sequence, partition, time, payload }: Record) -> Self {
         Self { sequence, subject: subject::log(kind, 0, partition), time, headers: vec![], payload }
     }
+
+    /// Whether a message is this one, put back.
+    fn is(&self, found: &StreamMessage) -> bool {
+        let time = taken_at(Some(&found.headers), found.time.unix_timestamp_nanos());
+        (&*self.subject, &self.payload, self.time) == (&*found.subject, &found.payload, time)
+    }
 }
 
 /// What a log was that is to be there again.
@@ -87,6 +99,12 @@ pub enum RestoreError {
          Start that again, and then the restore"
     )]
     Revived(String),
+    /// Something is in a stream that is not from the backup.
+    #[error(
+        "somebody else appends to the stream {0}: stop all hosts, also those that were forgotten elsewhere, and begin \
+         the restore again"
+    )]
+    SomebodyElse(String),
     /// The server did not do what it was asked.
     #[error("cannot restore into the stream {stream}: {reason}")]
     Server {
@@ -100,51 +118,66 @@ pub enum RestoreError {
     Topology(#[from] TopologyError),
 }
 
-impl Connection {
-    /// Makes sure that there is no shop. What a restore has left that was interrupted goes.
-    pub async fn make_room_for_a_restore(&self) -> Result<(), RestoreError> {
-        let context = context(self);
-        let names = Kind::ALL
-            .map(subject::stream)
-            .into_iter()
-            .chain([subject::DEAD_STREAM, subject::LAYOUT_STREAM].map(str::to_owned));
-        let mut unfinished = vec![];
-        for name in names {
-            match context.get_stream(&name).await {
-                Ok(stream) if topology::is_closed(&stream.cached_info().config) => unfinished.push(name),
-                Ok(_) => return Err(RestoreError::NotEmpty(name)),
-                Err(error) => match error.kind() {
-                    GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
-                    GetStreamErrorKind::JetStream(_)
-                    | GetStreamErrorKind::EmptyName
-                    | GetStreamErrorKind::Request
-                    | GetStreamErrorKind::InvalidStreamName => return Err(failed(&name, &error)),
-                },
-            }
-        }
-        for name in unfinished {
-            context.delete_stream(&name).await.map_err(|error| failed(&name, &error))?;
-        }
-        Ok(())
-    }
+/// A restore that was begun where there is room for it.
+#[derive(Debug)]
+pub struct Restore {
+    context: jetstream::Context,
+    /// What all of its streams say, and no others.
+    number: u64,
+    replicas: usize,
+}
 
+impl Connection {
+    /// Begins a restore where there is no shop. What another one has left that was interrupted goes.
+    pub async fn begin_restore(&self, topology: Topology) -> Result<Restore, RestoreError> {
+        let (context, replicas) = (context(self), self.replicas(topology)?);
+        make_room(&context).await?;
+        Ok(Restore { context, number: topology::random(), replicas })
+    }
+}
+
+/// Removes the streams of a restore that was interrupted, and nothing else.
+async fn make_room(context: &jetstream::Context) -> Result<(), RestoreError> {
+    let names = Kind::ALL.map(subject::stream).into_iter();
+    let mut found = vec![];
+    for name in names.chain([subject::DEAD_STREAM, subject::LAYOUT_STREAM].map(str::to_owned)) {
+        found.extend(topology::find(context, &name).await?.map(|info| info.config));
+    }
+    // One that is open already may go with those that are not: no host has begun with it, because that takes all logs.
+    let unfinished: BTreeSet<_> =
+        found.iter().filter(|config| topology::is_closed(config)).filter_map(topology::restored_by).collect();
+    let is_unfinished = |config: &Config| {
+        topology::is_closed(config) || topology::restored_by(config).is_some_and(|by| unfinished.contains(by))
+    };
+    if let Some(config) = found.iter().find(|config| !is_unfinished(config)) {
+        return Err(RestoreError::NotEmpty(config.name.clone()));
+    }
+    // Those that are closed last, so that no host begins with what is left if this is interrupted.
+    found.sort_by_key(topology::is_closed);
+    for Config { name, .. } in found {
+        context.delete_stream(&name).await.map_err(|error| failed(&name, &error))?;
+    }
+    Ok(())
+}
+
+impl Restore {
     /// Makes a log that is as this one was, but empty and closed.
-    pub async fn restore_log(&self, original: Original, topology: Topology) -> Result<Restoring, RestoreError> {
+    pub async fn log(&self, original: Original) -> Result<Restoring, RestoreError> {
         let Original { kind, link_epoch, partitions, logic, first_sequence } = original;
-        let epoch = topology::new_epoch();
-        let config = topology::log(kind, epoch, partitions, logic, self.replicas(topology)?);
-        self.restore(topology::linked(config, link_epoch), epoch, first_sequence).await
+        let epoch = topology::random();
+        let config = topology::log(kind, epoch, partitions, logic, self.replicas);
+        self.make(topology::linked(config, link_epoch), epoch, first_sequence).await
     }
 
     /// Makes a stream of dead letters that is empty and closed.
-    pub async fn restore_dead_letters(&self, first: u64, topology: Topology) -> Result<Restoring, RestoreError> {
-        self.restore(topology::dead_letters(self.replicas(topology)?), 0, first).await
+    pub async fn dead_letters(&self, first: u64) -> Result<Restoring, RestoreError> {
+        self.make(topology::dead_letters(self.replicas), 0, first).await
     }
 
-    async fn restore(&self, config: Config, epoch: u64, first_sequence: u64) -> Result<Restoring, RestoreError> {
+    async fn make(&self, config: Config, epoch: u64, first_sequence: u64) -> Result<Restoring, RestoreError> {
         let config = Config { first_sequence: Some(first_sequence).filter(|first| *first > 1), ..config };
-        let (context, stream) = (context(self), config.name.clone());
-        let made = make(&context, &topology::closed(config)).await?;
+        let (context, stream) = (self.context.clone(), config.name.clone());
+        let made = make(&context, &topology::closed(config, self.number)).await?;
         // A nats-server that could not remove the files of a stream of that name would find them again.
         if made.state.messages > 0 || made.state.last_sequence >= first_sequence {
             return Err(RestoreError::Revived(stream));
@@ -203,20 +236,37 @@ impl Restoring {
         Ok(())
     }
 
-    /// Waits until all that was put back is stored.
+    /// Waits until all that was put back is stored, and nothing else is.
     pub async fn settle(&mut self) -> Result<(), RestoreError> {
         while !self.window.is_empty() {
             self.settle_oldest().await?;
         }
-        Ok(())
+        persistently(|| self.settled()).await.map(drop)
     }
 
     /// Lets hosts use the stream.
     pub async fn open(self) -> Result<(), RestoreError> {
-        let Self { context, stream, .. } = self;
-        let info = context.get_stream(&stream).await.map_err(|error| failed(&stream, &error))?;
-        let config = topology::opened(info.cached_info().config.clone());
-        context.update_stream(config).await.map(drop).map_err(|error| failed(&stream, &error))
+        let Self { context, stream, .. } = &self;
+        persistently(async || {
+            let config = topology::opened(self.settled().await?);
+            context.update_stream(config).await.map(drop).map_err(|error| failed(stream, &error))
+        })
+        .await
+    }
+
+    /// How the stream is configured, if it ends with what was put back last.
+    async fn settled(&self) -> Result<Config, RestoreError> {
+        let stream = self.context.get_stream(&self.stream).await.map_err(|error| failed(&self.stream, &error))?;
+        let (last, expected) = (stream.cached_info().state.last_sequence, self.next - 1);
+        match last.cmp(&expected) {
+            Ordering::Equal => Ok(stream.cached_info().config.clone()),
+            Ordering::Greater => Err(RestoreError::SomebodyElse(self.stream.clone())),
+            // Who was just elected to lead it may not know the end of it yet.
+            Ordering::Less => {
+                let reason = format!("it ends at sequence {last} instead of {expected}");
+                Err(RestoreError::Server { stream: self.stream.clone(), reason })
+            }
+        }
     }
 
     /// Only behind the one before it: so each comes to its own sequence, however often it is sent.
@@ -241,29 +291,51 @@ impl Restoring {
                 tracing::debug!("{} at {}: {error}; sending again", self.stream, message.sequence);
                 self.window.push_front(Sent { message, ack: Err(error) });
                 sleep(RETRY).await;
-                self.send_again().await;
+                self.send_again().await?;
             }
         }
         Ok(())
     }
 
     /// Sends again what the stream does not have.
-    async fn send_again(&mut self) {
-        // Who cannot say how far it goes is asked again after the next failure.
-        let Ok(stream) = self.context.get_stream(&self.stream).await else { return };
+    async fn send_again(&mut self) -> Result<(), RestoreError> {
+        // Who cannot say how far it goes, or what is there, is asked again after the next failure.
+        let Ok(stream) = self.context.get_stream(&self.stream).await else { return Ok(()) };
         let last = stream.cached_info().state.last_sequence;
-        while let Some(Sent { message, .. }) = self.window.pop_front_if(|sent| sent.message.sequence <= last) {
-            self.stored(&message);
+        while let Some(Sent { message, .. }) = self.window.front().filter(|sent| sent.message.sequence <= last) {
+            match message_at(&stream, message.sequence).await {
+                Ok(Some(found)) if message.is(&found) => {}
+                Ok(Some(_)) => return Err(RestoreError::SomebodyElse(self.stream.clone())),
+                Ok(None) | Err(_) => return Ok(()),
+            }
+            self.window_bytes -= message.payload.len();
+            self.heard = Instant::now();
+            self.window.pop_front();
         }
         for index in 0..self.window.len() {
             let ack = self.send(&self.window[index].message).await;
             self.window[index].ack = ack;
         }
+        Ok(())
     }
 
     fn stored(&mut self, message: &Stored) {
         self.window_bytes -= message.payload.len();
         self.heard = Instant::now();
+    }
+}
+
+/// Tries again what a nats-server could not say or do: it may have to find a leader first.
+async fn persistently<T>(step: impl AsyncFn() -> Result<T, RestoreError>) -> Result<T, RestoreError> {
+    let begin = Instant::now();
+    loop {
+        match step().await {
+            Err(error @ RestoreError::Server { .. }) if begin.elapsed() < SILENCE_MAX => {
+                tracing::debug!("{error}; trying again");
+            }
+            outcome => return outcome,
+        }
+        sleep(RETRY).await;
     }
 }
 

@@ -10,7 +10,12 @@ use async_nats::jetstream::{
 use shop_domain::{kind::Kind, logic::Logic};
 use tokio::time::{Instant, sleep};
 
-use crate::{connection::Connection, layout::Cut, log::Identity, subject};
+use crate::{
+    connection::Connection,
+    layout::{self, Cut},
+    log::Identity,
+    subject,
+};
 
 /// Partitions of a kind on a single server, where every frame costs an fsync.
 const PARTITIONS_SINGLE: u16 = 1;
@@ -34,6 +39,8 @@ const FORMAT: &str = "shop.format";
 const FORMAT_VERSION: &str = "1";
 /// What is there instead until all of a backup is restored.
 const FORMAT_RESTORING: &str = "restoring";
+/// A number that all streams have which were made by one restore.
+const RESTORE: &str = "shop.restore";
 
 /// A stream without a limit, as its configuration says it.
 const UNLIMITED: i64 = -1;
@@ -119,6 +126,13 @@ pub enum TopologyError {
          come to its end, or run it again"
     )]
     Restoring(String),
+    /// A log that was there once.
+    #[error(
+        "there is no stream {0}, but SHOP_LAYOUT says how it is cut, so there was one. If the shop is to begin afresh, \
+         stop all hosts and remove all of its streams, SHOP_LAYOUT as well: nats stream rm SHOP_LAYOUT. If not, the \
+         log is lost: restore a backup"
+    )]
+    Lost(String),
     /// A stream of that name that the shop did not make.
     #[error("the stream {stream} was not made by the shop, or by another version of it: its metadata say {found:?}")]
     Foreign {
@@ -139,7 +153,7 @@ impl Connection {
         }
         let (logic, replicas) = (Logic::NEWEST.number(), self.replicas(topology)?);
         let max_bytes = topology.log_max_bytes.map_or(UNLIMITED, max_bytes);
-        let config = Config { max_bytes, ..log(kind, new_epoch(), partitions, logic, replicas) };
+        let config = Config { max_bytes, ..log(kind, random(), partitions, logic, replicas) };
         let info = self.ensure_stream(config, topology).await?;
         let identity = identity_of(&info)?;
         self.ensure_room(&info.config, topology).await?;
@@ -189,7 +203,10 @@ impl Connection {
         let failed = |reason: String| TopologyError::Server { stream: config.name.clone(), reason };
         tracing::info!("the stream {} may have {wanted} bytes from now on (-1: without limit)", config.name);
         let context = jetstream::new(self.client().clone());
-        let changed = context.update_stream(Config { max_bytes: wanted, ..config.clone() }).await;
+        // Whatever else is changed with it, and the shop may have been repartitioned since it was found.
+        let found = context.get_stream(&config.name).await.map_err(|error| failed(error.to_string()))?;
+        let now = found.cached_info().config.clone();
+        let changed = context.update_stream(Config { max_bytes: wanted, ..now }).await;
         changed.map(drop).map_err(|error| failed(error.to_string()))
     }
 
@@ -246,6 +263,10 @@ async fn find_or_make(context: &jetstream::Context, config: &Config) -> Result<j
     if let Some(info) = find(context, name).await? {
         return Ok(info);
     }
+    let decided = layout::decided(context).await.map_err(|error| failed(error.to_string()))?;
+    if Kind::ALL.into_iter().any(|kind| subject::stream(kind) == *name && decided.cut(kind).is_some()) {
+        return Err(TopologyError::Lost(name.clone()));
+    }
     match context.create_stream(config.clone()).await {
         Ok(stream) => Ok(stream.cached_info().clone()),
         // Another host was faster.
@@ -272,8 +293,8 @@ pub(crate) fn is_name_taken(error: &CreateStreamErrorKind) -> bool {
     matches!(error, CreateStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST)
 }
 
-/// The number that tells a new log from all others.
-pub(crate) fn new_epoch() -> u64 {
+/// A number that tells a new log, or a restore, from all others.
+pub(crate) fn random() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
 }
 
@@ -313,8 +334,8 @@ pub(crate) fn dead_letters(replicas: usize) -> Config {
 }
 
 /// A stream that no host uses yet, because a backup is being restored into it.
-pub(crate) fn closed(mut config: Config) -> Config {
-    config.metadata.insert(FORMAT.into(), FORMAT_RESTORING.into());
+pub(crate) fn closed(mut config: Config, restore: u64) -> Config {
+    config.metadata.extend([(FORMAT.into(), FORMAT_RESTORING.into()), (RESTORE.into(), format!("{restore:016x}"))]);
     config
 }
 
@@ -327,6 +348,11 @@ pub(crate) fn opened(mut config: Config) -> Config {
 /// Whether a backup is being restored into a stream, or that was interrupted.
 pub(crate) fn is_closed(config: &Config) -> bool {
     config.metadata.get(FORMAT).is_some_and(|format| format == FORMAT_RESTORING)
+}
+
+/// Which restore has made a stream, if one has.
+pub(crate) fn restored_by(config: &Config) -> Option<&str> {
+    config.metadata.get(RESTORE).map(String::as_str)
 }
 
 /// A stream whose links are known by the epoch of the log that it is made from.

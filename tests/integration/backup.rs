@@ -9,10 +9,14 @@ use std::{
 
 use async_nats::jetstream;
 use shop_actors::config::SnapshotOptions;
-use shop_domain::kind::Kind;
+use shop_domain::{kind::Kind, timestamp::Timestamp};
 use shop_local::{Options, Shop, nats_server::NatsServer};
 use shop_nats::{
-    access::Access, connection::Connection, jetstream::JetStreamLog, log::SharedLog, restore::Original,
+    access::Access,
+    connection::Connection,
+    jetstream::JetStreamLog,
+    log::SharedLog,
+    restore::{Original, Stored},
     topology::Topology,
 };
 use shop_tests::{client::Client, market::Market, rush::Rush, seed::rng, servers::Servers};
@@ -20,10 +24,13 @@ use tempfile::TempDir;
 
 use crate::{
     operator::{Said, tool, tool_at},
+    repartition::append_late,
     shop::{TestShop, eventually},
 };
 
 const ORDERS: usize = 60;
+/// Streams as they are by default.
+const AS_IT_COMES: Topology = Topology { partitions: None, replicas: None, log_max_bytes: None };
 
 /// Nothing but nats-servers, and a place for snapshots.
 struct Elsewhere {
@@ -245,9 +252,9 @@ async fn a_backup_that_is_damaged_or_not_all_there_is_refused_before_anything_is
     let restored = elsewhere.open().await;
     assert_eq!((restored.balance("alice").await, restored.order_status("o-1").await), (990, "CONFIRMED".to_owned()));
     restored.get("/orders/o-2").await.is(404);
+    restored.close().await;
     let full = elsewhere.restore(&other).await.exits(2);
     assert!(full.stderr.contains("there is a shop on this nats-server already"), "{}", full.stderr);
-    restored.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -278,9 +285,7 @@ async fn a_restore_that_was_interrupted_is_no_shop_and_can_be_begun_again() {
 
     let elsewhere = Elsewhere::new().await;
     let connection = Connection::connect(&Access::to(elsewhere.url()), "interrupted").await.unwrap();
-    let original = Original { kind: Kind::Order, link_epoch: 1, partitions: 1, logic: 1, first_sequence: 1 };
-    let topology = Topology { partitions: None, replicas: None, log_max_bytes: None };
-    connection.restore_log(original, topology).await.unwrap();
+    connection.begin_restore(AS_IT_COMES).await.unwrap().log(empty(Kind::Order)).await.unwrap();
     let log: SharedLog = Arc::new(JetStreamLog::open(&connection, &connection).await.unwrap());
     let options = elsewhere.options(Options::for_test(folder.path().join("shop")));
     let refused = Shop::start(options).await.unwrap_err().to_string();
@@ -300,6 +305,90 @@ async fn a_restore_that_was_interrupted_is_no_shop_and_can_be_begun_again() {
     restored.close().await;
 }
 
+/// An empty log of one kind, as a backup may have it.
+const fn empty(kind: Kind) -> Original {
+    Original { kind, link_epoch: 1, partitions: 1, logic: 1, first_sequence: 1 }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_was_interrupted_while_it_opened_the_streams_can_be_begun_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let backup = folder.path().join("backup");
+    let shop = small_shop().await;
+    back_up(&shop, &backup).await.exits(0);
+    shop.close().await;
+
+    let elsewhere = Elsewhere::new().await;
+    let connection = Connection::connect(&Access::to(elsewhere.url()), "interrupted").await.unwrap();
+    let restore = connection.begin_restore(AS_IT_COMES).await.unwrap();
+    let mut streams = vec![restore.dead_letters(1).await.unwrap()];
+    for kind in Kind::ALL {
+        streams.push(restore.log(empty(kind)).await.unwrap());
+    }
+    for stream in streams.drain(..2) {
+        stream.open().await.unwrap();
+    }
+    drop(streams);
+    elsewhere.restore(&backup).await.exits(0);
+    let restored = elsewhere.open().await;
+    assert_eq!(restored.balance("alice").await, 990);
+    restored.close().await;
+    // What was restored to its end is a shop.
+    let full = elsewhere.restore(&backup).await.exits(2);
+    assert!(full.stderr.contains("there is a shop on this nats-server already"), "{}", full.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_somebody_else_appends_is_not_taken_for_what_was_restored() {
+    let elsewhere = Elsewhere::new().await;
+    let connection = Connection::connect(&Access::to(elsewhere.url()), "restore").await.unwrap();
+    let context = jetstream::new(async_nats::connect(elsewhere.url()).await.unwrap());
+    let somebody_appends = async |kind: Kind| {
+        context.publish(format!("shop.log.{kind}.0"), "hello".into()).await.unwrap().await.unwrap();
+    };
+    let restore = connection.begin_restore(AS_IT_COMES).await.unwrap();
+    let refuses = |refused: &str, stream: &str| {
+        assert!(
+            refused.contains(&format!("somebody else appends to the stream {stream}: stop all hosts")),
+            "{refused}"
+        );
+    };
+    let message = |kind: Kind| Stored {
+        sequence: 1,
+        subject: format!("shop.log.{kind}.0"),
+        time: Timestamp::from_unix_ms(1),
+        headers: vec![],
+        payload: "record".into(),
+    };
+    let mut at_its_place = restore.log(empty(Kind::Order)).await.unwrap();
+    somebody_appends(Kind::Order).await;
+    at_its_place.put(message(Kind::Order)).await.unwrap();
+    refuses(&at_its_place.settle().await.unwrap_err().to_string(), "SHOP_ORDER");
+
+    let mut behind_it = restore.log(empty(Kind::Wallet)).await.unwrap();
+    behind_it.put(message(Kind::Wallet)).await.unwrap();
+    behind_it.settle().await.unwrap();
+    somebody_appends(Kind::Wallet).await;
+    refuses(&behind_it.settle().await.unwrap_err().to_string(), "SHOP_WALLET");
+    refuses(&behind_it.open().await.unwrap_err().to_string(), "SHOP_WALLET");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_restored_where_a_host_still_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let backup = folder.path().join("backup");
+    let shop = small_shop().await;
+    back_up(&shop, &backup).await.exits(0);
+    let context = jetstream::new(async_nats::connect(shop.shop.nats_url()).await.unwrap());
+    for stream in ["WALLET", "PRODUCT", "ORDER", "DELIVERY", "MYPAGE", "DEAD"] {
+        context.delete_stream(format!("SHOP_{stream}")).await.unwrap();
+    }
+    let refused = tool(&shop, &format!("restore --from {}", backup.display())).await.exits(1);
+    assert!(refused.stderr.contains("a host of wallet (version "), "{}", refused.stderr);
+    assert!(refused.stderr.contains("is still running: stop all hosts first"), "{}", refused.stderr);
+    assert!(context.get_stream("SHOP_WALLET").await.is_err(), "something was restored");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checkpoints_of_the_original_are_not_taken_for_those_of_what_was_restored() {
     let folder = tempfile::tempdir().unwrap();
@@ -315,10 +404,18 @@ async fn checkpoints_of_the_original_are_not_taken_for_those_of_what_was_restore
     let elsewhere = Elsewhere::new().await;
     elsewhere.restore(&backup).await.exits(0);
     let refused = Shop::start(elsewhere.options(Options::for_test(&checkpoints))).await.unwrap_err().to_string();
-    assert!(refused.contains("does not belong to this log"), "{refused}");
+    assert!(refused.contains("does not belong to this log: the log has the epoch "), "{refused}");
     fs::remove_dir_all(checkpoints.join("hosts")).unwrap();
     let shop = Shop::start(elsewhere.options(Options::for_test(&checkpoints))).await.unwrap();
     shop.stop().await.unwrap();
+
+    // The same stream made once more has all that it had, but for what was in it.
+    let context = jetstream::new(async_nats::connect(elsewhere.url()).await.unwrap());
+    let config = context.get_stream("SHOP_WALLET").await.unwrap().cached_info().config.clone();
+    context.delete_stream("SHOP_WALLET").await.unwrap();
+    context.create_stream(config).await.unwrap();
+    let refused = Shop::start(elsewhere.options(Options::for_test(&checkpoints))).await.unwrap_err().to_string();
+    assert!(refused.contains("does not belong to this log: the stream was made at "), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -328,6 +425,7 @@ async fn a_shop_that_was_cut_anew_is_restored_as_it_was_and_can_be_cut_anew_agai
     let shop = small_shop().await;
     let snapshots = shop.shop.folder().join("snapshots");
     tool(&shop, &format!("repartition --to 3 --snapshots {}", snapshots.display())).await.exits(0);
+    append_late(&shop, 1).await;
     shop.order("o-2", "alice", "apple", 2).await;
     back_up(&shop, &backup).await.exits(0).says(&["is with it"]);
     let paths = ["/wallets/alice/statement", "/products/apple", "/orders/o-1", "/deliveries/o-2", "/mypages/alice"];

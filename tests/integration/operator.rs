@@ -10,8 +10,12 @@ use std::{process::Stdio, time::Duration};
 
 use async_nats::Client as Nats;
 use serde_json::{Value, json};
-use shop_tests::{cluster::Cluster, programs::Program};
-use tokio::{process::Command, time::timeout};
+use shop_tests::{
+    cluster::Cluster,
+    process::{Process, Signal},
+    programs::Program,
+};
+use tokio::{net::TcpListener, process::Command, time::timeout};
 
 use crate::shop::TestShop;
 
@@ -96,4 +100,18 @@ async fn a_tool_that_cannot_find_out_says_why_and_ends_with_two() {
         assert!(said.stderr.contains("cannot"), "{line}: {}", said.stderr);
     }
     cluster.nats().stop().await;
+}
+
+#[tokio::test]
+async fn a_tool_that_is_interrupted_says_so_and_ends_with_two() {
+    let folder = tempfile::tempdir().unwrap();
+    // Takes the connection, and never says a word.
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("nats://{}", server.local_addr().unwrap());
+    let mut audit = Process::spawn(Program::Actors, folder.path(), "audit", ["audit", "--nats-url", &url]);
+    let _connected = server.accept().await.unwrap();
+    audit.signal(Signal::INT);
+    assert_eq!(audit.ends_within(TOOL_LIMIT).await.code(), Some(2));
+    let said = audit.stderr();
+    assert!(said.contains("shop-actors: interrupted"), "{said}");
 }

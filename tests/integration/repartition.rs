@@ -2,13 +2,28 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use async_nats::jetstream;
 use serde_json::json;
 use shop_actors::{
     repartition::{Options, Repartition, Settled},
     snapshot::Snapshots,
 };
-use shop_domain::kind::Kind;
-use shop_nats::{access::Access, connection::Connection, hold::Holding, jetstream::JetStreamLog, log::Log};
+use shop_domain::{
+    kind::Kind,
+    message::{Envelope, Message},
+    money::Money,
+    wallet,
+};
+use shop_nats::{
+    access::Access,
+    connection::Connection,
+    frame::{EncodedMessage, Origin, Source, frames},
+    hold::Holding,
+    jetstream::JetStreamLog,
+    log::Log,
+    subject::partition_of,
+    topology::Topology,
+};
 use shop_tests::{
     client::Client,
     cluster::{ALL_KINDS, Cluster},
@@ -185,7 +200,7 @@ async fn whoever_cuts_a_shop_anew_may_be_gone_at_any_moment() {
     drop((holding, folder));
     is_open_again(&shop, "fenced").await;
     let refused = ready.decide().await.unwrap_err().to_string();
-    assert!(refused.contains("has decided how the logs are cut; nothing was changed"), "{refused}");
+    assert!(refused.contains("has decided meanwhile how the logs are cut"), "{refused}");
     assert_eq!(partitions(&shop).await, all(1));
 
     let (settled, holding, folder) = Cutting::begin(&shop, 3).await.settle().await;
@@ -199,6 +214,105 @@ async fn whoever_cuts_a_shop_anew_may_be_gone_at_any_moment() {
     assert_eq!((shop.balance("alice").await, shop.stock("apple").await), (940, 994));
     with_snapshots(&shop, "audit").await.exits(0).says(&["no differences"]);
     shop.close().await;
+}
+
+async fn streams(shop: &TestShop) -> jetstream::Context {
+    jetstream::new(async_nats::connect(shop.shop.nats_url()).await.unwrap())
+}
+
+/// The subjects that each kind's log has.
+async fn subjects(streams: &jetstream::Context) -> Vec<Vec<String>> {
+    let mut subjects = vec![];
+    for kind in Kind::ALL {
+        let stream = format!("SHOP_{}", kind.as_str().to_uppercase());
+        subjects.push(streams.get_stream(stream).await.unwrap().cached_info().config.subjects.clone());
+    }
+    subjects
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_missed_that_the_shop_was_cut_anew_does_not_take_that_back() {
+    let shop = TestShop::open().await;
+    shop.product("apple", 10, 1_000).await;
+    shop.wallet("alice", 1_000).await;
+    let (settled, holding, _folder) = Cutting::begin(&shop, 2).await.settle().await;
+    let frozen = settled.rewrite().await.unwrap();
+    drop(holding);
+    with_snapshots(&shop, "repartition --to 3").await.exits(0);
+    let streams = streams(&shop).await;
+    let now = subjects(&streams).await;
+    let refused = frozen.fence().await.unwrap_err().to_string();
+    assert!(refused.contains("has decided meanwhile how the logs are cut"), "{refused}");
+    assert_eq!(subjects(&streams).await, now);
+    is_open_again(&shop, "o-1").await;
+    shop.close().await;
+}
+
+/// Appends to the log of wallets what a host would that was frozen when these were not yet cut as they are now, and
+/// that somebody lets in who was frozen as well.
+pub(crate) async fn append_late(shop: &TestShop, partitions: u16) {
+    let streams = streams(shop).await;
+    let wallet = "alice".parse().unwrap();
+    let place = format!("shop.log.wallet.{}", partition_of(&wallet, partitions));
+    let message = Message::Wallet(wallet::Message::TopUp { amount: Money::new(7).unwrap() });
+    let top_up = EncodedMessage::new(&Envelope { to: wallet, message, request: None, trace: None });
+    let (frame, _) = frames(Source { origin: Origin::Door, epoch: 61 }, 1, &[top_up]).remove(0);
+    let append = || async {
+        let mut config = streams.get_stream("SHOP_WALLET").await.unwrap().cached_info().config.clone();
+        if !config.subjects.contains(&place) {
+            config.subjects.push(place.clone());
+            streams.update_stream(config).await.unwrap();
+        }
+        // A host may just see to it that the stream is as it should be.
+        streams.publish(place.clone(), frame.clone()).await.unwrap().await
+    };
+    eventually("something is appended", append, Result::is_ok).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_appended_under_an_older_layout_is_skipped_by_everybody() {
+    let shop = TestShop::open_with(2).await;
+    shop.product("apple", 10, 1_000).await;
+    shop.wallet("alice", 1_000).await;
+    with_snapshots(&shop, "repartition --to 3").await.exits(0);
+    append_late(&shop, 2).await;
+    assert_eq!(shop.balance("alice").await, 1_000);
+    shop.order("o-1", "alice", "apple", 1).await;
+    with_snapshots(&shop, "audit").await.exits(0).says(&["no differences"]);
+    append_late(&shop, 2).await;
+    let shop = shop.reopen(lose_the_checkpoints).await;
+    assert_eq!(shop.balance("alice").await, 990);
+    // From its checkpoint, whose last record that one is.
+    let shop = shop.reopen(|_| {}).await;
+    shop.order("o-2", "alice", "apple", 1).await;
+    with_snapshots(&shop, "repartition --to 1").await.exits(0);
+    assert_eq!((shop.balance("alice").await, shop.stock("apple").await), (980, 998));
+    with_snapshots(&shop, "audit").await.exits(0).says(&["no differences"]);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shop_that_begins_afresh_is_not_taken_for_the_one_that_was_cut_anew() {
+    let shop = TestShop::open().await;
+    let streams = streams(&shop).await;
+    let mut another = streams.get_stream("SHOP_WALLET").await.unwrap().cached_info().config.clone();
+    another.metadata.insert("shop.epoch".into(), "00000000000000aa".into());
+    with_snapshots(&shop, "repartition --to 2").await.exits(0);
+    for kind in Kind::ALL {
+        streams.delete_stream(format!("SHOP_{}", kind.as_str().to_uppercase())).await.unwrap();
+    }
+    let connection = connect(&shop).await;
+    let topology = Topology { partitions: None, replicas: None, log_max_bytes: None };
+    let refused = connection.ensure_log(Kind::Wallet, topology).await.unwrap_err().to_string();
+    assert!(refused.contains("there is no stream SHOP_WALLET, but SHOP_LAYOUT says how it is cut"), "{refused}");
+    assert!(refused.contains("nats stream rm"), "{refused}");
+
+    // By a host of an older version.
+    streams.create_stream(another.clone()).await.unwrap();
+    let refused = connection.conform().await.unwrap_err().to_string();
+    assert!(refused.contains("the stream SHOP_WALLET is not the one that SHOP_LAYOUT speaks of"), "{refused}");
+    let found = streams.get_stream("SHOP_WALLET").await.unwrap().cached_info().config.clone();
+    assert_eq!((found.subjects, &found.metadata["shop.epoch"]), (another.subjects, &another.metadata["shop.epoch"]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

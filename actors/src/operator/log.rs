@@ -23,7 +23,7 @@ pub struct Options {
     from: u64,
     /// Go on with what comes, until Ctrl-C.
     #[arg(long)]
-    follow: bool,
+    pub(super) follow: bool,
     #[command(flatten)]
     common: Common,
 }

@@ -16,15 +16,13 @@ use serde_json::json;
 use shop_domain::kind::Kind;
 use shop_nats::{connection::Connection, discovery::Announced, layout::Layout, topology::PARTITIONS_MAX};
 
-use super::{Answered, Common, OperatorError, Out, no, say};
+use super::{Answered, Common, NO, OperatorError, Out, UNKNOWN, hosts, no, say};
 use crate::{
     outbox::Logs,
     repartition::{self, Repartition, RepartitionError, Written},
     snapshot::Snapshots,
 };
 
-/// How long hosts may take to say what they can.
-const HOSTS_WAIT: Duration = Duration::from_secs(1);
 /// How often they are asked whether they have begun anew.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long they may take: each reads its snapshots.
@@ -73,23 +71,9 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
         return Ok(no(&obstacle));
     }
     let kinds = if kind.is_empty() { Kind::ALL.to_vec() } else { kind };
-    let folder = match work_dir {
-        Some(folder) => tempfile::tempdir_in(folder),
-        None => tempfile::tempdir(),
-    };
-    let folder = folder.map_err(RepartitionError::Folder)?;
-    let repartition = Repartition::begin(repartition::Options {
-        nats: common.access.clone(),
-        snapshots: snapshots.clone(),
-        folder: folder.path().to_owned(),
-        partitions: kinds.into_iter().map(|kind| (kind, to)).collect(),
-    });
-    let repartition = repartition.await?;
-    if repartition.changes_nothing() {
-        return Ok(no(&format!("there are {to} partitions already; nothing was changed")));
-    }
-    match carry_out(repartition, !without_hosts).await {
-        Ok(done) => {
+    let partitions = kinds.into_iter().map(|kind| (kind, to)).collect();
+    match cut_anew(&common, &snapshots, work_dir, partitions, !without_hosts).await {
+        Ok(Some(done)) => {
             if common.json {
                 done.for_programs(out)?
             } else {
@@ -97,11 +81,16 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Err(error @ (RepartitionError::Unsettled(_) | RepartitionError::Upgrading(_))) => {
-            Ok(no(&format!("{error}; the shop is cut as before")))
-        }
-        Err(error) => Err(error.into()),
+        Ok(None) => Ok(no(&format!("there are {to} partitions already; nothing was changed"))),
+        Err(error) => Ok(failed(&error)),
     }
+}
+
+/// Says why it did not come to a good end, and what that means for the shop.
+fn failed(error: &RepartitionError) -> ExitCode {
+    let unchanged = if matches!(error, RepartitionError::InDoubt { .. }) { "" } else { "; nothing was changed" };
+    say(&format_args!("{error}{unchanged}"));
+    ExitCode::from(if error.is_refusal() { NO } else { UNKNOWN })
 }
 
 /// What speaks against beginning, if anything does.
@@ -111,7 +100,7 @@ async fn obstacle(
     without_hosts: bool,
 ) -> Result<Option<String>, OperatorError> {
     let connection = common.connect("repartition").await?;
-    let hosts = connection.hosts(HOSTS_WAIT).await.map_err(OperatorError::Hosts)?;
+    let hosts = hosts(&connection).await?;
     for Announced { kind, id, version, snapshots: place, .. } in &hosts {
         let why = match place {
             None => "it keeps no snapshots (--snapshots), or is of an older version".to_owned(),
@@ -125,6 +114,32 @@ async fn obstacle(
         let advice = "start one, or say --without-hosts if all are stopped for this";
         format!("no host of {kind} says that it could go on: {advice}")
     }))
+}
+
+/// Does it, unless there are so many partitions already.
+async fn cut_anew(
+    common: &Common,
+    snapshots: &Snapshots,
+    work_dir: Option<PathBuf>,
+    partitions: BTreeMap<Kind, u16>,
+    is_served: bool,
+) -> Result<Option<Done>, RepartitionError> {
+    let folder = match work_dir {
+        Some(folder) => tempfile::tempdir_in(folder),
+        None => tempfile::tempdir(),
+    };
+    let folder = folder.map_err(RepartitionError::Folder)?;
+    let repartition = Repartition::begin(repartition::Options {
+        nats: common.access.clone(),
+        snapshots: snapshots.clone(),
+        folder: folder.path().to_owned(),
+        partitions,
+    });
+    let repartition = repartition.await?;
+    if repartition.changes_nothing() {
+        return Ok(None);
+    }
+    carry_out(repartition, is_served).await.map(Some)
 }
 
 async fn carry_out(mut repartition: Repartition, is_served: bool) -> Result<Done, RepartitionError> {
@@ -242,5 +257,30 @@ impl Done {
             "held_seconds": held,
         });
         Ok(writeln!(out, "{line}")?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shop_nats::layout::LayoutError;
+
+    use super::*;
+
+    #[test]
+    fn a_no_ends_with_one_and_what_could_not_be_found_out_with_two() {
+        let server = || LayoutError::Server { stream: "SHOP_LAYOUT".into(), reason: "timed out".into() };
+        let in_doubt =
+            RepartitionError::InDoubt { error: Box::new(LayoutError::Overtaken.into()), unanswered: server() };
+        assert!(!in_doubt.to_string().contains("nothing was changed"));
+        for (error, code) in [
+            (RepartitionError::Unsettled("a message".into()), NO),
+            (RepartitionError::Upgrading(Kind::Order), NO),
+            (LayoutError::Overtaken.into(), NO),
+            (LayoutError::WentOn(Kind::Order).into(), NO),
+            (server().into(), UNKNOWN),
+            (in_doubt, UNKNOWN),
+        ] {
+            assert_eq!(failed(&error), ExitCode::from(code), "{error}");
+        }
     }
 }

@@ -3,7 +3,8 @@
 //! Records come back to their own sequences and with the times at which they were taken first, because states
 //! follow from those. The logs are new ones nevertheless, with epochs of their own: no checkpoint and no snapshot
 //! of the originals, which may be further, is taken for theirs. Links alone know them by the epochs that they had,
-//! so that their numbers go on. Hosts take nothing of it until all of it is there.
+//! so that their numbers go on. Hosts take nothing of it until all of it is there; those of the shop that was there
+//! before have to be gone, because they would append to it.
 
 use std::{cell::RefCell, collections::BTreeMap, io::Write, process::ExitCode, time::Instant};
 
@@ -13,6 +14,7 @@ use serde_json::json;
 use shop_domain::kind::Kind;
 use shop_nats::{
     connection::Connection,
+    discovery::Announced,
     restore::{Original, Restoring, Stored},
     subject,
     topology::Topology,
@@ -28,7 +30,7 @@ use super::{
         file::{Header, Log, Reader},
         place::{self, Backup},
     },
-    no, say, words,
+    hosts, no, say, words,
 };
 use crate::{
     cli::copies,
@@ -74,6 +76,10 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
             say(&"the snapshots of the backup are left out: --snapshots would say where they are to be");
         }
         let connection = common.connect("restore").await?;
+        if let Some(Announced { kind, id, version, .. }) = hosts(&connection).await?.first() {
+            let host = format!("a host of {kind} (version {version}, service id {id})");
+            return Ok(no(&format!("{host} is still running: stop all hosts first; nothing was restored")));
+        }
         let topology = Topology { partitions: None, replicas, log_max_bytes: None };
         put_back(&connection, &backup, &contents, snapshots.as_ref(), topology).await?;
     }
@@ -89,16 +95,16 @@ async fn put_back(
     snapshots: Option<&Snapshots>,
     topology: Topology,
 ) -> Result<(), OperatorError> {
-    connection.make_room_for_a_restore().await?;
+    let restore = connection.begin_restore(topology).await?;
     // All of them before any of them is filled, so that no host makes one meanwhile.
     let mut logs = BTreeMap::new();
     for (kind, (log, header)) in &contents.logs {
         let (kind, first_sequence) = (*kind, header.first);
         let (link_epoch, partitions, logic) = (log.link_epoch, log.partitions, log.logic);
         let original = Original { kind, link_epoch, partitions, logic, first_sequence };
-        logs.insert(kind, connection.restore_log(original, topology).await?);
+        logs.insert(kind, restore.log(original).await?);
     }
-    let mut letters = connection.restore_dead_letters(contents.letters.first, topology).await?;
+    let mut letters = restore.dead_letters(contents.letters.first).await?;
     for (place, header) in &contents.snapshots {
         let (Some(snapshots), Some(log)) = (snapshots, logs.get(&place.0)) else { continue };
         let meta = Meta { epoch: log.epoch, created_unix_ns: log.created_unix_ns, ..header.meta.clone() };
@@ -116,7 +122,8 @@ async fn put_back(
     try_join_all(logs.iter_mut().map(|(kind, log)| fill(backup, place::log(*kind), log, as_it_is))).await?;
     drop(progress);
     fill(backup, place::LETTERS.to_owned(), &mut letters, |letter| of_the_new_log(letter, &epochs)).await?;
-    for stream in logs.into_values().chain([letters]) {
+    // The logs last: hosts begin when all of these are open.
+    for stream in [letters].into_iter().chain(logs.into_values()) {
         stream.open().await?;
     }
     Ok(())

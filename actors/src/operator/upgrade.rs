@@ -4,16 +4,13 @@
 //! There is no way back, and a host that does not know the version cannot go on: so all are asked
 //! first.
 
-use std::{io::Write, process::ExitCode, time::Duration};
+use std::{io::Write, process::ExitCode};
 
 use clap::Args;
 use shop_domain::{kind::Kind, logic::Logic};
 use shop_nats::{discovery::Announced, frame::Upgrade, jetstream::JetStreamLog, log::Log};
 
-use super::{Answered, Common, OperatorError, Out, no};
-
-/// How long hosts may take to say what they know.
-const HOSTS_WAIT: Duration = Duration::from_secs(1);
+use super::{Answered, Common, OperatorError, Out, hosts, no};
 
 /// To what.
 #[derive(Debug, Args)]
@@ -31,7 +28,7 @@ pub struct Options {
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Options { to, without_hosts, common } = options;
     let connection = common.connect("upgrade").await?;
-    let hosts = connection.hosts(HOSTS_WAIT).await.map_err(OperatorError::Hosts)?;
+    let hosts = hosts(&connection).await?;
     if let Some(host) = hosts.iter().find(|host| host.logic.is_none_or(|logic| logic < to.number())) {
         let Announced { kind, id, version, .. } = host;
         return Ok(no(&format!(

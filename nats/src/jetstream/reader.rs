@@ -108,7 +108,7 @@ impl Reader {
                 Some(Err(error)) => return Lost::Broken(error.to_string()),
                 None => return Lost::Broken("the consumer ended".into()),
             };
-            let (Ok(info), Some((generation, partition))) = (message.info(), subject::place(&message.subject)) else {
+            let (Ok(info), Some(place)) = (message.info(), subject::place(&message.subject)) else {
                 return Lost::Broken(format!("a message without position on {}", message.subject));
             };
             if info.consumer_sequence != expected {
@@ -119,13 +119,19 @@ impl Reader {
             if sequence != self.after + 1 {
                 return self.skipped_to(sequence).await;
             }
-            if generation != self.log.generation
+            if place.0 > self.log.generation
                 && let Err(lost) = self.is_left_over(sequence, &message.payload).await
             {
                 return lost;
             }
             let time = taken_at(message.headers.as_ref(), info.published.unix_timestamp_nanos());
-            let record = Record { sequence, partition, time, payload: message.payload.clone() };
+            if place.0 < self.log.generation {
+                tracing::warn!(
+                    "sequence {sequence} of {} was appended under a former layout; it is skipped",
+                    self.kind
+                );
+            }
+            let record = self.log.record_of(place, sequence, time, message.payload.clone());
             if self.records.send(Ok(record)).await.is_err() {
                 return Lost::Closed;
             }
@@ -147,12 +153,12 @@ impl Reader {
         }
     }
 
-    /// Somebody has appended under another layout. One that came to nothing has left no more than an upgrade that
+    /// Somebody has appended under a later layout. One that came to nothing has left no more than an upgrade that
     /// changes nothing; behind one that is in force nothing is for us any more. Messages are appended under no other,
     /// so that whoever says then that ours is in force does not know better yet.
     async fn is_left_over(&self, sequence: u64, payload: &[u8]) -> Result<(), Lost> {
         let kind = self.kind;
-        let decided = layout::decided(&self.log.reading).await.map_err(Lost::Broken)?;
+        let decided = layout::decided(&self.log.reading).await.map_err(|error| Lost::Broken(error.to_string()))?;
         if decided.generation() != self.log.generation {
             let reason = format!("from sequence {sequence} on it is cut into other partitions");
             return Err(Lost::OtherLog(LogError::OtherLog { kind, reason }));

@@ -312,7 +312,7 @@ async fn serve(
     });
     let fence = Fence::new(shared.log.clone(), kind);
     let readiness = Readiness { view: seen.clone(), fence: fence.clone(), absences: absences_of, ready: ready_to };
-    let is_open = shared.observed.begins(kind, seen.clone());
+    let is_open = shared.observed.begins(kind, seen.clone(), ready.clone());
     let described = seen.clone();
     stats.describe(move || described.borrow().describe(kind));
     let (local, holders) = (Local::new(kind, fence, seen.clone(), ready), Holders::new(kind, shared.doors.clone()));

@@ -20,7 +20,7 @@ use shop_nats::{connection::Connection, log::SharedLog};
 use tokio::{sync::watch, time::timeout};
 
 pub use self::http::serve;
-use crate::kind_host::View;
+use crate::{kind_host::View, readiness::Ready};
 
 /// How long NATS may take to answer while somebody looks: longer is as good as not at all.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
@@ -46,6 +46,7 @@ pub struct Connected {
 #[derive(Clone, Debug)]
 struct Served {
     view: watch::Receiver<Arc<View>>,
+    ready: watch::Receiver<Ready>,
     is_open: Arc<AtomicBool>,
 }
 
@@ -61,9 +62,14 @@ impl Observed {
     }
 
     /// It has begun with a kind. What it returns says whether the kind's door is open.
-    pub fn begins(&self, kind: Kind, view: watch::Receiver<Arc<View>>) -> Arc<AtomicBool> {
+    pub fn begins(
+        &self,
+        kind: Kind,
+        view: watch::Receiver<Arc<View>>,
+        ready: watch::Receiver<Ready>,
+    ) -> Arc<AtomicBool> {
         let is_open = Arc::new(AtomicBool::new(false));
-        self.served().insert(kind, Served { view, is_open: Arc::clone(&is_open) });
+        self.served().insert(kind, Served { view, ready, is_open: Arc::clone(&is_open) });
         is_open
     }
 
@@ -83,12 +89,14 @@ impl Observed {
     }
 
     fn status(&self, kind: Kind) -> Value {
-        let Some(Served { view, is_open }) = self.served().get(&kind).cloned() else {
+        let Some(Served { view, ready, is_open }) = self.served().get(&kind).cloned() else {
             return json!({ "kind": kind, "status": "starting" });
         };
         let mut status = view.borrow().describe(kind);
         if !is_open.load(Ordering::Relaxed) {
             status["status"] = json!("closed");
+        } else if ready.borrow().is_none() {
+            status["status"] = json!("catching_up");
         }
         status
     }

@@ -311,7 +311,8 @@ async fn serve(
         tokio::spawn(keeper.run(stop_keeping.clone()))
     });
     let fence = Fence::new(shared.log.clone(), kind);
-    let readiness = Readiness { view: seen.clone(), fence: fence.clone(), absences: absences_of, ready: ready_to };
+    let readiness =
+        Readiness { kind, view: seen.clone(), fence: fence.clone(), absences: absences_of, ready: ready_to };
     let is_open = shared.observed.begins(kind, seen.clone(), ready.clone());
     let described = seen.clone();
     stats.describe(move || described.borrow().describe(kind));
@@ -327,9 +328,9 @@ async fn serve(
             () = stop.cancelled() => return Ok(()),
         };
         tracing::info!("{kind} is served: {} partition(s)", identity.partitions);
-        is_open.store(true, Ordering::Relaxed);
         // Ends with this future.
         let _readiness = AbortOnDropHandle::new(tokio::spawn(readiness.keep()));
+        is_open.store(true, Ordering::Relaxed);
         let door = Door::new(kind, identity.partitions, &shared.log, reads, answers, shared.held.clone());
         let served = async {
             tokio::join!(door.run(listener, stop.clone()), holders.serve(local, stop.child_token()));

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use shop_domain::kind::Kind;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -25,6 +26,8 @@ pub type Ready = Option<u64>;
 /// What a host's readiness depends on.
 #[derive(Debug)]
 pub struct Readiness {
+    /// Of which kind.
+    pub kind: Kind,
     /// What its partitions do.
     pub view: watch::Receiver<Arc<View>>,
     /// Where the log ends.
@@ -45,12 +48,12 @@ impl Readiness {
     async fn watch(mut self) {
         loop {
             let Some(why) = self.lost().await else { return };
-            tracing::warn!("not ready any more: {why}; catching up");
+            tracing::warn!("{}: not ready any more: {why}; catching up", self.kind);
             self.ready.send_replace(None);
             let absences = *self.absences.borrow_and_update();
             let end = self.end().await;
             caught_up(self.view.clone(), end).await;
-            tracing::info!("ready again");
+            tracing::info!("{}: ready again", self.kind);
             self.ready.send_replace(Some(absences));
         }
     }

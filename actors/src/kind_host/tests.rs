@@ -395,7 +395,7 @@ async fn who_was_away_or_begins_again_far_behind_is_ready_only_when_it_has_caugh
     wallets.settled(0, 0).await;
     let fence = Fence::new(Arc::new(wallets.log.clone()), Kind::Wallet);
     let ((ready, mut is_ready), (absence, absences)) = (watch::channel(None), watch::channel(0));
-    let readiness = Readiness { view: wallets.view.clone(), fence, absences, ready };
+    let readiness = Readiness { kind: Kind::Wallet, view: wallets.view.clone(), fence, absences, ready };
     let keeping = tokio::spawn(readiness.keep());
     is_ready.wait_for(|ready| *ready == Some(0)).await.unwrap();
 

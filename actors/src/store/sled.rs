@@ -399,6 +399,7 @@ mod tests {
             assert!(["old-01", "new-41", "new-100"].iter().all(|of| shelf.state(&id(of)).unwrap().is_some()));
             assert_eq!(shelf.state(&id("late")).unwrap(), None);
         }
+        store.flush().unwrap();
         drop((old, store));
         let store = SledStore::open(folder.path(), Kind::Order).unwrap();
         assert_eq!(cursor(&store.shelf(0).unwrap()), Some(100));
@@ -417,6 +418,7 @@ mod tests {
         assert!(matches!(old.state(&id("a")), Err(StoreError::Damaged(0))));
         assert!(matches!(old.write(&checkpoint(18, &["a"], &[])), Err(StoreError::Superseded)));
         assert_eq!(cursor(&store.shelf(0).unwrap()), Some(3));
+        store.flush().unwrap();
         drop((old, new, store));
         let store = SledStore::open(folder.path(), Kind::Order).unwrap();
         assert_eq!(cursor(&store.shelf(0).unwrap()), Some(3));

@@ -48,12 +48,15 @@ impl Local {
         Self { kind, fence, view, ready }
     }
 
-    /// The partitions that are read here: while this host is far behind, others read theirs.
+    /// Whether a partition is read here: while this host is far behind, others read it.
+    fn reads(&self, number: u16) -> bool {
+        self.ready.borrow().is_some() && self.view.borrow().partitions.contains_key(&number)
+    }
+
+    /// The partitions that are read here.
     pub(super) fn readable(&self) -> Vec<u16> {
-        match *self.ready.borrow() {
-            Some(_) => self.view.borrow().partitions.keys().copied().collect(),
-            None => vec![],
-        }
+        let running: Vec<u16> = self.view.borrow().partitions.keys().copied().collect();
+        running.into_iter().filter(|number| self.reads(*number)).collect()
     }
 
     pub(super) fn describe(&self) -> Value {
@@ -124,7 +127,7 @@ impl Local {
     /// Looks at a partition, as of a moment after this call began, and waits until all that was seen is
     /// settled: nobody is told of what a message has caused before the log has that message.
     async fn look<T>(&self, number: u16, look: impl Fn(&Look<'_>) -> Result<T, StoreError>) -> Result<T, Unread> {
-        if !self.readable().contains(&number) {
+        if !self.reads(number) {
             return Err(Unread::NotHere);
         }
         let last = timeout(READ_WAIT_MAX, self.fence.last_sequence()).await.ok().flatten();

@@ -1,7 +1,7 @@
 //! The fence of linearizable reads: how far the log goes, asked of its leader once for all who wait.
 
 use shop_domain::kind::Kind;
-use shop_nats::log::{LogError, SharedLog};
+use shop_nats::log::{Identity, LogError, SharedLog};
 use tokio::sync::{mpsc, oneshot};
 
 /// Readers that wait for one answer of the log.
@@ -10,33 +10,71 @@ const WAITING_MAX: usize = 4_096;
 /// Asks how far a kind's log goes.
 #[derive(Clone, Debug)]
 pub struct Fence {
-    waiting: mpsc::Sender<oneshot::Sender<Option<u64>>>,
+    waiting: mpsc::Sender<oneshot::Sender<End>>,
+}
+
+/// Where a log ends, as its leader says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// At this sequence; 0 when it is empty.
+    At(u64),
+    /// The stream is not the log that is read here any more: the shop was repartitioned, or restored.
+    OtherLog,
+    /// The log does not answer.
+    Unknown,
 }
 
 impl Fence {
-    /// The fence of a kind; ends when it is dropped.
-    pub fn new(log: SharedLog, kind: Kind) -> Self {
+    /// The fence of a kind whose log has that epoch; ends when it is dropped.
+    pub fn new(log: SharedLog, kind: Kind, epoch: u64) -> Self {
         let (waiting, readers) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(ask(log, kind, readers));
+        tokio::spawn(ask(log, kind, epoch, readers));
         Self { waiting }
     }
 
-    /// The sequence of the last record that the log had at some moment after this call began;
-    /// none if the log does not answer.
-    pub async fn last_sequence(&self) -> Option<u64> {
+    /// Where the log ended at some moment after this call began. Every repartition gives each log another epoch
+    /// before anything is appended under it: a host that was away meanwhile learns it from the first answer.
+    pub async fn end(&self) -> End {
         let (reader, answer) = oneshot::channel();
-        self.waiting.send(reader).await.ok()?;
-        answer.await.ok()?
+        if self.waiting.send(reader).await.is_err() {
+            return End::Unknown;
+        }
+        answer.await.unwrap_or(End::Unknown)
     }
 }
 
-async fn ask(log: SharedLog, kind: Kind, mut readers: mpsc::Receiver<oneshot::Sender<Option<u64>>>) {
+async fn ask(log: SharedLog, kind: Kind, epoch: u64, mut readers: mpsc::Receiver<oneshot::Sender<End>>) {
     let mut waiting = Vec::new();
     while readers.recv_many(&mut waiting, WAITING_MAX).await > 0 {
-        let answer = log.last_sequence(kind).await.inspect_err(|error: &LogError| tracing::warn!("{error}")).ok();
+        let end = end_of(log.identity(kind).await, epoch);
         for reader in waiting.drain(..) {
             // A reader may have given up.
-            let _ = reader.send(answer);
+            let _ = reader.send(end);
         }
+    }
+}
+
+fn end_of(found: Result<Identity, LogError>, epoch: u64) -> End {
+    match found {
+        Ok(identity) if identity.epoch == epoch => End::At(identity.last_sequence),
+        Ok(_) => End::OtherLog,
+        Err(error) => {
+            tracing::warn!("{error}");
+            End::Unknown
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_another_log_is_not_taken_for_the_end_of_the_own_one() {
+        let log = |epoch, last_sequence| Ok(Identity { last_sequence, ..Identity::new(epoch) });
+        assert_eq!(end_of(log(7, 40), 7), End::At(40));
+        assert_eq!(end_of(log(8, 40), 7), End::OtherLog);
+        let reason = "nobody leads it".to_owned();
+        assert_eq!(end_of(Err(LogError::Failed { kind: Kind::Order, reason }), 7), End::Unknown);
     }
 }

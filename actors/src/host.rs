@@ -310,13 +310,14 @@ async fn serve(
         let keeper = keeper.forgetting(shared.decided.former(kind));
         tokio::spawn(keeper.run(stop_keeping.clone()))
     });
-    let fence = Fence::new(shared.log.clone(), kind);
+    let fence = Fence::new(shared.log.clone(), kind, identity.epoch);
     let readiness =
         Readiness { kind, view: seen.clone(), fence: fence.clone(), absences: absences_of, ready: ready_to };
     let is_open = shared.observed.begins(kind, seen.clone(), ready.clone());
     let described = seen.clone();
     stats.describe(move || described.borrow().describe(kind));
-    let (local, holders) = (Local::new(kind, fence, seen.clone(), ready), Holders::new(kind, shared.doors.clone()));
+    let local = Local::new(kind, identity.partitions, fence, seen.clone(), ready);
+    let holders = Holders::new(kind, shared.decided.generation(), shared.doors.clone());
     let reads = Reads::new(kind, identity.partitions, local.clone(), holders.clone());
     let opened = async {
         let listening = async {

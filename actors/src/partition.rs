@@ -434,7 +434,7 @@ impl Partition {
         let (kind, number, sequence) = (self.kind, self.number, record.sequence);
         tracing::error!("{kind}/{number}: sequence {sequence} is a dead letter: {reason}");
         self.counts.dead_letters.add(1);
-        while let Err(error) = self.log.bury(kind, record.clone(), reason.clone()).await {
+        while let Err(error) = self.log.bury(kind, self.meta.epoch, record.clone(), reason.clone()).await {
             tracing::error!("{kind}/{number}: {error}; trying again");
             sleep(BURY_RETRY).await;
         }

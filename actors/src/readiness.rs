@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    fence::Fence,
+    fence::{End, Fence},
     kind_host::{View, caught_up},
 };
 
@@ -75,9 +75,10 @@ impl Readiness {
 
     async fn end(&self) -> u64 {
         loop {
-            match self.fence.last_sequence().await {
-                Some(last) => return last,
-                None => sleep(RETRY).await,
+            match self.fence.end().await {
+                End::At(last) => return last,
+                // Under another layout the host begins anew, and never gets ready under this one.
+                End::OtherLog | End::Unknown => sleep(RETRY).await,
             }
         }
     }

@@ -38,23 +38,25 @@ impl Questions {
 }
 
 impl Connection {
-    /// Takes part in answering questions about a partition: each goes to one of those who hold it.
-    pub async fn hold(&self, kind: Kind, partition: u16) -> Result<Questions, ListenError> {
-        let subject = subject::holders(kind, partition);
+    /// Takes part in answering questions about a partition of the layout of that generation: each goes to one of
+    /// those who hold it.
+    pub async fn hold(&self, kind: Kind, generation: u32, partition: u16) -> Result<Questions, ListenError> {
+        let subject = subject::holders(kind, generation, partition);
         let subscribed = self.queue_subscribe(subject.clone(), subject).await;
         let asked = subscribed.map_err(|error| ListenError { kind, reason: error.to_string() })?;
         Ok(Questions { asked })
     }
 
-    /// Asks one of those who hold a partition.
+    /// Asks one of those who hold a partition of the layout of that generation.
     pub async fn ask_holder(
         &self,
         kind: Kind,
+        generation: u32,
         partition: u16,
         question: Bytes,
         wait: Duration,
     ) -> Result<Bytes, RequestError> {
-        let subject = subject::holders(kind, partition);
+        let subject = subject::holders(kind, generation, partition);
         let request =
             Request { subject, body: question, idempotency_key: None, traceparent: None, respond_async: false };
         self.request(request, wait).await.map(|reply| reply.body)

@@ -184,10 +184,9 @@ impl Log for JetStreamLog {
             .boxed()
     }
 
-    fn bury(&self, kind: Kind, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>> {
-        let (context, identity) = (self.publishing.clone(), self.identity(kind));
+    fn bury(&self, kind: Kind, epoch: u64, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>> {
+        let context = self.publishing.clone();
         async move {
-            let epoch = identity.await?.epoch;
             let origin = format!("{kind}/{}", record.sequence);
             let mut headers = HeaderMap::new();
             let mut reason = reason.replace(char::is_control, " ");

@@ -33,8 +33,9 @@ pub trait Log: Debug + Send + Sync + 'static {
     /// Which log this is and how far it goes.
     fn identity(&self, kind: Kind) -> BoxFuture<'static, Result<Identity, LogError>>;
 
-    /// Keeps a record that could not be read, with the reason. Doing so again changes nothing.
-    fn bury(&self, kind: Kind, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>>;
+    /// Keeps a record of the log of that `epoch` that could not be read, with the reason. Doing so again changes
+    /// nothing, also where the log has another epoch by now.
+    fn bury(&self, kind: Kind, epoch: u64, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>>;
 
     /// Removes all records of a kind's log before the one at `from`; returns how many those were.
     fn cut(&self, kind: Kind, epoch: u64, from: u64) -> BoxFuture<'static, Result<u64, TrimError>>;

@@ -288,7 +288,7 @@ impl Log for MemoryLog {
         .boxed()
     }
 
-    fn bury(&self, kind: Kind, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>> {
+    fn bury(&self, kind: Kind, _: u64, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>> {
         let mut dead = self.dead.lock().expect("nobody panics while changing it");
         if !dead.iter().any(|(of, sequence, _)| (*of, *sequence) == (kind, record.sequence)) {
             dead.push((kind, record.sequence, reason));

@@ -21,6 +21,7 @@ use shop_local::NatsServer;
 use shop_nats::{
     access::Access,
     connection::Connection,
+    log::Log,
     memory::{Calm, MemoryLog},
 };
 use shop_tests::wait::until;
@@ -58,11 +59,18 @@ impl Servers {
     }
 
     async fn host(&self) -> Host {
+        self.host_under(0).await
+    }
+
+    /// A host that began under the layout of that generation.
+    async fn host_under(&self, generation: u32) -> Host {
         let connection = Connection::connect(&Access::to(self.nats.url()), "test").await.unwrap();
-        let fence = Fence::new(Arc::new(MemoryLog::new(1, Arc::new(Calm))), Kind::Wallet);
+        let log = MemoryLog::new(1, Arc::new(Calm));
+        let epoch = log.identity(Kind::Wallet).await.unwrap().epoch;
+        let fence = Fence::new(Arc::new(log), Kind::Wallet, epoch);
         let (view, seen) = watch::channel(Arc::default());
-        let (local, holders) =
-            (Local::new(Kind::Wallet, fence, seen, watch::channel(Some(0)).1), Holders::new(Kind::Wallet, connection));
+        let local = Local::new(Kind::Wallet, 1, fence, seen, watch::channel(Some(0)).1);
+        let holders = Holders::new(Kind::Wallet, generation, connection);
         let reads = Reads::new(Kind::Wallet, 1, local.clone(), holders.clone());
         let serving = tokio::spawn(holders.serve(local, CancellationToken::new()));
         Host { view, reads, _serving: AbortOnDropHandle::new(serving) }
@@ -123,6 +131,20 @@ async fn what_a_host_has_parked_is_answered_by_another_one_that_runs_it() {
     first.is_answered().await;
     let status = first.reads.answer(Query::Status).await.unwrap();
     assert!(String::from_utf8_lossy(&status).contains(r#""parked_at":7"#), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_of_one_layout_is_not_asked_about_the_partitions_of_another() {
+    let servers = Servers::start().await;
+    let mut others = vec![];
+    for generation in 0..3 {
+        let (asking, holding) = (servers.host_under(generation).await, servers.host_under(generation).await);
+        let problem = asking.ask().await.unwrap().unwrap_err();
+        assert_eq!(problem.code, Code::UNAVAILABLE, "{}", problem.detail);
+        holding.shows(Running::settled_to(1).view);
+        asking.is_answered().await;
+        others.push(holding);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,7 @@
 //! Kinds that are cut into another number of partitions while the shop is open.
 
+mod woken;
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use async_nats::jetstream;

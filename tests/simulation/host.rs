@@ -85,7 +85,7 @@ impl Host {
                 (Some(member), (turns, held))
             }
         };
-        let reads = Reads::new(&life, log, identity.partitions, &seen);
+        let reads = Reads::new(&life, log, &identity, &seen);
         let (log, stop) = (log.under(life.clone()), CancellationToken::new());
         let (lives, store, stopped) = (Arc::clone(&life), Arc::new(cellar.clone()), stop.clone());
         let mut host = production(kind, log.clone(), store, replies, view, (turns, held));

@@ -8,7 +8,7 @@ use shop_actors::{
     query::{About, Local, Unread},
 };
 use shop_domain::{id::Id, problem::Code};
-use shop_nats::{memory::MemoryLog, subject::partition_of};
+use shop_nats::{log::Identity, memory::MemoryLog, subject::partition_of};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{life::Life, trace::Fault};
@@ -24,9 +24,10 @@ pub(crate) struct Reads {
 
 impl Reads {
     /// Lets customers look at what a host shows.
-    pub(crate) fn new(life: &Arc<Life>, log: &MemoryLog, partitions: u16, view: &watch::Receiver<Arc<View>>) -> Self {
-        let fence = Fence::new(Arc::new(log.under(life.clone())), life.kind);
-        let local = Local::new(life.kind, fence, view.clone(), watch::channel(Some(0)).1);
+    pub(crate) fn new(life: &Arc<Life>, log: &MemoryLog, of: &Identity, view: &watch::Receiver<Arc<View>>) -> Self {
+        let Identity { partitions, epoch, .. } = *of;
+        let fence = Fence::new(Arc::new(log.under(life.clone())), life.kind, epoch);
+        let local = Local::new(life.kind, partitions, fence, view.clone(), watch::channel(Some(0)).1);
         Self { life: Arc::clone(life), partitions, local, looking: None }
     }
 

@@ -23,6 +23,9 @@ use crate::{
     wait::until,
 };
 
+/// How long a repartitioning may take on a busy machine.
+const REPARTITION_LIMIT: Duration = Duration::from_secs(120);
+
 /// All kinds in one host.
 pub const ALL_KINDS: &str = "wallet,product,order,delivery,mypage";
 
@@ -178,9 +181,9 @@ impl Cluster {
         (cluster.with(hosts).await, why_not)
     }
 
-    /// Like [`Self::start`], with a line for each host that can be cut.
+    /// Like [`Self::start`], with a line for each host that can be cut, and snapshots.
     pub async fn start_on_lines_of_their_own(partitions: u16, hosts: &[(&'static str, &'static str)]) -> Self {
-        let mut cluster = Self::without_processes(partitions).await;
+        let mut cluster = Self::without_processes(partitions).await.that_keeps_snapshots();
         let server = SocketAddr::from(([127, 0, 0, 1], cluster.nats().port()));
         let mut lines = Lines::to(server).await;
         for (name, _) in hosts {
@@ -266,6 +269,12 @@ impl Cluster {
         self.folder().join("snapshots")
     }
 
+    /// The options that tell a tool where they are.
+    pub fn snapshot_options(&self) -> Vec<String> {
+        let place = ["--snapshots".to_owned(), self.snapshots().display().to_string()];
+        place.into_iter().filter(|_| self.keeps_snapshots).collect()
+    }
+
     /// Where a host keeps its checkpoints.
     pub fn data_dir(&self, host: &str) -> PathBuf {
         self.folder().join(host)
@@ -283,9 +292,8 @@ impl Cluster {
         let partitions = partitions.into().map(|count| ["--partitions".to_owned(), count.to_string()]);
         let data_dir = data_dir.to_str().expect("a folder for tests has a plain name");
         let options = ["--kinds", kinds, "--nats-url", &nats_url, "--data-dir", data_dir];
-        let snapshots =
-            self.keeps_snapshots.then(|| ["--snapshots".to_owned(), self.snapshots().display().to_string()]);
-        let more = partitions.iter().chain(&snapshots).flatten().map(String::as_str);
+        let snapshots = self.snapshot_options();
+        let more = partitions.iter().flatten().chain(&snapshots).map(String::as_str);
         let options = options.into_iter().chain(more);
         let number = self.hosts.keys().position(|host| *host == name);
         let command = match self.machines.as_ref().zip(number) {
@@ -406,6 +414,18 @@ impl Cluster {
             names.push("the bridge".to_owned());
         }
         names
+    }
+
+    /// Cuts every kind into so many partitions, as an operator does.
+    pub async fn repartition(&mut self, partitions: u16) {
+        let (nats_url, snapshots) = (self.servers.url(), self.snapshots().display().to_string());
+        let count = partitions.to_string();
+        let arguments = ["repartition", "--to", &count, "--snapshots", &snapshots, "--nats-url", &nats_url];
+        let mut tool = Process::spawn(Program::Actors, self.folder(), "repartition", arguments);
+        let status = tool.ends_within(REPARTITION_LIMIT).await;
+        assert!(status.success(), "{}{}", tool.stdout(), tool.stderr());
+        // What a host is told that is started from now on.
+        self.partitions = Some(partitions);
     }
 
     /// Starts all processes again after [`Self::stop`].

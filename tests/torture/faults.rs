@@ -51,6 +51,7 @@ pub(crate) enum Fault {
     LoseAllHostsButOne,
     LieAboutHosts,
     HostsComeAndGo,
+    RepartitionBehindFrozenHost,
     CutOffMachine,
     CutOffLeadersMachine,
     CutOffAllMachines,
@@ -124,7 +125,7 @@ impl Fault {
     ];
 
     /// What can happen to a shop with several hosts for every kind.
-    pub(crate) const ON_SEVERAL_HOSTS: [Self; 11] = [
+    pub(crate) const ON_SEVERAL_HOSTS: [Self; 12] = [
         Self::LoseHost,
         Self::LeaveHost,
         Self::FreezeOneHost,
@@ -132,6 +133,7 @@ impl Fault {
         Self::LoseAllHostsButOne,
         Self::LieAboutHosts,
         Self::HostsComeAndGo,
+        Self::RepartitionBehindFrozenHost,
         Self::KillNatsServer,
         Self::KillEverything,
         Self::DeleteCheckpoints,
@@ -182,6 +184,7 @@ impl Fault {
             Self::LoseAllHostsButOne => "kill -9 all hosts but one",
             Self::LieAboutHosts => "tell every host that the others leave",
             Self::HostsComeAndGo => "two more hosts come and go",
+            Self::RepartitionBehindFrozenHost => "freeze one of the hosts, repartition, wake it",
             Self::CutOffMachine => "cut a machine off from the network",
             Self::CutOffLeadersMachine => "cut the machine off that leads a log",
             Self::CutOffAllMachines => "cut all machines off from each other",
@@ -211,7 +214,8 @@ impl Fault {
             | Self::LeaveHost
             | Self::FreezeOneHost
             | Self::LoseAllHostsButOne
-            | Self::HostsComeAndGo => true,
+            | Self::HostsComeAndGo
+            | Self::RepartitionBehindFrozenHost => true,
             Self::FillCheckpointDisk
             | Self::FillLogDisk
             | Self::CutConnections
@@ -273,6 +277,7 @@ impl Fault {
             Self::LoseAllHostsButOne => Ok(stage.lose_all_hosts_but_one().await),
             Self::LieAboutHosts => Ok(stage.lie_about_hosts().await),
             Self::HostsComeAndGo => Ok(stage.hosts_come_and_go().await),
+            Self::RepartitionBehindFrozenHost => Ok(stage.repartition_behind_a_frozen_host().await),
             Self::CutOffMachine => Ok(stage.cut_off_a_machine().await),
             Self::CutOffLeadersMachine => Ok(stage.cut_off_a_leaders_machine().await),
             Self::CutOffAllMachines => Ok(stage.cut_off_all_machines().await),

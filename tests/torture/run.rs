@@ -197,7 +197,9 @@ async fn compare(ledgers: Vec<Ledger>, counter: &Arc<Counter>, start: Instant, s
 /// `shop-actors audit`, as an operator runs it.
 async fn audit(cluster: &mut Cluster) -> Value {
     let nats_url = cluster.servers().url();
-    let arguments = ["audit", "--json", "--nats-url", &nats_url];
+    let snapshots = cluster.snapshot_options();
+    let arguments =
+        ["audit", "--json", "--nats-url", &nats_url].into_iter().chain(snapshots.iter().map(String::as_str));
     let mut audit = Process::spawn(Program::Actors, cluster.folder(), "audit", arguments);
     let status = audit.ends_within(AUDIT_LIMIT).await;
     let said = audit.stdout();

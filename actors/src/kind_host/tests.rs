@@ -393,7 +393,7 @@ async fn who_was_away_or_begins_again_far_behind_is_ready_only_when_it_has_caugh
     let (trouble, deaf) = (Trouble { spoilt_rows: 1.into(), ..Trouble::default() }, Arc::new(DeafOrders::default()));
     let mut wallets = Wallets::hold([0], 1, trouble, Arc::clone(&deaf) as Arc<dyn Chaos>).await;
     wallets.settled(0, 0).await;
-    let fence = Fence::new(Arc::new(wallets.log.clone()), Kind::Wallet);
+    let fence = Fence::new(Arc::new(wallets.log.clone()), Kind::Wallet, 1);
     let ((ready, mut is_ready), (absence, absences)) = (watch::channel(None), watch::channel(0));
     let readiness = Readiness { kind: Kind::Wallet, view: wallets.view.clone(), fence, absences, ready };
     let keeping = tokio::spawn(readiness.keep());

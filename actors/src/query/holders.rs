@@ -26,6 +26,8 @@ const QUESTIONS_MAX: usize = 8_192;
 #[derive(Clone, Debug)]
 pub struct Holders {
     kind: Kind,
+    /// Of the layout that partitions are numbered under: those who hold one of that number under another are not asked.
+    generation: u32,
     connection: Connection,
     /// Places for the questions of others.
     busy: Arc<Semaphore>,
@@ -40,9 +42,9 @@ struct Refused {
 }
 
 impl Holders {
-    /// Asks over this connection.
-    pub fn new(kind: Kind, connection: Connection) -> Self {
-        Self { kind, connection, busy: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
+    /// Asks over this connection those who serve under the layout of that generation.
+    pub fn new(kind: Kind, generation: u32, connection: Connection) -> Self {
+        Self { kind, generation, connection, busy: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
     }
 
     /// Asks one of those who hold a partition.
@@ -62,7 +64,7 @@ impl Holders {
     }
 
     async fn ask_in_bytes(&self, number: u16, question: Bytes) -> Result<Bytes, Problem> {
-        let asked = self.connection.ask_holder(self.kind, number, question, ANSWER_WAIT).await;
+        let asked = self.connection.ask_holder(self.kind, self.generation, number, question, ANSWER_WAIT).await;
         asked.map_err(|error| match error {
             RequestError::NoResponders { .. } => {
                 self.unavailable(&format!("no host runs partition {number} right now"))
@@ -91,7 +93,7 @@ impl Holders {
                 if serving.contains_key(&number) {
                     continue;
                 }
-                match self.connection.hold(self.kind, number).await {
+                match self.connection.hold(self.kind, self.generation, number).await {
                     Ok(questions) => {
                         let released = stop.child_token();
                         serving.insert(number, released.clone());

@@ -15,10 +15,17 @@ use shop_domain::{
     rows::decode_row,
     wallet::{self, Entry},
 };
+use shop_nats::subject::partition_of;
 use tokio::{sync::watch, time::timeout};
 
 use super::{About, List, PAGE_BYTES_MAX, Page, States, decode, to_json, unavailable, view};
-use crate::{fence::Fence, kind_host::View, memory::Look, readiness::Ready, store::StoreError};
+use crate::{
+    fence::{End, Fence},
+    kind_host::View,
+    memory::Look,
+    readiness::Ready,
+    store::StoreError,
+};
 
 /// How long a read waits for its log, and then for its partition to catch up with it and to settle what was seen. A
 /// partition that is further behind is not serving.
@@ -28,6 +35,8 @@ pub(super) const READ_WAIT_MAX: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug)]
 pub struct Local {
     kind: Kind,
+    /// Into how many the kind is cut.
+    partitions: u16,
     fence: Fence,
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) ready: watch::Receiver<Ready>,
@@ -43,9 +52,15 @@ pub enum Unread {
 }
 
 impl Local {
-    /// Reads what `view` shows, while this host is `ready`.
-    pub fn new(kind: Kind, fence: Fence, view: watch::Receiver<Arc<View>>, ready: watch::Receiver<Ready>) -> Self {
-        Self { kind, fence, view, ready }
+    /// Reads what `view` shows of a kind with so many partitions, while this host is `ready`.
+    pub fn new(
+        kind: Kind,
+        partitions: u16,
+        fence: Fence,
+        view: watch::Receiver<Arc<View>>,
+        ready: watch::Receiver<Ready>,
+    ) -> Self {
+        Self { kind, partitions, fence, view, ready }
     }
 
     /// Whether a partition is read here: while this host is far behind, others read it.
@@ -65,6 +80,7 @@ impl Local {
 
     /// What is asked about an entity of a partition, in JSON.
     pub async fn of(&self, number: u16, id: &Id, about: &About) -> Result<Vec<u8>, Unread> {
+        self.expect_in(number, id)?;
         match about {
             About::Itself => self.get(number, id).await,
             About::Statement(page) => self.statement(number, id, page).await,
@@ -112,6 +128,9 @@ impl Local {
 
     /// The quotes, in the order in which the products are given.
     pub(super) async fn quotes(&self, number: u16, products: &[ProductId]) -> Result<Vec<Quote>, Unread> {
+        for product in products {
+            self.expect_in(number, &product.clone().into())?;
+        }
         let quote = |look: &Look<'_>, product: &ProductId| {
             let state = look.state(&product.clone().into())?;
             Ok(match state.as_deref().map(|state| decode(Kind::Product, state)) {
@@ -124,14 +143,27 @@ impl Local {
         self.look(number, |look| products.iter().map(|product| quote(look, product)).collect()).await
     }
 
+    /// That an entity is not there says only the partition that it belongs to.
+    fn expect_in(&self, number: u16, id: &Id) -> Result<(), Unread> {
+        match partition_of(id, self.partitions) {
+            own if own == number => Ok(()),
+            own => Err(self.unavailable(&format!("{id} is in partition {own}, not in {number}")).into()),
+        }
+    }
+
     /// Looks at a partition, as of a moment after this call began, and waits until all that was seen is
     /// settled: nobody is told of what a message has caused before the log has that message.
     async fn look<T>(&self, number: u16, look: impl Fn(&Look<'_>) -> Result<T, StoreError>) -> Result<T, Unread> {
         if !self.reads(number) {
             return Err(Unread::NotHere);
         }
-        let last = timeout(READ_WAIT_MAX, self.fence.last_sequence()).await.ok().flatten();
-        let last = last.ok_or_else(|| self.unavailable("its log does not answer"))?;
+        let last = match timeout(READ_WAIT_MAX, self.fence.end()).await {
+            Ok(End::At(last)) => last,
+            Ok(End::OtherLog) => {
+                return Err(self.unavailable("the shop was repartitioned, which it has missed").into());
+            }
+            Ok(End::Unknown) | Err(_) => return Err(self.unavailable("its log does not answer").into()),
+        };
         let looked = timeout(READ_WAIT_MAX, self.look_behind(last, number, look)).await;
         let late = || format!("partition {number} is behind its log, or the log does not take its messages");
         looked.unwrap_or_else(|_| Err(self.unavailable(&late()).into()))

@@ -11,6 +11,8 @@ use super::{Stage, Survived};
 
 /// Hosts that come and go.
 const MORE_HOSTS: [&str; 2] = ["host-8", "host-9"];
+/// Most partitions that the shop is cut into.
+const MOST_PARTITIONS: u16 = 6;
 /// How much longer than anything else the hosts are lied to: both that own a partition then are to meet often.
 const LIES: u32 = 3;
 
@@ -95,6 +97,20 @@ impl Stage<'_> {
         killed.kill().await;
         sleep(Duration::from_millis(self.rng.u64(..500))).await;
         Survived { kills: 1, ..Survived::default() }
+    }
+
+    /// What it had begun is of no use any more when it wakes up, and what it believes of the partitions is not so.
+    pub(super) async fn repartition_behind_a_frozen_host(&mut self) -> Survived {
+        let name = self.some_host();
+        self.cluster.host(name).signal(Signal::STOP);
+        self.some_orders().await;
+        let now = self.cluster.partitions();
+        let partitions = (2..=MOST_PARTITIONS).cycle().skip_while(|count| *count != now).nth(self.rng.usize(1..4));
+        self.cluster.repartition(partitions.expect("it begins again and again")).await;
+        self.cluster.host(name).signal(Signal::CONT);
+        sleep(self.hold / 2).await;
+        self.some_orders().await;
+        Survived::default()
     }
 
     /// Lets the shop do without some hosts that have ended, and starts them again.

@@ -1,7 +1,9 @@
-//! Planted faults: each patch beside this file breaks one rule, and the simulation has to find it.
+//! Planted faults: each patch beside this file breaks one rule, and the simulation has to find it; or the test that
+//! the patch's second line names, for what the simulation has not: processes, and what they say to each other.
 //! A simulation that finds nothing proves something only if it finds what is there.
 
 use std::{
+    collections::BTreeSet,
     env,
     fs::{self, DirEntry},
     io,
@@ -16,15 +18,43 @@ use tokio::{process::Command, time::timeout};
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// What is not part of it: what was built, what a shop keeps, what git keeps.
 const NOT_COPIED: [&str; 3] = ["target", ".shop", ".git"];
-/// How long one simulation may take that takes a good half minute: a fault may make it wait for ever.
+/// How long one run may take, of which that of the simulation takes a good half minute: a fault may make it wait for ever.
 const RUN_LIMIT: Duration = Duration::from_secs(600);
+
+/// How the second line of a patch begins that says which test of `shop-tests` finds its fault: a target and a filter.
+const FOUND_BY: &str = "Found by: ";
 
 /// A planted fault.
 struct Mutant {
     name: String,
     /// What is broken, the patch's first line.
     sentence: String,
+    finder: Finder,
     patch: PathBuf,
+}
+
+/// What has to find a fault.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Finder {
+    /// A test target of this package.
+    target: String,
+    /// The part of its tests that is run; all, if there is none.
+    filter: Option<String>,
+}
+
+impl Finder {
+    fn simulation() -> Self {
+        Self { target: "simulation".into(), filter: None }
+    }
+
+    /// The one that a patch names.
+    fn of(patch: &str) -> Self {
+        let named = patch.lines().nth(1).and_then(|line| line.strip_prefix(FOUND_BY)?.split_once(' '));
+        named.map_or_else(Self::simulation, |(target, filter)| Self {
+            target: target.into(),
+            filter: Some(filter.into()),
+        })
+    }
 }
 
 #[tokio::test]
@@ -33,27 +63,30 @@ async fn every_fault_can_still_be_planted() {
     copy(Path::new(ROOT), folder.path());
     let mutants = mutants();
     assert!(!mutants.is_empty());
-    for Mutant { name, sentence, patch } in &mutants {
+    for Mutant { name, sentence, patch, .. } in &mutants {
         assert!(sentence.ends_with('.'), "{name} does not say what it breaks");
         apply(folder.path(), patch, &["--check"]).await;
     }
 }
 
 #[tokio::test]
-#[ignore = "builds and runs the simulation once for every patch, half an hour; `just mutants`"]
-async fn the_simulation_finds_every_planted_fault() {
+#[ignore = "builds and runs the simulation, or another test, once for every patch, half an hour; `just mutants`"]
+async fn every_planted_fault_is_found() {
     let tree = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutants");
     // Left over by a run that was ended.
     let _ = fs::remove_dir_all(&tree);
     copy(Path::new(ROOT), &tree);
-    let Finding { how, failed, .. } = simulate(&tree).await;
-    assert!(!failed, "without any fault the simulation finds something: {how}");
     let only = env::var("SHOP_MUTANT").unwrap_or_default();
+    let mutants: Vec<_> = mutants().into_iter().filter(|mutant| mutant.name.contains(&only)).collect();
+    for finder in mutants.iter().map(|mutant| &mutant.finder).collect::<BTreeSet<_>>() {
+        let Finding { how, failed, .. } = find(&tree, finder).await;
+        assert!(!failed, "without any fault {} finds something: {how}", finder.target);
+    }
     let mut missed = vec![];
     println!("\n{:<48} {:>6} {:>8}   found by", "planted fault", "runs", "seconds");
-    for Mutant { name, patch, .. } in mutants().into_iter().filter(|mutant| mutant.name.contains(&only)) {
+    for Mutant { name, patch, finder, .. } in mutants {
         apply(&tree, &patch, &[]).await;
-        let Finding { failed, how, runs, seconds } = simulate(&tree).await;
+        let Finding { failed, how, runs, seconds } = find(&tree, &finder).await;
         println!("{name:<48} {runs:>6} {seconds:>8.1}   {how}");
         if !failed {
             missed.push(name);
@@ -63,7 +96,7 @@ async fn the_simulation_finds_every_planted_fault() {
     assert!(missed.is_empty(), "not found: {missed:?}");
 }
 
-/// What a simulation has come to.
+/// What a test has come to.
 struct Finding {
     failed: bool,
     /// The seed or case that failed.
@@ -72,11 +105,12 @@ struct Finding {
     seconds: f64,
 }
 
-/// Builds the simulation of a tree and runs it.
-async fn simulate(tree: &Path) -> Finding {
-    let program = build(tree).await;
+/// Builds a test of a tree and runs it.
+async fn find(tree: &Path, finder: &Finder) -> Finding {
+    let program = build(tree, &finder.target).await;
     let start = Instant::now();
     let mut run = Command::new(program);
+    run.args(&finder.filter);
     run.current_dir(tree.join("tests")).stdin(Stdio::null()).kill_on_drop(true);
     let Ok(output) = timeout(RUN_LIMIT, run.output()).await else {
         return Finding { failed: true, how: "it does not end".into(), runs: 0, seconds: RUN_LIMIT.as_secs_f64() };
@@ -101,9 +135,9 @@ fn finding(line: &str) -> Option<Finding> {
     Some(Finding { failed: true, how: how.into(), runs: runs.parse().ok()?, seconds: seconds.parse().ok()? })
 }
 
-async fn build(tree: &Path) -> PathBuf {
+async fn build(tree: &Path, target: &str) -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["test", "--package", "shop-tests", "--test", "simulation", "--no-run", "--message-format", "json"]);
+    cargo.args(["test", "--package", "shop-tests", "--test", target, "--no-run", "--message-format", "json"]);
     // What the cargo around this test says about this test is not true of that one.
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO")) {
         if name != "CARGO_HOME" && name != "CARGO_NET_OFFLINE" {
@@ -117,7 +151,7 @@ async fn build(tree: &Path) -> PathBuf {
     let messages = String::from_utf8(output.stdout).expect("cargo writes JSON");
     let mut programs = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        (message["target"]["name"] == "simulation").then(|| message["executable"].as_str().map(PathBuf::from))?
+        (message["target"]["name"] == target).then(|| message["executable"].as_str().map(PathBuf::from))?
     });
     programs.next().expect("cargo names what it built")
 }
@@ -141,7 +175,7 @@ fn mutants() -> Vec<Mutant> {
     let mutant = |patch: PathBuf| {
         let text = fs::read_to_string(&patch).expect("a patch is text");
         let name = patch.file_stem().expect("a patch has a name").to_string_lossy().into_owned();
-        Mutant { name, sentence: text.lines().next().unwrap_or_default().into(), patch }
+        Mutant { name, sentence: text.lines().next().unwrap_or_default().into(), finder: Finder::of(&text), patch }
     };
     patches.into_iter().map(mutant).collect()
 }

@@ -1,4 +1,4 @@
-//! The shop that is measured, as its users start it: `shop-local` as a process of its own.
+//! The shop that is measured, as its users start it: `shop` as a process of its own.
 
 use std::{
     fs,
@@ -19,7 +19,6 @@ use shop_tests::{
     fill,
     folder::Folder,
     process::{Process, Signal},
-    programs::Program,
     wait::until,
 };
 use tokio::time::sleep;
@@ -231,7 +230,7 @@ fn spawn(folder: &Folder, http: &str, partitions: Option<u16>, nats_url: Option<
         vec!["--http-addr".to_owned(), http.to_owned(), "--data-dir".to_owned(), data_dir.display().to_string()];
     options.extend(partitions.map(|partitions| format!("--partitions={partitions}")));
     options.push(nats_url.map_or("--nats-port=0".to_owned(), |url| format!("--nats-url={url}")));
-    Process::spawn(Program::Local, folder.path(), "shop-local", options)
+    Process::spawn(folder.path(), "shop", options)
 }
 
 /// Waits until the shop says that it is open, and where HTTP and its own nats-server are.

@@ -1,4 +1,4 @@
-//! `shop-actors restore`: puts a backup into an empty JetStream, from which hosts go on as after a crash.
+//! `shop restore`: puts a backup into an empty JetStream, from which hosts go on as after a crash.
 //!
 //! Records come back to their own sequences and with the times at which they were taken first, because states
 //! follow from those. The logs are new ones nevertheless, with epochs of their own: no checkpoint and no snapshot

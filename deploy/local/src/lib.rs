@@ -10,9 +10,11 @@ pub mod http;
 pub mod nats_server;
 pub mod options;
 mod parts;
+mod run;
 mod service;
 pub mod shop;
 
 pub use nats_server::NatsServer;
 pub use options::Options;
+pub use run::run;
 pub use shop::Shop;

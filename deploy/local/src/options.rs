@@ -30,7 +30,7 @@ pub struct Options {
     #[arg(long, value_name = "FOLDER", env = "SHOP_DATA_DIR", default_value = ".shop")]
     pub data_dir: PathBuf,
 
-    /// Partitions per kind when the data folder is first used; `shop-actors repartition` changes them later [default: as
+    /// Partitions per kind when the data folder is first used; `shop repartition` changes them later [default: as
     /// they are; 1, on a cluster 12]
     #[arg(long, value_name = "COUNT", env = "SHOP_PARTITIONS", value_parser = clap::value_parser!(u16).range(1..))]
     pub partitions: Option<u16>,
@@ -40,7 +40,7 @@ pub struct Options {
     pub demo: bool,
 
     /// How large each kind's log may become, in bytes; 0: without limit. When one is full, orders are answered with
-    /// `overloaded`, nothing is lost, and `shop-actors trim` makes room [default: as it is; without limit]
+    /// `overloaded`, nothing is lost, and `shop trim` makes room [default: as it is; without limit]
     #[arg(long, value_name = "BYTES", env = "SHOP_LOG_MAX_BYTES")]
     pub log_max_bytes: Option<u64>,
 
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn no_partitions_at_all_are_refused() {
-        assert!(Options::try_parse_from(["shop-local", "--partitions", "0"]).is_err());
-        assert_eq!(Options::try_parse_from(["shop-local", "--partitions", "3"]).unwrap().partitions, Some(3));
+        assert!(Options::try_parse_from(["shop", "--partitions", "0"]).is_err());
+        assert_eq!(Options::try_parse_from(["shop", "--partitions", "3"]).unwrap().partitions, Some(3));
     }
 }

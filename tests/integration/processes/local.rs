@@ -1,4 +1,4 @@
-//! `shop-local`, what a newcomer starts: its help, its banner, its demo, and that nothing is
+//! `shop`, what a newcomer starts: its help, its banner, its demo, and that nothing is
 //! left behind however it ends.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -10,7 +10,6 @@ use shop_tests::{
     folder::Folder,
     market::Market,
     process::{Process, Signal},
-    programs::Program,
     rush::Rush,
     seed::rng,
     wait::until,
@@ -23,7 +22,7 @@ const NATS_LIMIT: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn the_help_names_every_option_with_its_default_and_its_variable() {
-    let local = help_of(Program::Local, &[]).await;
+    let local = help_of(&[]).await;
     for [option, variable, default] in [
         ["--http-addr <HOST:PORT>", "[env: SHOP_HTTP_ADDR=]", "[default: 127.0.0.1:8080]"],
         ["--nats-port <PORT>", "[env: SHOP_NATS_PORT=]", "[default: 4222]"],
@@ -37,7 +36,7 @@ async fn the_help_names_every_option_with_its_default_and_its_variable() {
     ] {
         is_explained(&local, option, &[variable, default]);
     }
-    let host = help_of(Program::Actors, &["serve"]).await;
+    let host = help_of(&["serve"]).await;
     for [option, variable, default] in [
         ["--kinds <KINDS>", "[env: SHOP_KINDS=]", "[default: wallet,product,order,delivery,mypage]"],
         ["--nats-url <URL>", "[env: SHOP_NATS_URL=]", "[default: nats://127.0.0.1:4222]"],
@@ -49,7 +48,7 @@ async fn the_help_names_every_option_with_its_default_and_its_variable() {
     ] {
         is_explained(&host, option, &[variable, default]);
     }
-    let bridge = help_of(Program::Bridge, &[]).await;
+    let bridge = help_of(&["bridge"]).await;
     for [option, variable, default] in [
         ["--nats-url <URL>", "[env: SHOP_NATS_URL=]", "[default: nats://127.0.0.1:4222]"],
         ["--nats-nkey <FILE>", "[env: SHOP_NATS_NKEY=]", "[default: none]"],
@@ -139,16 +138,16 @@ async fn open(folder: &Folder, http: &str) -> Open {
 fn spawn(folder: &Folder, http: &str, more: &[&str]) -> Process {
     let data_dir = data_dir(folder);
     let own = ["--http-addr", http, "--nats-port", "0", "--data-dir", data_dir.to_str().unwrap()];
-    Process::spawn(Program::Local, folder.path(), "shop-local", own.iter().chain(more))
+    Process::spawn(folder.path(), "shop", own.iter().chain(more))
 }
 
 fn data_dir(folder: &Folder) -> PathBuf {
     folder.path().join("data")
 }
 
-async fn help_of(program: Program, command: &[&str]) -> String {
+async fn help_of(command: &[&str]) -> String {
     let folder = Folder::new();
-    let process = Process::spawn(program, folder.path(), "help", command.iter().chain(&["--help"]));
+    let process = Process::spawn(folder.path(), "help", command.iter().chain(&["--help"]));
     process.explains().await
 }
 

@@ -1,4 +1,4 @@
-//! The shop's programs, built once per test run by the cargo that runs the tests, with the
+//! The program `shop`, built once per test run by the cargo that runs the tests, with the
 //! tests' own profile and into their own target folder.
 
 use std::{
@@ -8,35 +8,13 @@ use std::{
     sync::OnceLock,
 };
 
-/// One of the shop's programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Program {
-    /// `shop-actors`, the host.
-    Actors,
-    /// `shop-bridge-http`.
-    Bridge,
-    /// `shop-local`, all in one.
-    Local,
+/// The built program.
+pub fn path() -> PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build().join(format!("shop{}", std::env::consts::EXE_SUFFIX))).clone()
 }
 
-impl Program {
-    /// The built program.
-    pub fn path(self) -> PathBuf {
-        static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-        FOLDER.get_or_init(build).join(format!("{}{}", self.name(), std::env::consts::EXE_SUFFIX))
-    }
-
-    /// What it is called.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Actors => "shop-actors",
-            Self::Bridge => "shop-bridge-http",
-            Self::Local => "shop-local",
-        }
-    }
-}
-
-/// Builds all programs and returns the folder that they are in.
+/// Builds it, and returns the folder that it is in. Of all packages, so that it is the one that `cargo run` has built.
 fn build() -> PathBuf {
     // target/[<triple>/]<profile>/deps/<this test>, or examples/<this example>
     let test = std::env::current_exe().expect("a test knows where it is");
@@ -48,7 +26,7 @@ fn build() -> PathBuf {
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from(env!("CARGO")));
     let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--workspace", "--bins", "--profile", profile]);
+    build.args(["build", "--quiet", "--workspace", "--bin", "shop", "--profile", profile]);
     build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     // Only the target folder itself has this file.
     if target.join("CACHEDIR.TAG").exists() {
@@ -63,7 +41,7 @@ fn build() -> PathBuf {
         build.env_remove(name);
     }
     let status = build.status().unwrap_or_else(|error| panic!("cannot run {build:?}: {error}"));
-    assert!(status.success(), "the shop's programs cannot be built ({status}): {build:?}");
+    assert!(status.success(), "the program cannot be built ({status}): {build:?}");
     folder
 }
 

@@ -1,34 +1,25 @@
-//! `shop-local`: the whole shop on one machine, until Ctrl-C.
+//! The whole shop on one machine, until Ctrl-C.
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::process::ExitCode;
 
-use clap::Parser;
-use shop_local::{Options, Shop, banner::Banner, demo};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+
+use crate::{Options, Shop, banner::Banner, demo};
 
 type Error = Box<dyn std::error::Error>;
 
-/// Orders are many small allocations on all threads, which the system's allocator serves slowly.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    let options = Options::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,warp::server=off"));
-    let stderr = std::io::stderr;
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(stderr().is_terminal()).with_writer(stderr).init();
-    match run(options).await {
+/// Opens the shop, says where everything is, and keeps it open until SIGINT or SIGTERM.
+pub async fn run(options: Options) -> ExitCode {
+    match open(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("shop-local: {error}");
+            eprintln!("shop: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(options: Options) -> Result<(), Error> {
+async fn open(options: Options) -> Result<(), Error> {
     let mut stop = StopSignals::listen()?;
     let with_demo = options.demo;
     let mut shop = tokio::select! {

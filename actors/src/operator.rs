@@ -155,6 +155,9 @@ pub enum OperatorError {
     /// A backup is not restored.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// A backup is not restored because of what is there already.
+    #[error("{0}")]
+    Refused(String),
     /// A log was not cut.
     #[error(transparent)]
     Trim(#[from] TrimError),

@@ -39,6 +39,18 @@ pub struct Options {
     #[arg(long, env = "SHOP_DEMO", value_parser = FalseyValueParser::new())]
     pub demo: bool,
 
+    /// Of the demo, shows every request, every answer and every number that is checked
+    #[arg(short, long, env = "SHOP_VERBOSE", value_parser = FalseyValueParser::new())]
+    pub verbose: bool,
+
+    /// Writes where everything is to this file as JSON, once the shop is open; it is gone when the shop is [default: none]
+    #[arg(long, value_name = "FILE", env = "SHOP_PORTS_FILE")]
+    pub ports_file: Option<PathBuf>,
+
+    /// Puts a backup into the data folder first, where there must be no shop yet: a folder, or a URL [default: none]
+    #[arg(long, value_name = "BACKUP", env = "SHOP_RESTORE_FROM")]
+    pub restore_from: Option<String>,
+
     /// How large each kind's log may become, in bytes; 0: without limit. When one is full, orders are answered with
     /// `overloaded`, nothing is lost, and `shop trim` makes room [default: as it is; without limit]
     #[arg(long, value_name = "BYTES", env = "SHOP_LOG_MAX_BYTES")]
@@ -60,6 +72,9 @@ impl Options {
             data_dir: data_dir.into(),
             partitions: None,
             demo: false,
+            verbose: false,
+            ports_file: None,
+            restore_from: None,
             log_max_bytes: None,
             snapshots: SnapshotOptions::default(),
         }

@@ -4,7 +4,12 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{Options, Shop, banner::Banner, demo};
+use crate::{
+    Options, Shop,
+    banner::Banner,
+    demo::{self, Telling},
+    ports::PortsFile,
+};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -21,19 +26,21 @@ pub async fn run(options: Options) -> ExitCode {
 
 async fn open(options: Options) -> Result<(), Error> {
     let mut stop = StopSignals::listen()?;
-    let with_demo = options.demo;
+    let telling = options.demo.then_some(if options.verbose { Telling::Whole } else { Telling::Short });
+    let ports = options.ports_file.as_deref().map(PortsFile::prepare).transpose()?;
     let mut shop = tokio::select! {
         shop = Shop::start(options) => shop?,
         name = stop.next() => return Err(format!("{name} before the shop was open").into()),
     };
     println!("{}", Banner::of(&shop));
     let outcome = tokio::select! {
-        error = serve(&mut shop, with_demo) => Err(error),
+        error = serve(&mut shop, ports.as_ref(), telling) => Err(error),
         name = stop.next() => {
             println!("\n{name}: finishing what has begun, then stopping (once more: at once)");
             Ok(())
         }
     };
+    drop(ports);
     tokio::select! {
         stopped = shop.stop() => outcome.and(stopped.map_err(Error::from))?,
         // The nats-server's watchdog ends it.
@@ -43,10 +50,13 @@ async fn open(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns only when the shop cannot go on, or when the demo saw a wrong number.
-async fn serve(shop: &mut Shop, with_demo: bool) -> Error {
-    if with_demo {
-        if let Err(error) = demo::play(shop).await {
+/// Returns only when the shop cannot go on, or cannot say where it is, or when the demo saw a wrong number.
+async fn serve(shop: &mut Shop, ports: Option<&PortsFile>, telling: Option<Telling>) -> Error {
+    if let Some(Err(error)) = ports.map(|file| file.write(shop)) {
+        return error.into();
+    }
+    if let Some(telling) = telling {
+        if let Err(error) = demo::play(shop, telling).await {
             return error.into();
         }
         println!("\n  The shop stays open at http://{} until Ctrl-C.", shop.http_address());

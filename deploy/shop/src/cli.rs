@@ -2,20 +2,22 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use shop_actors::{
     cli::{Serve, stop_signal},
     operator::Tool,
 };
 use shop_bridge_http::cli::Bridge;
-use shop_local::Options;
+use shop_local::{Options, seed::Seed};
 use tracing_subscriber::EnvFilter;
+
+use crate::{completions::Completions, version::VERSION};
 
 /// Runs the whole shop on this machine: a nats-server, the five kinds and the HTTP bridge.
 ///
 /// The commands run one part of a shop as a process of its own, or look into what happened in one.
 #[derive(Debug, Parser)]
-#[command(name = "shop", version, args_conflicts_with_subcommands = true)]
+#[command(name = "shop", version = VERSION.as_str(), args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -31,6 +33,12 @@ enum Command {
     Bridge(Bridge),
     #[command(flatten)]
     Look(Tool),
+    /// Fill a running shop with products, customers and orders to look at. Doing it twice does it once.
+    Seed(Seed),
+    /// Print what makes a shell complete this program's commands and options.
+    ///
+    /// For example in ~/.bashrc: `source <(shop completions bash)`.
+    Completions(Completions),
 }
 
 impl Cli {
@@ -41,6 +49,8 @@ impl Cli {
             Some(Command::Serve(serve)) => serve.run(stop_signal()).await,
             Some(Command::Bridge(bridge)) => bridge.run().await,
             Some(Command::Look(tool)) => tool.run(stop_signal()).await,
+            Some(Command::Seed(seed)) => seed.run().await,
+            Some(Command::Completions(completions)) => completions.print(Self::command()),
         }
     }
 
@@ -52,7 +62,7 @@ impl Cli {
             // What the client says of its connections, they say themselves.
             Some(Command::Serve(_)) => "info,async_nats=warn",
             Some(Command::Bridge(_)) => "info,warp::server=off",
-            Some(Command::Look(_)) => "warn",
+            Some(Command::Look(_) | Command::Seed(_) | Command::Completions(_)) => "warn",
         };
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level))
     }

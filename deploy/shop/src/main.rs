@@ -1,6 +1,8 @@
 //! `shop`: the one program of the shop.
 
 mod cli;
+mod completions;
+mod version;
 
 use std::{
     io::{IsTerminal, stderr},

@@ -2,6 +2,7 @@
 //! tests' own profile and into their own target folder.
 
 use std::{
+    env::consts::EXE_SUFFIX,
     ffi::OsString,
     path::{Path, PathBuf},
     process::Command,
@@ -11,22 +12,26 @@ use std::{
 /// The built program.
 pub fn path() -> PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| build().join(format!("shop{}", std::env::consts::EXE_SUFFIX))).clone()
+    PROGRAM.get_or_init(|| built_as(&profile())).clone()
+}
+
+/// The program as another profile has it, built.
+pub fn built_as(profile: &str) -> PathBuf {
+    build(profile, &["--bin", "shop"]).join(format!("shop{EXE_SUFFIX}"))
+}
+
+/// One of the examples, built.
+pub fn example(name: &str) -> PathBuf {
+    build(&profile(), &["--example", name]).join("examples").join(format!("{name}{EXE_SUFFIX}"))
 }
 
 /// Builds it, and returns the folder that it is in. Of all packages, so that it is the one that `cargo run` has built.
-fn build() -> PathBuf {
-    // target/[<triple>/]<profile>/deps/<this test>, or examples/<this example>
-    let test = std::env::current_exe().expect("a test knows where it is");
-    let folder = test.parent().and_then(Path::parent).expect("a test lies in target/<profile>/deps").to_owned();
+fn build(profile: &str, what: &[&str]) -> PathBuf {
+    let folder = folder();
     let target = folder.parent().expect("a profile's folder lies in the target folder");
-    let profile = match folder.file_name().and_then(|name| name.to_str()) {
-        Some("debug") | None => "dev",
-        Some(name) => name,
-    };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from(env!("CARGO")));
     let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--workspace", "--bin", "shop", "--profile", profile]);
+    build.args(["build", "--quiet", "--workspace", "--profile", profile]).args(what);
     build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     // Only the target folder itself has this file.
     if target.join("CACHEDIR.TAG").exists() {
@@ -42,7 +47,21 @@ fn build() -> PathBuf {
     }
     let status = build.status().unwrap_or_else(|error| panic!("cannot run {build:?}: {error}"));
     assert!(status.success(), "the program cannot be built ({status}): {build:?}");
-    folder
+    target.join(if profile == "dev" { "debug" } else { profile })
+}
+
+/// The profile by which this test was built.
+fn profile() -> String {
+    match folder().file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev".to_owned(),
+        Some(name) => name.to_owned(),
+    }
+}
+
+/// The folder of that: target/[<triple>/]<profile>. This test is in its folder deps, and an example in examples.
+fn folder() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows where it is");
+    test.parent().and_then(Path::parent).expect("a test lies in target/<profile>/deps").to_owned()
 }
 
 fn is_about_this_crate(variable: &str) -> bool {

@@ -27,6 +27,8 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 pub struct Launcher {
     /// A command, with its arguments, that becomes the program; none: the program itself.
     pub command: Vec<OsString>,
+    /// The program, if not the one that is built like the tests.
+    pub program: Option<PathBuf>,
     /// Whether Ctrl-C in the terminal reaches only whoever has started the program.
     pub apart: bool,
 }
@@ -61,7 +63,8 @@ impl Process {
         name: &str,
         arguments: impl IntoIterator<Item = A>,
     ) -> Self {
-        Self::start(launcher, &program::path(), folder, name, arguments)
+        let program = launcher.program.clone().unwrap_or_else(program::path);
+        Self::start(launcher, &program, folder, name, arguments)
     }
 
     /// Starts a program that is not the shop's. Whatever it keeps at home it keeps in the folder.
@@ -73,7 +76,7 @@ impl Process {
     ) -> Self {
         let mut home = OsString::from("HOME=");
         home.push(folder);
-        let launcher = Launcher { command: vec!["env".into(), home], apart: true };
+        let launcher = Launcher { command: vec!["env".into(), home], program: None, apart: true };
         Self::start(&launcher, program, folder, name, arguments)
     }
 

@@ -6,31 +6,39 @@ default:
 
 # Start the whole shop on this machine, until Ctrl-C
 run *options:
-    cargo run --release -- {{ options }}
+    cargo run -- {{ options }}
+
+# Build the program as it is measured and shipped: target/dist/shop
+dist:
+    cargo build --profile dist -p shop
+
+# Fill a shop that is open with products, customers and orders
+seed *options:
+    cargo run -- seed {{ options }}
 
 # Start it and play a customer's story first, with every number checked
 demo:
-    cargo run --release -- --demo
+    cargo run -- --demo
 
 # Start it with a new, empty data folder
 fresh:
-    cargo run --release -- --data-dir "$(mktemp -d)"
+    cargo run -- --data-dir "$(mktemp -d)"
 
 # Start it on three nats-servers, with two host processes for every kind and two bridges, until Ctrl-C
 cluster *options:
-    cargo run --release -p shop-tests --example cluster -- {{ options }}
+    cargo run --profile dist -p shop-tests --example cluster -- {{ options }}
 
 # Restart every process twice under siege, first in good order, then by kill -9, and count who was turned away (siege and haproxy are needed: apt-get install siege haproxy)
 rolling *options:
-    cargo run --release -p shop-tests --example rolling -- {{ options }}
+    cargo run --profile dist -p shop-tests --example rolling -- {{ options }}
 
 # Order without a pause while a second and a third host come, one is killed, and two leave again; shows who owns what meanwhile
 scale *options:
-    cargo run --release -p shop-tests --example scale -- {{ options }}
+    cargo run --profile dist -p shop-tests --example scale -- {{ options }}
 
 # Cut shops with 100,000 and with 1,000,000 wallets into 12 partitions while customers order; shows how long what takes
 repartition *options:
-    cargo run --release -p shop-tests --example repartition -- {{ options }}
+    cargo run --profile dist -p shop-tests --example repartition -- {{ options }}
 
 # Run every test
 test:
@@ -42,11 +50,11 @@ test-of crate:
 
 # Simulate with fresh seeds for so many seconds: crashes, holes, lost acknowledgements, second hosts
 sim seconds="60":
-    SHOP_SIM_SECONDS={{ seconds }} cargo test --release -p shop-tests --test simulation -- --ignored --nocapture fresh_seeds
+    SHOP_SIM_SECONDS={{ seconds }} cargo test --profile dist -p shop-tests --test simulation -- --ignored --nocapture fresh_seeds
 
 # Try every pair of troubles at any two moments of an order, and every interleaving of two that are cancelled
 sim-all:
-    cargo test --release -p shop-domain -p shop-tests --test shop --test simulation -- --ignored --nocapture any_two two_rivals
+    cargo test --profile dist -p shop-domain -p shop-tests --test shop --test simulation -- --ignored --nocapture any_two two_rivals
 
 # Plant one fault after the other, and see that the simulation finds each
 mutants:
@@ -58,27 +66,27 @@ mutants-domain:
 
 # Kill, freeze, starve and cut a real shop under load for so many seconds; prints what was survived
 torture seconds="300":
-    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture fresh_seeds
+    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --profile dist -p shop-tests --test torture -- --ignored --nocapture fresh_seeds
 
 # The same with three nats-servers: killed, frozen, cut off, robbed of their leadership, and hosts killed as well
 torture-cluster seconds="300":
-    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture three_servers
+    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --profile dist -p shop-tests --test torture -- --ignored --nocapture three_servers
 
 # The same with three hosts for all kinds: killed, stopped, frozen, cut off, and lied to about each other for a minute
 torture-hosts seconds="300":
-    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture several_hosts
+    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --profile dist -p shop-tests --test torture -- --ignored --nocapture several_hosts
 
 # The same on three machines, made of network namespaces (it takes root and iproute2): cut off one by one, all at once, again and again
 torture-partition seconds="300":
-    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --release -p shop-tests --test torture -- --ignored --nocapture three_machines
+    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --profile dist -p shop-tests --test torture -- --ignored --nocapture three_machines
 
 # Measure the shop beside PostgreSQL and the limits of this machine, in a quarter of an hour (`just bench --quick`: a minute)
 bench *options:
-    cargo bench -p shop-tests --bench shop -- --json tests/bench/results/shop.json --table tests/bench/results/shop.txt --svg tests/bench/results/shop.svg {{ options }}
+    cargo bench --profile dist -p shop-tests --bench shop -- --json tests/bench/results/shop.json --table tests/bench/results/shop.txt --svg tests/bench/results/shop.svg {{ options }}
 
 # Measure what is hot, piece by piece: frames, entities, checkpoints
 bench-pieces *options:
-    cargo bench -p shop-nats -p shop-actors --bench frame --bench entities --bench checkpoint -- {{ options }}
+    cargo bench --profile dist -p shop-nats -p shop-actors --bench frame --bench entities --bench checkpoint -- {{ options }}
 
 # What the compiler and clippy have to say, tests included
 lint:

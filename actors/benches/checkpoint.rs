@@ -1,5 +1,5 @@
 //! What a checkpoint costs: the states of so many wallets, each with a charge and an entry of its
-//! statement, written to sled as one run. Run by `cargo bench -p shop-actors --bench checkpoint`.
+//! statement, written to sled as one run. Run by `cargo bench --profile dist -p shop-actors --bench checkpoint`.
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};

@@ -1,5 +1,5 @@
 //! What the rules themselves cost: one message handled by one entity, with its rows.
-//! Run by `cargo bench -p shop-actors --bench entities`.
+//! Run by `cargo bench --profile dist -p shop-actors --bench entities`.
 
 use criterion::{BatchSize, Criterion};
 use shop_domain::{

@@ -1,39 +1,21 @@
-//! The command line of `shop-actors`.
+//! The command line of a host.
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::Args;
 use shop_domain::kind::Kind;
 use shop_nats::{access::Access, topology::Topology};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     config::{Config, STANDBYS, SnapshotOptions},
     host,
-    operator::Tool,
 };
 
-/// The host of a shop: runs wallets, products, orders, deliveries and my pages over NATS, and
-/// looks into what happened there.
-#[derive(Debug, Parser)]
-#[command(name = "shop-actors", version)]
-pub struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Serve some or all kinds until SIGINT or SIGTERM.
-    Serve(Serve),
-    #[command(flatten)]
-    Look(Tool),
-}
-
+/// `shop serve`: a host, which runs wallets, products, orders, deliveries and my pages over NATS.
 #[derive(Debug, Args)]
-struct Serve {
+pub struct Serve {
     /// The kinds to serve, separated by commas.
     #[arg(long, env = "SHOP_KINDS", value_delimiter = ',', default_value = "wallet,product,order,delivery,mypage")]
     kinds: Vec<Kind>,
@@ -42,7 +24,7 @@ struct Serve {
     /// The folder for checkpoints. It may be deleted while the host is stopped: the log rebuilds it.
     #[arg(long, env = "SHOP_DATA_DIR", value_name = "FOLDER", default_value = ".shop/actors")]
     data_dir: PathBuf,
-    /// Partitions per kind when the streams are made; `shop-actors repartition` changes them later [default: as they
+    /// Partitions per kind when the streams are made; `shop repartition` changes them later [default: as they
     /// are; 1 on a single server, 12 on a cluster].
     #[arg(long, env = "SHOP_PARTITIONS", value_name = "COUNT")]
     partitions: Option<u16>,
@@ -53,7 +35,7 @@ struct Serve {
     #[arg(long, env = "SHOP_OBSERVE_ADDR", value_name = "HOST:PORT")]
     observe_addr: Option<String>,
     /// How large each kind's log may become, in bytes; 0: without limit. When one is full, its door answers
-    /// `overloaded`, nothing is lost, and `shop-actors trim` makes room [default: as it is; without limit].
+    /// `overloaded`, nothing is lost, and `shop trim` makes room [default: as it is; without limit].
     #[arg(long, env = "SHOP_LOG_MAX_BYTES", value_name = "BYTES")]
     log_max_bytes: Option<u64>,
     /// Hosts that keep a partition at hand beside the one that owns it, and of which one goes on when that is gone,
@@ -64,29 +46,9 @@ struct Serve {
     snapshots: SnapshotOptions,
 }
 
-impl Cli {
-    /// Does what the command line says, until `stop`.
-    pub async fn run(self, stop: CancellationToken) -> ExitCode {
-        match self.command {
-            Command::Serve(serve) => serve.run(stop).await,
-            Command::Look(tool) => tool.run(stop).await,
-        }
-    }
-
-    /// What is logged: `RUST_LOG`, or else of a host everything from `info` on, and of a tool
-    /// what went wrong.
-    pub fn log_filter(&self) -> EnvFilter {
-        let level = match self.command {
-            // What the client says of its connections, they say themselves.
-            Command::Serve(_) => "info,async_nats=warn",
-            Command::Look(_) => "warn",
-        };
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level))
-    }
-}
-
 impl Serve {
-    async fn run(self, stop: CancellationToken) -> ExitCode {
+    /// Serves until `stop`.
+    pub async fn run(self, stop: CancellationToken) -> ExitCode {
         let Self { mut kinds, nats, data_dir, partitions, replicas, observe_addr, .. } = self;
         let Self { log_max_bytes, standbys, snapshots, .. } = self;
         let observe_addr = observe_addr.filter(|address| !address.is_empty());
@@ -132,16 +94,22 @@ pub fn stop_signal() -> CancellationToken {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     use super::*;
 
+    #[derive(Debug, Parser)]
+    struct Host {
+        #[command(flatten)]
+        serve: Serve,
+    }
+
     #[test]
     fn copies_that_cannot_vote_are_refused() {
-        Cli::command().debug_assert();
-        let parse = |copies: &str| Cli::try_parse_from(["shop-actors", "serve", "--replicas", copies]);
+        Host::command().debug_assert();
+        let parse = |copies: &str| Host::try_parse_from(["serve", "--replicas", copies]);
         for copies in ["1", "3", "5"] {
-            assert!(parse(copies).is_ok(), "{copies}");
+            assert_eq!(parse(copies).unwrap().serve.replicas, copies.parse().ok());
         }
         for copies in ["0", "2", "4", "7", "many"] {
             assert!(parse(copies).unwrap_err().to_string().contains("there can be 1, 3 or 5 copies"), "{copies}");

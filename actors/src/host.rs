@@ -181,7 +181,7 @@ impl Shared {
     async fn begin(config: &Config, observed: &Arc<Observed>) -> Result<(Self, Watching, Words), HostError> {
         let names: Vec<_> = config.kinds.iter().map(|kind| kind.as_str()).collect();
         let names = names.join(",");
-        let connect = |role: &str| Connection::connect(&config.nats, &format!("shop-actors {names} {role}"));
+        let connect = |role: &str| Connection::connect(&config.nats, &format!("shop serve {names} {role}"));
         let reading = connect("reader").await?;
         let (publishing, doors) = (connect("publisher").await?, connect("doors").await?);
         // Before it is asked which layout is in force: nothing is missed in between.

@@ -155,6 +155,9 @@ pub enum OperatorError {
     /// A backup is not restored.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// A backup is not restored because of what is there already.
+    #[error("{0}")]
+    Refused(String),
     /// A log was not cut.
     #[error(transparent)]
     Trim(#[from] TrimError),
@@ -211,7 +214,7 @@ impl Tool {
         };
         match answered.and_then(|code| Ok(out.flush().map(|()| code)?)) {
             Ok(code) => code,
-            // Whoever read it has read enough: `shop-actors log wallet | head`.
+            // Whoever read it has read enough: `shop log wallet | head`.
             Err(OperatorError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(error) => {
                 say(&error);
@@ -231,7 +234,7 @@ type Answered = Result<ExitCode, OperatorError>;
 
 impl Common {
     async fn connect(&self, tool: &str) -> Result<Connection, OperatorError> {
-        Ok(Connection::connect(&self.access, &format!("shop-actors {tool}")).await?)
+        Ok(Connection::connect(&self.access, &format!("shop {tool}")).await?)
     }
 
     /// The snapshots, if somebody says where they are.
@@ -248,7 +251,7 @@ fn no(what: &str) -> ExitCode {
 
 /// Says something beside the answer, to whoever sits there.
 fn say(what: &dyn fmt::Display) {
-    eprintln!("shop-actors: {what}");
+    eprintln!("shop: {what}");
 }
 
 /// Says which partitions are parked: of these, only what came before is known.

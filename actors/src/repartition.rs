@@ -98,7 +98,7 @@ pub enum RepartitionError {
     #[error("not all that is under way settles: {0}")]
     Unsettled(String),
     /// Upgraded only in part.
-    #[error("{0} behaves by several logic versions; finish that first: shop-actors upgrade")]
+    #[error("{0} behaves by several logic versions; finish that first: shop upgrade")]
     Upgrading(Kind),
     /// This program does not know how entities behave.
     #[error("{0}: {1}")]
@@ -184,8 +184,8 @@ impl Repartition {
     /// Begins to follow everything. The shop goes on.
     pub async fn begin(options: Options) -> Result<Self, RepartitionError> {
         let Options { nats, snapshots, folder, partitions } = options;
-        let reading = Connection::connect(&nats, "shop-actors repartition reader").await?;
-        let connection = Connection::connect(&nats, "shop-actors repartition").await?;
+        let reading = Connection::connect(&nats, "shop repartition reader").await?;
+        let connection = Connection::connect(&nats, "shop repartition").await?;
         connection.ensure_layout_stream().await?;
         let decided = connection.conform().await?;
         let log: SharedLog = Arc::new(JetStreamLog::of_generation(decided.generation(), &reading, &connection));

@@ -5,6 +5,7 @@
 //! bridges may run side by side. A warp filter is the front; the table behind it does the routing.
 
 mod body;
+pub mod cli;
 mod doors;
 mod entity;
 mod gateway;

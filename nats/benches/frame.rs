@@ -1,5 +1,5 @@
 //! What every message costs on its way into a log and out of it: encoding, decoding, and finding
-//! its partition. Run by `cargo bench -p shop-nats --bench frame`.
+//! its partition. Run by `cargo bench --profile dist -p shop-nats --bench frame`.
 
 use std::hint::black_box;
 

@@ -38,9 +38,7 @@ const SUBSCRIPTION_CAPACITY: usize = 65_536;
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Nobody answers there, or the handshake failed.
-    #[error(
-        "cannot reach a nats-server at {url}: {source} (is it running? `cargo run --release` starts one by itself)"
-    )]
+    #[error("cannot reach a nats-server at {url}: {source} (is it running? `cargo run` starts one by itself)")]
     Unreachable {
         /// Where.
         url: String,

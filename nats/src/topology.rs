@@ -82,7 +82,7 @@ pub enum TopologyError {
     /// The stream has another number of partitions.
     #[error(
         "the log of {kind} has {found} partitions, but {expected} are configured; \
-         start with --partitions {found} or without, or change the count: shop-actors repartition"
+         start with --partitions {found} or without, or change the count: shop repartition"
     )]
     Partitions {
         /// Whose log.
@@ -122,7 +122,7 @@ pub enum TopologyError {
     PartitionCount(u16),
     /// What is in a stream is not all of it yet.
     #[error(
-        "a backup is being restored into the stream {0}, or that was interrupted: start when `shop-actors restore` has \
+        "a backup is being restored into the stream {0}, or that was interrupted: start when `shop restore` has \
          come to its end, or run it again"
     )]
     Restoring(String),
@@ -308,7 +308,7 @@ pub(crate) fn log(kind: Kind, epoch: u64, partitions: u16, logic: u32, replicas:
         discard: DiscardPolicy::New,
         max_bytes: UNLIMITED,
         deny_delete: true,
-        // Only from its beginning on, and only what snapshots stand for: `shop-actors trim`.
+        // Only from its beginning on, and only what snapshots stand for: `shop trim`.
         deny_purge: false,
         metadata: HashMap::from([
             (EPOCH.into(), format!("{epoch:016x}")),

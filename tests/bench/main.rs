@@ -1,6 +1,7 @@
 //! `just bench`: measures the whole shop as a user starts it, beside one PostgreSQL and the limits
-//! of the machine. See `cargo bench -p shop-tests --bench shop -- --help`.
+//! of the machine. See `cargo bench --profile dist -p shop-tests --bench shop -- --help`.
 
+mod builds;
 mod growth;
 mod limits;
 mod load;
@@ -29,7 +30,7 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 async fn main() {
     let options = Options::parse().completed();
     if !options.bench {
-        println!("this measures for minutes: cargo bench -p shop-tests --bench shop");
+        println!("this measures for minutes: cargo bench --profile dist -p shop-tests --bench shop");
         return;
     }
     std::env::set_current_dir(ROOT).expect("the repository is where this was built");
@@ -53,6 +54,9 @@ async fn measure(options: &Options) -> Report {
     }
     if has(Part::Matrix) {
         report.orders = matrix::measure(options).await;
+    }
+    if has(Part::Builds) {
+        report.builds = builds::measure(options).await;
     }
     if has(Part::Overload) {
         report.overload = Some(overload::measure(options).await);

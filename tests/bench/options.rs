@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use shop_tests::bench::report::{Load, Sync};
 
-/// Measures the shop as a user starts it: release build, own nats-server, HTTP
+/// Measures the shop as it is shipped: profile dist, own nats-server, HTTP
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "shop")]
 pub(crate) struct Options {
     /// What to measure
-    #[arg(long, value_delimiter = ',', default_value = "limits,postgres,matrix,overload,growth,recovery")]
+    #[arg(long, value_delimiter = ',', default_value = "limits,postgres,matrix,builds,overload,growth,recovery")]
     pub(crate) parts: Vec<Part>,
 
     /// Callers at a time, of the shop and (up to 256) of PostgreSQL
@@ -69,6 +69,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FOLDER", default_value = env!("CARGO_TARGET_TMPDIR"))]
     pub(crate) folder: PathBuf,
 
+    /// The program that is measured, if not the one that is built like this one
+    #[arg(skip)]
+    pub(crate) program: Option<PathBuf>,
+
     /// Said by `cargo bench`, and not by `cargo test`, which must not measure
     #[arg(long, hide = true)]
     pub(crate) bench: bool,
@@ -83,6 +87,8 @@ pub(crate) enum Part {
     Postgres,
     /// Orders at every number of connections
     Matrix,
+    /// The same orders by the program of each profile
+    Builds,
     /// More orders than the shop can take
     Overload,
     /// More wallets, longer logs

@@ -1,4 +1,4 @@
-//! The shop that is measured, as its users start it: `shop-local` as a process of its own.
+//! The shop that is measured, as its users have it: `shop` as a process of its own.
 
 use std::{
     fs,
@@ -18,8 +18,7 @@ use shop_tests::{
     client::Client,
     fill,
     folder::Folder,
-    process::{Process, Signal},
-    programs::Program,
+    process::{Launcher, Process, Signal},
     wait::until,
 };
 use tokio::time::sleep;
@@ -44,6 +43,7 @@ pub(crate) struct OpenShop {
     pub(crate) products: u64,
     runs: u32,
     partitions: Option<u16>,
+    launcher: Launcher,
     folder: Folder,
 }
 
@@ -79,11 +79,12 @@ impl OpenShop {
             Sync::Default => Some(Nats::start(&folder.path().join("relaxed"), sync).await),
         };
         let url = relaxed.as_ref().map(|nats| nats.url().to_owned());
-        let mut process = spawn(&folder, "127.0.0.1:0", options.partitions, url.as_deref());
+        let launcher = Launcher { program: options.program.clone(), ..Launcher::default() };
+        let mut process = spawn(&launcher, &folder, "127.0.0.1:0", options.partitions, url.as_deref());
         let (http, own) = opened(&mut process).await;
         let nats = relaxed.map_or_else(|| own.expect("the shop names its own nats-server"), Server::Relaxed);
         let partitions = options.partitions;
-        Self { process, nats, http, wallets: 0, products: 0, runs: 0, partitions, folder }
+        Self { process, nats, http, wallets: 0, products: 0, runs: 0, partitions, launcher, folder }
     }
 
     /// Starts one with so many wallets and products.
@@ -196,7 +197,7 @@ impl OpenShop {
         drop(lock.unwrap_or_else(|error| panic!("{error}")));
         between(self);
         let began = Instant::now();
-        self.process = spawn(&self.folder, &self.http.to_string(), self.partitions, None);
+        self.process = spawn(&self.launcher, &self.folder, &self.http.to_string(), self.partitions, None);
         let start = self.wait_until_ready(began).await;
         self.nats = opened(&mut self.process).await.1.expect("the shop names its own nats-server");
         start
@@ -225,13 +226,13 @@ impl OpenShop {
     }
 }
 
-fn spawn(folder: &Folder, http: &str, partitions: Option<u16>, nats_url: Option<&str>) -> Process {
+fn spawn(launcher: &Launcher, folder: &Folder, http: &str, partitions: Option<u16>, nats_url: Option<&str>) -> Process {
     let data_dir = folder.path().join("data");
     let mut options =
         vec!["--http-addr".to_owned(), http.to_owned(), "--data-dir".to_owned(), data_dir.display().to_string()];
     options.extend(partitions.map(|partitions| format!("--partitions={partitions}")));
     options.push(nats_url.map_or("--nats-port=0".to_owned(), |url| format!("--nats-url={url}")));
-    Process::spawn(Program::Local, folder.path(), "shop-local", options)
+    Process::spawn_by(launcher, folder.path(), "shop", options)
 }
 
 /// Waits until the shop says that it is open, and where HTTP and its own nats-server are.

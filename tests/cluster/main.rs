@@ -127,7 +127,7 @@ fn banner(cluster: &mut Cluster, second: &Bridge) -> String {
     curl -s http://{http}/wallets -H 'Content-Type: application/json' -d '{{"id":"alice","balance":999999}}'
     kill -9 {victim}
     kill -9 {host}
-    cargo run --release --bin shop-actors -- audit --nats-url {urls}
+    cargo run -- audit --nats-url {urls}
 "#,
         victim = cluster.servers().all()[0].pid().unwrap_or_default(),
         host = cluster.host("orders-1").pid(),

@@ -5,6 +5,8 @@ mod bundles;
 mod concurrency;
 mod contract;
 mod errors;
+mod examples;
+mod first_run;
 mod golden;
 mod holders;
 mod idempotency;

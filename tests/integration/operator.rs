@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use shop_tests::{
     cluster::Cluster,
     process::{Process, Signal},
-    programs::Program,
+    program,
 };
 use tokio::{net::TcpListener, process::Command, time::timeout};
 
@@ -54,7 +54,7 @@ impl Said {
 
 /// Runs a tool, `log wallet --json`, on a server.
 pub(crate) async fn tool_at(nats_url: &str, line: &str) -> Said {
-    let mut command = Command::new(Program::Actors.path());
+    let mut command = Command::new(program::path());
     command.args(line.split(' ')).args(["--nats-url", nats_url]);
     command.env_remove("RUST_LOG").env("NO_COLOR", "1").stdin(Stdio::null()).kill_on_drop(true);
     let output = timeout(TOOL_LIMIT, command.output()).await.unwrap_or_else(|_| panic!("{line}: no end"));
@@ -108,10 +108,10 @@ async fn a_tool_that_is_interrupted_says_so_and_ends_with_two() {
     // Takes the connection, and never says a word.
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("nats://{}", server.local_addr().unwrap());
-    let mut audit = Process::spawn(Program::Actors, folder.path(), "audit", ["audit", "--nats-url", &url]);
+    let mut audit = Process::spawn(folder.path(), "audit", ["audit", "--nats-url", &url]);
     let _connected = server.accept().await.unwrap();
     audit.signal(Signal::INT);
     assert_eq!(audit.ends_within(TOOL_LIMIT).await.code(), Some(2));
     let said = audit.stderr();
-    assert!(said.contains("shop-actors: interrupted"), "{said}");
+    assert!(said.contains("shop: interrupted"), "{said}");
 }

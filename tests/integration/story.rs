@@ -5,7 +5,7 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::{Value, json};
 use shop_domain::kind::Kind;
-use shop_local::demo;
+use shop_local::demo::{self, Telling};
 
 use crate::shop::TestShop;
 
@@ -99,8 +99,8 @@ async fn the_story(mut shop: TestShop) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_demo_plays_twice_in_the_same_shop() {
     let mut shop = TestShop::open().await;
-    demo::play(&mut shop.shop).await.unwrap();
-    demo::play(&mut shop.shop).await.unwrap();
+    demo::play(&mut shop.shop, Telling::Short).await.unwrap();
+    demo::play(&mut shop.shop, Telling::Short).await.unwrap();
     shop.close().await;
 }
 

@@ -10,7 +10,6 @@ use shop_tests::{
     fill,
     load::{Load, Seen},
     process::Process,
-    programs::Program,
 };
 use tokio::time::sleep;
 
@@ -66,7 +65,7 @@ async fn main() -> ExitCode {
         println!("WRONG: {wrong}");
     }
     if wrong.is_empty() {
-        println!("\nall as promised: nobody was turned away, and shop-actors audit found no differences");
+        println!("\nall as promised: nobody was turned away, and shop audit found no differences");
         return ExitCode::SUCCESS;
     }
     ExitCode::FAILURE
@@ -109,11 +108,11 @@ async fn cut(options: &Options, wallets: u64) -> Vec<String> {
     wrong
 }
 
-/// Runs a tool of shop-actors, and returns the lines that it answers with.
+/// Runs a tool, and returns the lines that it answers with.
 async fn tool(cluster: &mut Cluster, line: &[&str]) -> Result<Vec<Value>, String> {
     let (url, snapshots) = (cluster.servers().url(), cluster.snapshots().display().to_string());
     let common = ["--json", "--nats-url", &url, "--snapshots", &snapshots];
-    let mut process = Process::spawn(Program::Actors, cluster.folder(), line[0], line.iter().chain(&common));
+    let mut process = Process::spawn(cluster.folder(), line[0], line.iter().chain(&common));
     let status = process.ends_within(TOOL_LIMIT).await;
     if !status.success() {
         return Err(format!("{} ended with {status}: {}{}", line[0], process.stdout(), process.stderr()));

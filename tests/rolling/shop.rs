@@ -17,7 +17,6 @@ use shop_tests::{
     cluster::{Cluster, TWO_PROCESSES_PER_KIND},
     folder::Folder,
     process::Process,
-    programs::Program,
     servers::{Servers, address_of, reserve},
 };
 use tokio::net::TcpSocket;
@@ -179,7 +178,7 @@ impl Shop {
         let answered = self.balancer.orders_answered().await;
         println!(
             "{confirmed} orders are confirmed, {answered} were answered with 2xx; of {} the observer was told, and they \
-             are as it was told\nshop-actors audit: {} differences",
+             are as it was told\nshop audit: {} differences",
             told.len(),
             audit["differences"]["count"]
         );
@@ -197,7 +196,7 @@ impl Shop {
     async fn audit(&mut self) -> (Value, bool) {
         let arguments =
             ["audit".to_owned(), "--json".to_owned(), "--nats-url".to_owned(), self.cluster.servers().url()];
-        let mut audit = Process::spawn(Program::Actors, self.cluster.folder(), "audit", arguments);
+        let mut audit = Process::spawn(self.cluster.folder(), "audit", arguments);
         let status = audit.ends_within(AUDIT_LIMIT).await;
         let report: Value = serde_json::from_str(audit.stdout().trim()).unwrap_or_default();
         let is_clean = status.success() && report["clean"] == true;

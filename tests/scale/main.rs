@@ -16,7 +16,6 @@ use shop_tests::{
     load::{Load, Seen},
     parts::Part,
     process::Process,
-    programs::Program,
     wait::until,
 };
 use tokio::time::sleep;
@@ -117,7 +116,7 @@ async fn run(Options { seconds, customers }: Options) -> Vec<String> {
     let (audit, is_clean) = audit(&mut cluster).await;
     let (found, differences) = (&audit["books"]["orders"]["confirmed"], &audit["differences"]["count"]);
     println!("\n{confirmed} orders were confirmed to their customers, {found} are in the books");
-    println!("shop-actors audit: {differences} differences");
+    println!("shop audit: {differences} differences");
     wrong.extend((!is_clean || *found != confirmed).then(|| format!("the books: {audit}")));
     cluster.stop().await;
     wrong
@@ -159,7 +158,7 @@ async fn shares(nats: &Nats, hosts: usize) -> String {
 
 async fn audit(cluster: &mut Cluster) -> (Value, bool) {
     let url = cluster.servers().url();
-    let mut audit = Process::spawn(Program::Actors, cluster.folder(), "audit", ["audit", "--json", "--nats-url", &url]);
+    let mut audit = Process::spawn(cluster.folder(), "audit", ["audit", "--json", "--nats-url", &url]);
     let status = audit.ends_within(AUDIT_LIMIT).await;
     let report: Value = serde_json::from_str(audit.stdout().trim()).unwrap_or_default();
     let is_clean = status.success() && report["clean"] == true;

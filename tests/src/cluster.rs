@@ -17,7 +17,6 @@ use crate::{
     folder::Folder,
     machines::Machines,
     process::{Launcher, Process},
-    programs::Program,
     proxy::Proxy,
     servers::{SERVERS, Servers},
     wait::until,
@@ -286,7 +285,7 @@ impl Cluster {
         self.disks.as_ref().map_or_else(|| folder.clone(), |disks| disks.path(&folder))
     }
 
-    /// Runs `shop-actors serve` beside the cluster's own hosts.
+    /// Runs `shop serve` beside the cluster's own hosts.
     pub fn spawn_host(&self, name: &str, kinds: &str, data_dir: &Path, partitions: impl Into<Option<u16>>) -> Process {
         let nats_url = self.nats_url(|lines| lines.of_hosts.get(name).unwrap_or(&lines.hosts));
         let partitions = partitions.into().map(|count| ["--partitions".to_owned(), count.to_string()]);
@@ -301,7 +300,7 @@ impl Cluster {
             None => self.launcher.command.clone(),
         };
         let launcher = Launcher { command, ..self.launcher.clone() };
-        Process::spawn_by(&launcher, Program::Actors, self.folder(), name, ["serve"].into_iter().chain(options))
+        Process::spawn_by(&launcher, self.folder(), name, ["serve"].into_iter().chain(options))
     }
 
     /// Starts a host that was stopped.
@@ -357,13 +356,13 @@ impl Cluster {
         (self.bridge, self.http) = (Some(bridge), http);
     }
 
-    /// Runs `shop-bridge-http` beside the cluster's own bridge, and says where it listens.
+    /// Runs `shop bridge` beside the cluster's own bridge, and says where it listens.
     pub async fn spawn_bridge(&self, name: &str, http: SocketAddr) -> (Process, SocketAddr) {
         let (nats_url, http) = (self.nats_url(|lines| &lines.bridge), http.to_string());
         let leave_ms = self.leave_time.as_millis().to_string();
-        let options = ["--nats-url", &nats_url, "--http-addr", &http, "--leave-ms", &leave_ms];
+        let options = ["bridge", "--nats-url", &nats_url, "--http-addr", &http, "--leave-ms", &leave_ms];
         let launcher = Launcher { command: vec![], ..self.launcher.clone() };
-        let mut bridge = Process::spawn_by(&launcher, Program::Bridge, self.folder(), name, options);
+        let mut bridge = Process::spawn_by(&launcher, self.folder(), name, options);
         let http = bridge.says("where it listens", address_in).await;
         (bridge, http)
     }
@@ -421,7 +420,7 @@ impl Cluster {
         let (nats_url, snapshots) = (self.servers.url(), self.snapshots().display().to_string());
         let count = partitions.to_string();
         let arguments = ["repartition", "--to", &count, "--snapshots", &snapshots, "--nats-url", &nats_url];
-        let mut tool = Process::spawn(Program::Actors, self.folder(), "repartition", arguments);
+        let mut tool = Process::spawn(self.folder(), "repartition", arguments);
         let status = tool.ends_within(REPARTITION_LIMIT).await;
         assert!(status.success(), "{}{}", tool.stdout(), tool.stderr());
         // What a host is told that is started from now on.

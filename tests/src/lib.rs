@@ -1,4 +1,4 @@
-//! What tests of the whole shop are made of: its programs as real processes, customers who use
+//! What tests of the whole shop are made of: its program as real processes, customers who use
 //! HTTP, and the books that must balance whatever happened in between.
 //!
 //! Must not know how the shop works inside: everything here is seen through HTTP, NATS,
@@ -17,7 +17,7 @@ pub mod machines;
 pub mod market;
 pub mod parts;
 pub mod process;
-pub mod programs;
+pub mod program;
 pub mod proxy;
 pub mod rush;
 pub mod seed;

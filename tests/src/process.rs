@@ -1,4 +1,4 @@
-//! A program of the shop as a child process: started, watched, signalled and reaped by its own pid.
+//! The shop's program as a child process: started, watched, signalled and reaped by its own pid.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -16,7 +16,7 @@ use tokio::{
 
 pub use rustix::process::Signal;
 
-use crate::{programs::Program, wait::until};
+use crate::{program, wait::until};
 
 /// How long a program may take to end by itself, after a signal or because it cannot start:
 /// "a few seconds" on a busy machine.
@@ -27,6 +27,8 @@ const END_LIMIT: Duration = Duration::from_secs(30);
 pub struct Launcher {
     /// A command, with its arguments, that becomes the program; none: the program itself.
     pub command: Vec<OsString>,
+    /// The program, if not the one that is built like the tests.
+    pub program: Option<PathBuf>,
     /// Whether Ctrl-C in the terminal reaches only whoever has started the program.
     pub apart: bool,
 }
@@ -49,25 +51,20 @@ struct Output {
 }
 
 impl Process {
-    /// Starts a program. What it says goes to `<folder>/<name>.stdout` and `.stderr`.
-    pub fn spawn<A: AsRef<OsStr>>(
-        program: Program,
-        folder: &Path,
-        name: &str,
-        arguments: impl IntoIterator<Item = A>,
-    ) -> Self {
-        Self::spawn_by(&Launcher::default(), program, folder, name, arguments)
+    /// Starts the shop's program. What it says goes to `<folder>/<name>.stdout` and `.stderr`.
+    pub fn spawn<A: AsRef<OsStr>>(folder: &Path, name: &str, arguments: impl IntoIterator<Item = A>) -> Self {
+        Self::spawn_by(&Launcher::default(), folder, name, arguments)
     }
 
-    /// Starts a program in this way.
+    /// Starts it in this way.
     pub fn spawn_by<A: AsRef<OsStr>>(
         launcher: &Launcher,
-        program: Program,
         folder: &Path,
         name: &str,
         arguments: impl IntoIterator<Item = A>,
     ) -> Self {
-        Self::start(launcher, &program.path(), folder, name, arguments)
+        let program = launcher.program.clone().unwrap_or_else(program::path);
+        Self::start(launcher, &program, folder, name, arguments)
     }
 
     /// Starts a program that is not the shop's. Whatever it keeps at home it keeps in the folder.
@@ -79,7 +76,7 @@ impl Process {
     ) -> Self {
         let mut home = OsString::from("HOME=");
         home.push(folder);
-        let launcher = Launcher { command: vec!["env".into(), home], apart: true };
+        let launcher = Launcher { command: vec!["env".into(), home], program: None, apart: true };
         Self::start(&launcher, program, folder, name, arguments)
     }
 

@@ -1,7 +1,7 @@
 //! Torture: a shop of real processes under a steady load, of which one part after the other is
 //! killed, frozen, robbed, starved of disk, cut off or fed with garbage. Its customers write down
 //! all that they are told, and hold every later answer against it; in the end the books and
-//! `shop-actors audit` have to agree with them.
+//! `shop audit` have to agree with them.
 
 mod books;
 mod counter;
@@ -21,7 +21,7 @@ use shop_local::nats_server::NatsServer;
 use shop_tests::{
     cluster::{ALL_KINDS, Cluster},
     machines::Machines,
-    programs::Program,
+    program,
     wait::{LIMIT, until},
 };
 use tokio::time::timeout;
@@ -117,7 +117,7 @@ async fn find_nats_server() {
     let folder = tempfile::tempdir().expect("there is room for a folder");
     let server = NatsServer::start(folder.path(), 0).await;
     server.unwrap_or_else(|error| panic!("{error}")).stop().await;
-    Program::Actors.path();
+    program::path();
 }
 
 /// Nothing can be found by customers who do not look.

@@ -11,7 +11,6 @@ use shop_tests::{
     cluster::{A_PROCESS_PER_KIND, ALL_KINDS, Cluster, panics},
     machines::Machines,
     process::Process,
-    programs::Program,
     wait::until,
 };
 use tokio::{task::JoinSet, time::interval};
@@ -194,13 +193,13 @@ async fn compare(ledgers: Vec<Ledger>, counter: &Arc<Counter>, start: Instant, s
     closed
 }
 
-/// `shop-actors audit`, as an operator runs it.
+/// `shop audit`, as an operator runs it.
 async fn audit(cluster: &mut Cluster) -> Value {
     let nats_url = cluster.servers().url();
     let snapshots = cluster.snapshot_options();
     let arguments =
         ["audit", "--json", "--nats-url", &nats_url].into_iter().chain(snapshots.iter().map(String::as_str));
-    let mut audit = Process::spawn(Program::Actors, cluster.folder(), "audit", arguments);
+    let mut audit = Process::spawn(cluster.folder(), "audit", arguments);
     let status = audit.ends_within(AUDIT_LIMIT).await;
     let said = audit.stdout();
     assert_eq!(status.code(), Some(0), "the audit found differences: {said}\n{}", audit.stderr());
@@ -232,7 +231,7 @@ fn report(table: &Table, ledgers: &[Ledger], counter: &Counter, audit: &Value, s
     let [messages, duplicates, beyond_holes, dead] =
         ["messages", "duplicates", "beyond_holes", "dead_letters"].map(|column| sum(audit, column));
     println!("logs: {messages} messages, {duplicates} duplicates, {beyond_holes} beyond a hole, {dead} dead letters");
-    println!("shop-actors audit: no differences");
+    println!("shop audit: no differences");
 }
 
 fn at<T: std::fmt::Debug>(

@@ -1,4 +1,4 @@
-//! `shop-actors at`: an entity as callers would have seen it at some moment.
+//! `shop at`: an entity as callers would have seen it at some moment.
 //!
 //! Its log is replayed up to there; of the log, only what is for its partition counts.
 

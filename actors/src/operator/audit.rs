@@ -1,4 +1,4 @@
-//! `shop-actors audit`: replays all logs through the domain code, in memory, and holds everything
+//! `shop audit`: replays all logs through the domain code, in memory, and holds everything
 //! against everything else.
 //!
 //! Where a log was cut, the replay begins at the snapshots of its partitions. These are of different moments,

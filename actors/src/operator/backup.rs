@@ -1,4 +1,4 @@
-//! `shop-actors backup`: copies the logs of all kinds, up to positions that belong together, beside a running shop.
+//! `shop backup`: copies the logs of all kinds, up to positions that belong together, beside a running shop.
 //!
 //! A backup holds the records as they are, with their times, the newest snapshots, and the dead letters.
 //! What it holds is a state in which the shop could have been, had all its hosts died: what was on its way there is

@@ -1,4 +1,4 @@
-//! `shop-actors dead`: what was in a log and could not be read, with the reason.
+//! `shop dead`: what was in a log and could not be read, with the reason.
 
 mod requeue;
 

@@ -1,4 +1,4 @@
-//! `shop-actors log`: the messages of one kind's log.
+//! `shop log`: the messages of one kind's log.
 //!
 //! Whether a message counts depends on all those before it on its link, so the log is read from
 //! its beginning, whatever is printed of it.

@@ -1,4 +1,4 @@
-//! `shop-actors repartition`: cuts kinds into another number of partitions, while the shop goes on.
+//! `shop repartition`: cuts kinds into another number of partitions, while the shop goes on.
 //!
 //! All hosts have to take part: one that keeps no snapshots could not begin anew from those that are written
 //! here, and an older one would not hold its doors. So all are asked first.

@@ -1,4 +1,4 @@
-//! `shop-actors restore`: puts a backup into an empty JetStream, from which hosts go on as after a crash.
+//! `shop restore`: puts a backup into an empty JetStream, from which hosts go on as after a crash.
 //!
 //! Records come back to their own sequences and with the times at which they were taken first, because states
 //! follow from those. The logs are new ones nevertheless, with epochs of their own: no checkpoint and no snapshot
@@ -13,6 +13,7 @@ use futures::future::try_join_all;
 use serde_json::json;
 use shop_domain::kind::Kind;
 use shop_nats::{
+    access::Access,
     connection::Connection,
     discovery::Announced,
     restore::{Original, Restoring, Stored},
@@ -63,29 +64,52 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let start = Instant::now();
     let backup = Backup::find(&from)?;
     let contents = check::check(&backup).await?;
-    let snapshots = common.snapshots.as_deref().filter(|url| !url.is_empty());
     if !dry_run {
-        if let (Some(kind), None) = (contents.cut(), snapshots) {
-            return Ok(no(&format!(
-                "the log of {kind} was cut, and snapshots stand for what went; \
-                 say with --snapshots where they are to be"
-            )));
-        }
-        let snapshots = snapshots.map(Snapshots::open).transpose()?;
-        if snapshots.is_none() && !contents.snapshots.is_empty() {
-            say(&"the snapshots of the backup are left out: --snapshots would say where they are to be");
-        }
+        let snapshots = common.snapshots.as_deref().filter(|url| !url.is_empty());
         let connection = common.connect("restore").await?;
-        if let Some(Announced { kind, id, version, .. }) = hosts(&connection).await?.first() {
-            let host = format!("a host of {kind} (version {version}, service id {id})");
-            return Ok(no(&format!("{host} is still running: stop all hosts first; nothing was restored")));
+        if let Err(why) = fill_empty(&connection, &backup, &contents, snapshots, replicas).await? {
+            return Ok(no(&why));
         }
-        let topology = Topology { partitions: None, replicas, log_max_bytes: None };
-        put_back(&connection, &backup, &contents, snapshots.as_ref(), topology).await?;
     }
     let done = if dry_run { "is whole" } else { "is restored" };
     tell(&contents, &from, done, start, common.json, out)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Puts a backup into the empty JetStream of a shop that is about to be started. Returns when the backup was made.
+pub async fn put_back_all(from: &str, access: &Access, snapshots: Option<&str>) -> Result<String, OperatorError> {
+    let backup = Backup::find(from)?;
+    let contents = check::check(&backup).await?;
+    let connection = Connection::connect(access, "shop restore").await?;
+    let filled = fill_empty(&connection, &backup, &contents, snapshots, None).await?;
+    filled.map(|()| contents.made).map_err(OperatorError::Refused)
+}
+
+/// Fills an empty JetStream, or says why not.
+async fn fill_empty(
+    connection: &Connection,
+    backup: &Backup,
+    contents: &Contents,
+    snapshots: Option<&str>,
+    replicas: Option<usize>,
+) -> Result<Result<(), String>, OperatorError> {
+    if let (Some(kind), None) = (contents.cut(), snapshots) {
+        return Ok(Err(format!(
+            "the log of {kind} was cut, and snapshots stand for what went; \
+             say with --snapshots where they are to be"
+        )));
+    }
+    let snapshots = snapshots.map(Snapshots::open).transpose()?;
+    if snapshots.is_none() && !contents.snapshots.is_empty() {
+        say(&"the snapshots of the backup are left out: --snapshots would say where they are to be");
+    }
+    if let Some(Announced { kind, id, version, .. }) = hosts(connection).await?.first() {
+        let host = format!("a host of {kind} (version {version}, service id {id})");
+        return Ok(Err(format!("{host} is still running: stop all hosts first; nothing was restored")));
+    }
+    let topology = Topology { partitions: None, replicas, log_max_bytes: None };
+    put_back(connection, backup, contents, snapshots.as_ref(), topology).await?;
+    Ok(Ok(()))
 }
 
 async fn put_back(

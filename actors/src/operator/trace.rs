@@ -1,4 +1,4 @@
-//! `shop-actors trace`: one order through all logs, every message of its life in the order of time.
+//! `shop trace`: one order through all logs, every message of its life in the order of time.
 //!
 //! Times are in milliseconds, and a message is often taken within the millisecond of its cause:
 //! among those, the cause comes first. The replay knows it by the number on the link.

@@ -1,4 +1,4 @@
-//! `shop-actors trim`: cuts the beginnings of the logs off, as far as snapshots stand for them.
+//! `shop trim`: cuts the beginnings of the logs off, as far as snapshots stand for them.
 
 use std::{io::Write, process::ExitCode, sync::Arc};
 

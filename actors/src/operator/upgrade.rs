@@ -1,4 +1,4 @@
-//! `shop-actors upgrade`: from now on all entities behave by a newer logic version.
+//! `shop upgrade`: from now on all entities behave by a newer logic version.
 //!
 //! It is a record in the log of each partition, so that a replay switches over at the same message.
 //! There is no way back, and a host that does not know the version cannot go on: so all are asked

@@ -1,4 +1,4 @@
-//! `shop-actors why`: an order's fate in a paragraph, with the facts and where they stand in the logs.
+//! `shop why`: an order's fate in a paragraph, with the facts and where they stand in the logs.
 
 use std::{collections::BTreeMap, io::Write};
 

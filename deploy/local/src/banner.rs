@@ -15,6 +15,10 @@ pub struct Banner<'a> {
     pub nats_server: Option<(&'a str, u32)>,
     /// Where everything is kept.
     pub folder: &'a Path,
+    /// The backup that was put back first, if one was, and when it was made.
+    pub restored: Option<(&'a str, &'a str)>,
+    /// What this program was called as.
+    pub program: String,
 }
 
 impl<'a> Banner<'a> {
@@ -25,18 +29,23 @@ impl<'a> Banner<'a> {
             nats: shop.nats_url(),
             nats_server: shop.nats_server().and_then(|server| Some((server.version(), server.pid()?))),
             folder: shop.folder(),
+            restored: shop.restored(),
+            program: std::env::args().next().unwrap_or_else(|| "shop".to_owned()),
         }
     }
 }
 
 impl std::fmt::Display for Banner<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { http, nats, .. } = self;
+        let Self { http, nats, program, .. } = self;
         let folder = self.folder.display();
         let server = match self.nats_server {
             Some((version, pid)) => format!("nats-server {version}, pid {pid}"),
             None => "a nats-server that was running already".to_owned(),
         };
+        let restored = self
+            .restored
+            .map_or_else(String::new, |(backup, made)| format!("    backup  {backup} of {made} was put back\n"));
         // The three commands are one story: something to buy, somebody to buy it, an order.
         write!(
             f,
@@ -46,13 +55,19 @@ impl std::fmt::Display for Banner<'_> {
     HTTP    {http:<28}  everything it offers: {http}/openapi.json
     NATS    {nats:<28}  {server}
     data    {folder}
-    stop    Ctrl-C
+{restored}    stop    Ctrl-C
 
   Three things to try in another terminal:
 
     curl -s {http}/products -H 'Content-Type: application/json' -d '{{"id":"apple","name":"apple","price":1000,"stock":1000}}'
     curl -s {http}/wallets -H 'Content-Type: application/json' -d '{{"id":"alice","balance":999999}}'
-    nats -s {nats} req shop.order.o-1.place '{{"user":"alice","product":"apple","quantity":10}}'
+    curl -s {http}/orders -H 'Content-Type: application/json' -d '{{"id":"o-1","user":"alice","product":"apple","quantity":10}}'
+
+  With the nats CLI, where there is one:
+
+    nats -s {nats} req shop.order.o-2.place '{{"user":"alice","product":"apple","quantity":10}}'
+
+  And `{program} seed` fills the shop with more, `{program} --help` says what else there is.
 "#
         )
     }
@@ -69,6 +84,8 @@ mod tests {
             nats: "nats://127.0.0.1:4222".to_owned(),
             nats_server: Some(("2.15.1", 4711)),
             folder: Path::new("/home/alice/shop/.shop"),
+            restored: Some(("backups/monday", "2026-11-23T06:15:03.927Z")),
+            program: "target/debug/shop".to_owned(),
         };
         let text = banner.to_string();
         for part in [
@@ -76,7 +93,9 @@ mod tests {
             "nats://127.0.0.1:4222         nats-server 2.15.1, pid 4711",
             "/home/alice/shop/.shop\n",
             r#"curl -s http://127.0.0.1:8080/wallets -H 'Content-Type: application/json' -d '{"id":"alice","balance":999999}'"#,
-            "nats -s nats://127.0.0.1:4222 req shop.order.o-1.place",
+            "    backup  backups/monday of 2026-11-23T06:15:03.927Z was put back\n    stop ",
+            "nats -s nats://127.0.0.1:4222 req shop.order.o-2.place",
+            "`target/debug/shop seed`",
         ] {
             assert!(text.contains(part), "{part:?} is missing in {text}");
         }

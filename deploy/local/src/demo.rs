@@ -1,10 +1,14 @@
-//! `--demo`: a customer's story through HTTP. Every request and answer is shown, every number
-//! is checked, and the first one that differs ends the story.
+//! `--demo`: a customer's story through HTTP. Every number is checked, and the first one that differs ends the story.
+//! It is told in some twenty lines or, with `-v`, with every request, every answer and every check.
 //!
 //! On a fresh data folder the product is `apple` and the customer `alice`; when these exist from
 //! an earlier run, `apple-2` and `alice-2`, and so on.
 
-use std::time::Duration;
+use std::{
+    fmt::Display,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -43,18 +47,27 @@ pub enum DemoError {
     Shop(#[from] ShopError),
 }
 
+/// How the story is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// What happens, and how it ends.
+    Short,
+    /// Every request, every answer, and every number that is checked.
+    Whole,
+}
+
 /// Plays the whole story.
-pub async fn play(shop: &mut Shop) -> Result<(), DemoError> {
-    let story = Story::begin(shop.http().clone()).await?;
-    let Story { apple, alice, .. } = &story;
+pub async fn play(shop: &mut Shop, telling: Telling) -> Result<(), DemoError> {
+    let story = Story::begin(shop.http().clone(), Teller::of(telling)).await?;
+    let Story { apple, alice, teller, .. } = &story;
     let page = format!("/mypages/{alice}");
     let apples = |quantity: u64| json!({ "user": alice, "product": apple, "quantity": quantity });
 
-    chapter("1. An apple costs 1000 and there are 1000 of them. Alice has 999999.");
+    teller.chapter("1. An apple costs 1000 and there are 1000 of them. Alice has 999999.");
     story.post("/products", json!({ "id": apple, "name": "apple", "price": 1000, "stock": 1000 }), 201).await?;
     story.post("/wallets", json!({ "id": alice, "balance": 999_999 }), 201).await?;
 
-    chapter("2. Alice orders ten.");
+    teller.chapter("2. Alice orders ten.");
     let order = story.post("/orders", apples(10), 201).await?;
     order.is("/status", "CONFIRMED")?;
     order.is("/amount", 10_000)?;
@@ -65,8 +78,9 @@ pub async fn play(shop: &mut Shop) -> Result<(), DemoError> {
     mypage.lists(&[&first])?;
     mypage.is("/items/0/status", "CONFIRMED")?;
     mypage.is("/items/0/delivery_status", "SCHEDULED")?;
+    teller.outcome("CONFIRMED: her wallet has 989999, 990 apples are left, a delivery is SCHEDULED, her page knows");
 
-    chapter("3. She changes her mind: everything goes back to where it was.");
+    teller.chapter("3. She changes her mind: everything goes back to where it was.");
     let order = story.post(&format!("/orders/{first}/cancel"), json!({ "reason": "changed my mind" }), 200).await?;
     order.is("/status", "CANCELLED")?;
     story.get(&format!("/deliveries/{first}"), 200).await?.is("/status", "CANCELLED")?;
@@ -81,51 +95,58 @@ pub async fn play(shop: &mut Shop) -> Result<(), DemoError> {
         statement.is(&format!("/items/{entry}/balance"), balance)?;
         statement.is(&format!("/items/{entry}/order"), first.as_str())?;
     }
+    teller.outcome("CANCELLED: 999999 in her wallet and 1000 apples again, the delivery is CANCELLED");
 
-    chapter("4. She orders twice more. Then nobody serves orders, and her page still answers.");
+    teller.chapter("4. She orders twice more. Then nobody serves orders, and her page still answers.");
     let second = story.post("/orders", apples(1), 201).await?.text("/id");
     let third = story.post("/orders", apples(2), 201).await?.text("/id");
     story.get(&page, 200).await?.lists(&[&third, &second, &first])?;
-    event("the process that serves orders is stopped");
+    teller.event("the process that serves orders is stopped");
     shop.stop_kind(Kind::Order).await?;
     let refusal = story.post("/orders", apples(1), 503).await?;
     refusal.is("/code", "unavailable")?;
-    expect(
-        "time until that answer",
-        refusal.answer.took < UNAVAILABLE_WITHIN,
-        "less than 6 seconds",
-        refusal.answer.took,
-    )?;
+    let took = refusal.answer.took;
+    teller.expect("time until that answer", took < UNAVAILABLE_WITHIN, "less than 6 seconds", took)?;
     story.get(&page, 200).await?.lists(&[&third, &second, &first])?;
-    event("the process that serves orders is started again");
+    teller.outcome(&format!(
+        "an order: 503 unavailable after {:.1} s; her page still lists all three",
+        took.as_secs_f64()
+    ));
+    teller.event("the process that serves orders is started again");
     shop.start_kind(Kind::Order).await?;
     story.post("/orders", apples(1), 201).await?.is("/status", "CONFIRMED")?;
     story.balance_and_stock(995_999, 996).await?;
+    teller.outcome("an order: CONFIRMED; her wallet has 995999, 996 apples are left");
 
-    chapter("5. Orders that cannot be carried out are rejected, and nothing moves.");
+    teller.chapter("5. Orders that cannot be carried out are rejected, and nothing moves.");
     let rejected = story.rejected("too-dear", apples(996), 409, "insufficient_balance").await?;
     rejected.is("/balance", 995_999)?;
     rejected.is("/needed", 996_000)?;
+    teller.outcome("996 apples for 995999: 409 insufficient_balance, with balance and needed");
     let rejected = story.rejected("too-many", apples(997), 409, "out_of_stock").await?;
     rejected.is("/stock", 996)?;
     rejected.is("/needed", 997)?;
+    teller.outcome("997 apples: 409 out_of_stock, with stock and needed");
     story.send(Method::PATCH, &format!("/products/{apple}"), json!({ "price": 1200 }), 200).await?;
     let mut at_the_old_price = apples(1);
     at_the_old_price["unit_price"] = json!(1000);
     let rejected = story.rejected("old-price", at_the_old_price, 409, "price_changed").await?;
     rejected.is("/price", 1200)?;
     rejected.is("/agreed", 1000)?;
+    teller.outcome("one at a price that has changed: 409 price_changed, with price and agreed");
     let nothing = json!({ "user": alice, "product": "no-such-product", "quantity": 1 });
     story.rejected("no-product", nothing, 404, "not_found").await?;
     let nobody = json!({ "user": "no-such-user", "product": apple, "quantity": 1 });
     story.rejected("no-wallet", nobody, 404, "not_found").await?;
+    teller.outcome("a product, and a customer, that there is not: 404 not_found; her wallet is as it was each time");
 
-    chapter("Every number was as it should be.");
+    teller.end();
     Ok(())
 }
 
 struct Story {
     http: Http,
+    teller: Teller,
     apple: String,
     alice: String,
     /// What ids of this run end with.
@@ -133,52 +154,59 @@ struct Story {
 }
 
 /// What the shop answered to one step of the story.
-struct Step {
+struct Step<'s> {
     asked: String,
     answer: Answer,
+    teller: &'s Teller,
+}
+
+/// Who tells it.
+struct Teller {
+    telling: Telling,
+    requests: AtomicU32,
+    checks: AtomicU32,
 }
 
 impl Story {
     /// Finds ids that no earlier run has used.
-    async fn begin(http: Http) -> Result<Self, DemoError> {
+    async fn begin(http: Http, teller: Teller) -> Result<Self, DemoError> {
         for run in 1..=RUNS_MAX {
             let suffix = if run == 1 { String::new() } else { format!("-{run}") };
             let (apple, alice) = (format!("apple{suffix}"), format!("alice{suffix}"));
             let product = http.get(&format!("/products/{apple}")).await?;
             let wallet = http.get(&format!("/wallets/{alice}")).await?;
             if product.status == StatusCode::NOT_FOUND && wallet.status == StatusCode::NOT_FOUND {
-                return Ok(Self { http, apple, alice, suffix });
+                return Ok(Self { http, teller, apple, alice, suffix });
             }
         }
         let got = format!("all in use up to apple-{RUNS_MAX}");
         Err(DemoError::Differs { what: "ids".to_owned(), expected: "free".to_owned(), got })
     }
 
-    async fn get(&self, path: &str, status: u16) -> Result<Step, DemoError> {
+    async fn get(&self, path: &str, status: u16) -> Result<Step<'_>, DemoError> {
         self.step(Method::GET, path, None, status).await
     }
 
-    async fn post(&self, path: &str, body: Value, status: u16) -> Result<Step, DemoError> {
+    async fn post(&self, path: &str, body: Value, status: u16) -> Result<Step<'_>, DemoError> {
         self.send(Method::POST, path, body, status).await
     }
 
-    async fn send(&self, method: Method, path: &str, body: Value, status: u16) -> Result<Step, DemoError> {
+    async fn send(&self, method: Method, path: &str, body: Value, status: u16) -> Result<Step<'_>, DemoError> {
         self.step(method, path, Some(body), status).await
     }
 
-    async fn step(&self, method: Method, path: &str, body: Option<Value>, status: u16) -> Result<Step, DemoError> {
+    async fn step(&self, method: Method, path: &str, body: Option<Value>, status: u16) -> Result<Step<'_>, DemoError> {
         let asked = format!("{method} {path}");
-        println!("\n  {asked} {}", body.as_ref().map(Value::to_string).unwrap_or_default());
+        self.teller.request(&asked, body.as_ref());
         let answer = self.http.send(method, path, body.as_ref()).await?;
-        println!("  {} in {:.1} ms", answer.status, answer.took.as_secs_f64() * 1e3);
-        println!("{}", indented(&format!("{:#}", answer.body)));
-        let step = Step { asked, answer };
+        self.teller.answer(&answer);
+        let step = Step { asked, answer, teller: &self.teller };
         step.check("status", step.answer.status.as_u16() == status, status, step.answer.status)?;
         Ok(step)
     }
 
     /// Places an order that is refused, and checks that it is kept as such and that nothing moved.
-    async fn rejected(&self, name: &str, mut order: Value, status: u16, code: &str) -> Result<Step, DemoError> {
+    async fn rejected(&self, name: &str, mut order: Value, status: u16, code: &str) -> Result<Step<'_>, DemoError> {
         let id = format!("{name}{}", self.suffix);
         order["id"] = json!(id);
         let refusal = self.post("/orders", order, status).await?;
@@ -196,7 +224,7 @@ impl Story {
     }
 }
 
-impl Step {
+impl Step<'_> {
     /// Checks one value of the body, named by its JSON pointer.
     fn is(&self, pointer: &str, expected: impl Into<Value>) -> Result<(), DemoError> {
         let (expected, got) = (expected.into(), self.value(pointer));
@@ -218,15 +246,9 @@ impl Step {
         self.answer.body.pointer(pointer).unwrap_or(&Value::Null)
     }
 
-    fn check(
-        &self,
-        what: &str,
-        holds: bool,
-        expected: impl std::fmt::Display,
-        got: impl std::fmt::Display,
-    ) -> Result<(), DemoError> {
+    fn check(&self, what: &str, holds: bool, expected: impl Display, got: impl Display) -> Result<(), DemoError> {
         if holds {
-            println!("  ok: {what} is {got}");
+            self.teller.checked(what, &got);
             return Ok(());
         }
         let what = format!("{what} after {}", self.asked);
@@ -234,20 +256,63 @@ impl Step {
     }
 }
 
-fn expect(what: &str, holds: bool, expected: &str, got: Duration) -> Result<(), DemoError> {
-    if holds {
-        println!("  ok: {what} is {expected}");
-        return Ok(());
+impl Teller {
+    fn of(telling: Telling) -> Self {
+        Self { telling, requests: AtomicU32::new(0), checks: AtomicU32::new(0) }
     }
-    Err(DemoError::Differs { what: what.to_owned(), expected: expected.to_owned(), got: format!("{got:?}") })
-}
 
-fn chapter(title: &str) {
-    println!("\n── {title}");
-}
+    fn chapter(&self, title: &str) {
+        println!("\n── {title}");
+    }
 
-fn event(what: &str) {
-    println!("\n  ({what})");
+    /// What happens beside the requests.
+    fn event(&self, what: &str) {
+        if self.telling == Telling::Whole {
+            println!("\n  ({what})");
+        }
+    }
+
+    /// What the requests came to, where they are not shown themselves. All of it was checked.
+    fn outcome(&self, what: &str) {
+        if self.telling == Telling::Short {
+            println!("   {what}");
+        }
+    }
+
+    fn request(&self, asked: &str, body: Option<&Value>) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if self.telling == Telling::Whole {
+            println!("\n  {asked} {}", body.map(Value::to_string).unwrap_or_default());
+        }
+    }
+
+    fn answer(&self, answer: &Answer) {
+        if self.telling == Telling::Whole {
+            println!("  {} in {:.1} ms", answer.status, answer.took.as_secs_f64() * 1e3);
+            println!("{}", indented(&format!("{:#}", answer.body)));
+        }
+    }
+
+    fn checked(&self, what: &str, got: &dyn Display) {
+        self.checks.fetch_add(1, Ordering::Relaxed);
+        if self.telling == Telling::Whole {
+            println!("  ok: {what} is {got}");
+        }
+    }
+
+    fn expect(&self, what: &str, holds: bool, expected: &str, got: Duration) -> Result<(), DemoError> {
+        if holds {
+            self.checked(what, &expected);
+            return Ok(());
+        }
+        Err(DemoError::Differs { what: what.to_owned(), expected: expected.to_owned(), got: format!("{got:?}") })
+    }
+
+    fn end(&self) {
+        let (requests, checks) = (self.requests.load(Ordering::Relaxed), self.checks.load(Ordering::Relaxed));
+        println!("\n── Every number was as it should be: {checks} checks of {requests} answers.");
+        self.outcome("-v shows each of them");
+    }
 }
 
 fn indented(text: &str) -> String {

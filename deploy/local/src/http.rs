@@ -65,12 +65,36 @@ impl Http {
         self.send(Method::POST, path, Some(body)).await
     }
 
+    /// A request that may be repeated under this key. `path` begins with `/`.
+    pub async fn send_with_key(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+        key: &str,
+    ) -> Result<Answer, HttpError> {
+        self.exchange(method, path, Some(body), Some(key)).await
+    }
+
     /// Any request. `path` begins with `/`.
     pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, HttpError> {
+        self.exchange(method, path, body, None).await
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        key: Option<&str>,
+    ) -> Result<Answer, HttpError> {
         let failed = |reason: String| HttpError { method: method.clone(), path: path.to_owned(), reason };
         let mut request = Request::builder().method(method.clone()).uri(format!("http://{}{path}", self.address));
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
         }
         let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let request = request.body(Full::new(bytes)).map_err(|error| failed(error.to_string()))?;

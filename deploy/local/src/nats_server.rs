@@ -9,6 +9,7 @@ mod setup;
 
 use std::{
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -199,7 +200,12 @@ impl NatsServer {
 
     /// Where clients reach it, for example `nats://127.0.0.1:4222`.
     pub fn url(&self) -> String {
-        format!("nats://{}:{}", self.setup.host, self.setup.port)
+        format!("nats://{}", self.address())
+    }
+
+    /// The same as an address.
+    pub fn address(&self) -> SocketAddr {
+        (self.setup.host, self.setup.port).into()
     }
 
     /// The port that it listens on.

@@ -30,7 +30,7 @@ pub struct Options {
     #[arg(long, value_name = "FOLDER", env = "SHOP_DATA_DIR", default_value = ".shop")]
     pub data_dir: PathBuf,
 
-    /// Partitions per kind when the data folder is first used; `shop-actors repartition` changes them later [default: as
+    /// Partitions per kind when the data folder is first used; `shop repartition` changes them later [default: as
     /// they are; 1, on a cluster 12]
     #[arg(long, value_name = "COUNT", env = "SHOP_PARTITIONS", value_parser = clap::value_parser!(u16).range(1..))]
     pub partitions: Option<u16>,
@@ -39,8 +39,20 @@ pub struct Options {
     #[arg(long, env = "SHOP_DEMO", value_parser = FalseyValueParser::new())]
     pub demo: bool,
 
+    /// Of the demo, shows every request, every answer and every number that is checked
+    #[arg(short, long, env = "SHOP_VERBOSE", value_parser = FalseyValueParser::new())]
+    pub verbose: bool,
+
+    /// Writes where everything is to this file as JSON, once the shop is open; it is gone when the shop is [default: none]
+    #[arg(long, value_name = "FILE", env = "SHOP_PORTS_FILE")]
+    pub ports_file: Option<PathBuf>,
+
+    /// Puts a backup into the data folder first, where there must be no shop yet: a folder, or a URL [default: none]
+    #[arg(long, value_name = "BACKUP", env = "SHOP_RESTORE_FROM")]
+    pub restore_from: Option<String>,
+
     /// How large each kind's log may become, in bytes; 0: without limit. When one is full, orders are answered with
-    /// `overloaded`, nothing is lost, and `shop-actors trim` makes room [default: as it is; without limit]
+    /// `overloaded`, nothing is lost, and `shop trim` makes room [default: as it is; without limit]
     #[arg(long, value_name = "BYTES", env = "SHOP_LOG_MAX_BYTES")]
     pub log_max_bytes: Option<u64>,
 
@@ -60,6 +72,9 @@ impl Options {
             data_dir: data_dir.into(),
             partitions: None,
             demo: false,
+            verbose: false,
+            ports_file: None,
+            restore_from: None,
             log_max_bytes: None,
             snapshots: SnapshotOptions::default(),
         }
@@ -84,7 +99,7 @@ mod tests {
 
     #[test]
     fn no_partitions_at_all_are_refused() {
-        assert!(Options::try_parse_from(["shop-local", "--partitions", "0"]).is_err());
-        assert_eq!(Options::try_parse_from(["shop-local", "--partitions", "3"]).unwrap().partitions, Some(3));
+        assert!(Options::try_parse_from(["shop", "--partitions", "0"]).is_err());
+        assert_eq!(Options::try_parse_from(["shop", "--partitions", "3"]).unwrap().partitions, Some(3));
     }
 }

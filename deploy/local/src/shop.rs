@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
+use shop_actors::operator::{OperatorError, restore::put_back_all};
 use shop_domain::kind::Kind;
 use shop_nats::access::Access;
 use tokio::{
@@ -56,8 +57,16 @@ pub struct Shop {
     address: SocketAddr,
     folder: PathBuf,
     http: Http,
+    restored: Option<Restored>,
     failures: (mpsc::Sender<ServiceError>, mpsc::Receiver<ServiceError>),
     _lock: FolderLock,
+}
+
+/// A backup that was put back.
+#[derive(Debug)]
+struct Restored {
+    backup: String,
+    made: String,
 }
 
 #[derive(Debug)]
@@ -89,6 +98,18 @@ pub enum ShopError {
         /// Its log file.
         log: PathBuf,
     },
+    /// A backup is not put back.
+    #[error("cannot put the backup back: {0}")]
+    Restore(#[from] OperatorError),
+    /// There is a shop already, where a backup was to be put.
+    #[error(
+        "there are checkpoints of another shop in {}: start without --restore-from, or with an empty --data-dir",
+        .folder.display()
+    )]
+    NotEmpty {
+        /// Where.
+        folder: PathBuf,
+    },
     /// A part ended, or did not.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -107,6 +128,10 @@ impl Shop {
         let lock = FolderLock::take_within(&options.data_dir, FOLDER_LIMIT).await?;
         let unusable = |source| FolderError::Unusable { folder: options.data_dir.clone(), source };
         let folder = options.data_dir.canonicalize().map_err(unusable)?;
+        let restore_from = options.restore_from.filter(|backup| !backup.is_empty());
+        if restore_from.is_some() && folder.join("hosts").exists() {
+            return Err(ShopError::NotEmpty { folder });
+        }
         let (listener, address) = listen(&options.http_addr).await?;
 
         let nats = match options.nats_url.filter(|url| !url.is_empty()) {
@@ -120,6 +145,10 @@ impl Shop {
             log_max_bytes: options.log_max_bytes,
             snapshots: options.snapshots.or_in(&folder.join("snapshots")),
         };
+        let restored = match restore_from {
+            Some(backup) => Some(restore(backup, &settings).await?),
+            None => None,
+        };
         // One failure ends the shop, so one place is enough.
         let failures = mpsc::channel(1);
         let host = |kind| Ok((kind, spawn_host(kind, &settings, &failures.0)?));
@@ -129,7 +158,7 @@ impl Shop {
         });
 
         let http = Http::new(address);
-        let mut shop = Self { bridge, hosts, nats, settings, address, folder, http, failures, _lock: lock };
+        let mut shop = Self { bridge, hosts, nats, settings, address, folder, http, restored, failures, _lock: lock };
         shop.wait_until_ready().await?;
         Ok(shop)
     }
@@ -211,6 +240,11 @@ impl Shop {
         &self.folder
     }
 
+    /// The backup that was put back when it was started, if one was, and when it was made.
+    pub fn restored(&self) -> Option<(&str, &str)> {
+        self.restored.as_ref().map(|Restored { backup, made }| (&**backup, &**made))
+    }
+
     /// The shop's own nats-server, if it has one.
     pub fn nats_server(&self) -> Option<&NatsServer> {
         match &self.nats {
@@ -266,6 +300,11 @@ impl Nats {
             Self::Foreign(_) => std::future::pending().await,
         }
     }
+}
+
+async fn restore(backup: String, settings: &Settings) -> Result<Restored, OperatorError> {
+    let made = put_back_all(&backup, &settings.nats, settings.snapshots.snapshots.as_deref()).await?;
+    Ok(Restored { backup, made })
 }
 
 fn spawn_host(kind: Kind, settings: &Settings, failures: &mpsc::Sender<ServiceError>) -> Result<Service, ServiceError> {

@@ -8,7 +8,7 @@ use shop_actors::{
     store::{Checkpoint, Store, sled::SledStore},
 };
 use shop_domain::{kind::Kind, wallet};
-use shop_tests::{client::Client, cluster::Cluster, process::Process, programs::Program, wait::until};
+use shop_tests::{client::Client, cluster::Cluster, process::Process, wait::until};
 
 use super::tool_at;
 
@@ -17,7 +17,7 @@ async fn host(cluster: &mut Cluster, name: &str, kinds: &str) -> (Process, Clien
     let (nats_url, data_dir) = (cluster.nats().url(), cluster.data_dir("host"));
     let options = ["serve", "--kinds", kinds, "--nats-url", &nats_url, "--observe-addr", "127.0.0.1:0", "--data-dir"];
     let options = options.into_iter().chain(data_dir.to_str());
-    let mut host = Process::spawn(Program::Actors, cluster.folder(), name, options);
+    let mut host = Process::spawn(cluster.folder(), name, options);
     let address = host.says("where it can be looked at", address_in).await;
     (host, Client::new(address))
 }
@@ -180,7 +180,7 @@ async fn an_address_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, nats_url) = (taken.local_addr().unwrap().to_string(), cluster.nats().url());
     let options = ["serve", "--nats-url", &nats_url, "--observe-addr", &address];
-    let words = Process::spawn(Program::Actors, cluster.folder(), "refused", options).refuses().await;
+    let words = Process::spawn(cluster.folder(), "refused", options).refuses().await;
     for part in [&format!("cannot answer whoever looks at this host on {address}"), "--observe-addr"] {
         assert!(words.contains(part), "{part:?} is missing: {words}");
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use async_nats::jetstream;
 use serde_json::{Value, json};
-use shop_tests::{process::Process, programs::Program};
+use shop_tests::process::Process;
 
 use super::{nats, small_shop, tool};
 use crate::shop::Answer;
@@ -43,7 +43,7 @@ async fn a_log_that_is_followed_goes_on_with_what_comes() {
     let folder = shop.shop.folder().to_owned();
     let url = shop.shop.nats_url();
     let options = ["log", "wallet", "--follow", "--nats-url", url.as_str()];
-    let mut following = Process::spawn(Program::Actors, Path::new(&folder), "follow", options);
+    let mut following = Process::spawn(Path::new(&folder), "follow", options);
     following.says("what was there", |said| said.contains("open balance=1000").then_some(())).await;
     shop.post("/wallets/alice/top-up", json!({ "amount": 7 })).await.is(200);
     following.says("what comes", |said| said.contains("top_up amount=7").then_some(())).await;

@@ -21,7 +21,6 @@ use shop_tests::{
     cluster::ALL_KINDS,
     folder::Folder,
     process::Process,
-    programs::Program,
     servers::{SERVERS, address_of, name, reserve},
     wait::until,
 };
@@ -36,10 +35,10 @@ async fn a_cluster_that_encrypts_and_lets_in_only_whom_it_knows_is_used_with_a_k
     let cluster = Cluster::start().await;
     let hosts = ["first", "second"].map(|name| {
         let data_dir = cluster.path(name);
-        cluster.spawn(Program::Actors, name, "host", &format!("serve --kinds {ALL_KINDS} --data-dir {data_dir}"))
+        cluster.spawn(name, "host", &format!("serve --kinds {ALL_KINDS} --data-dir {data_dir}"))
     });
-    let bridge = "--http-addr 127.0.0.1:0 --leave-ms 0";
-    let mut bridge = cluster.spawn(Program::Bridge, "bridge", "bridge", bridge);
+    let bridge = "bridge --http-addr 127.0.0.1:0 --leave-ms 0";
+    let mut bridge = cluster.spawn("bridge", "bridge", bridge);
     let http = bridge.says("where it listens", |log| log.split("http://").nth(1)?.lines().next()?.parse().ok()).await;
     let client = Client::new(http);
     until("all is served", async || (client.read("/readyz").await.json(200)["status"] == "ready").then_some(())).await;
@@ -50,7 +49,7 @@ async fn a_cluster_that_encrypts_and_lets_in_only_whom_it_knows_is_used_with_a_k
     assert_eq!(client.read("/mypages/alice").await.json(200)["items"][0]["delivery_status"], "SCHEDULED");
 
     for line in ["audit", "log order", "trace o-1", "why o-1", "dead list"] {
-        cluster.spawn(Program::Actors, "tool", "operator", line).explains().await;
+        cluster.spawn("tool", "operator", line).explains().await;
     }
     for process in hosts.into_iter().chain([bridge]) {
         process.terminate().await;
@@ -66,11 +65,11 @@ async fn whoever_is_not_known_is_told_what_is_missing_and_a_bridge_cannot_write_
     let cluster = Cluster::start().await;
     let (url, ca, nkey) = (&cluster.url, cluster.path("ca.pem"), cluster.path("bridge.nk"));
     for (options, missing) in [
-        (format!("--nats-url {url} --nats-ca {ca}"), "--nats-nkey"),
-        (format!("--nats-url {url} --nats-nkey {nkey}"), "--nats-ca"),
-        (format!("--nats-url {url} --nats-ca {ca} --nats-nkey {ca}"), "--nats-nkey"),
+        (format!("bridge --nats-url {url} --nats-ca {ca}"), "--nats-nkey"),
+        (format!("bridge --nats-url {url} --nats-nkey {nkey}"), "--nats-ca"),
+        (format!("bridge --nats-url {url} --nats-ca {ca} --nats-nkey {ca}"), "--nats-nkey"),
     ] {
-        let bridge = Process::spawn(Program::Bridge, cluster.folder.path(), "stranger", options.split(' '));
+        let bridge = Process::spawn(cluster.folder.path(), "stranger", options.split(' '));
         let words = bridge.refuses().await;
         assert!(words.contains("do not trust each other") && words.contains(missing), "{words}");
     }
@@ -146,10 +145,10 @@ impl Cluster {
     }
 
     /// Starts a program that comes in this role.
-    fn spawn(&self, program: Program, name: &str, role: &str, line: &str) -> Process {
+    fn spawn(&self, name: &str, role: &str, line: &str) -> Process {
         let (url, ca, nkey) = (&self.url, self.path("ca.pem"), self.path(&format!("{role}.nk")));
         let line = format!("{line} --nats-url {url} --nats-ca {ca} --nats-nkey {nkey}");
-        Process::spawn(program, self.folder.path(), name, line.split(' '))
+        Process::spawn(self.folder.path(), name, line.split(' '))
     }
 }
 

@@ -1,21 +1,20 @@
-//! `shop-local`, what a newcomer starts: its help, its banner, its demo, and that nothing is
+//! `shop`, what a newcomer starts: its help, its banner, its demo, and that nothing is
 //! left behind however it ends.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shop_local::folder::FolderLock;
 use shop_tests::{
     client::Client,
     folder::Folder,
     market::Market,
     process::{Process, Signal},
-    programs::Program,
     rush::Rush,
     seed::rng,
     wait::until,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, process::Command};
 
 const ANY_PORT: &str = "127.0.0.1:0";
 /// How long a nats-server may outlive the shop: it has 5 seconds for a good end.
@@ -23,7 +22,7 @@ const NATS_LIMIT: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn the_help_names_every_option_with_its_default_and_its_variable() {
-    let local = help_of(Program::Local, &[]).await;
+    let local = help_of(&[]).await;
     for [option, variable, default] in [
         ["--http-addr <HOST:PORT>", "[env: SHOP_HTTP_ADDR=]", "[default: 127.0.0.1:8080]"],
         ["--nats-port <PORT>", "[env: SHOP_NATS_PORT=]", "[default: 4222]"],
@@ -31,13 +30,16 @@ async fn the_help_names_every_option_with_its_default_and_its_variable() {
         ["--data-dir <FOLDER>", "[env: SHOP_DATA_DIR=]", "[default: .shop]"],
         ["--partitions <COUNT>", "[env: SHOP_PARTITIONS=]", "[default: as they are; 1, on a cluster 12]"],
         ["--demo", "[env: SHOP_DEMO=]", "stays open"],
+        ["-v, --verbose", "[env: SHOP_VERBOSE=]", "every number that is checked"],
+        ["--ports-file <FILE>", "[env: SHOP_PORTS_FILE=]", "[default: none]"],
+        ["--restore-from <BACKUP>", "[env: SHOP_RESTORE_FROM=]", "[default: none]"],
         ["--nats-nkey <FILE>", "[env: SHOP_NATS_NKEY=]", "[default: none]"],
         ["--nats-ca <FILE>", "[env: SHOP_NATS_CA=]", "[default: those of the system"],
         ["--snapshots <URL>", "[env: SHOP_SNAPSHOTS=]", "[default: in the data folder"],
     ] {
         is_explained(&local, option, &[variable, default]);
     }
-    let host = help_of(Program::Actors, &["serve"]).await;
+    let host = help_of(&["serve"]).await;
     for [option, variable, default] in [
         ["--kinds <KINDS>", "[env: SHOP_KINDS=]", "[default: wallet,product,order,delivery,mypage]"],
         ["--nats-url <URL>", "[env: SHOP_NATS_URL=]", "[default: nats://127.0.0.1:4222]"],
@@ -49,7 +51,7 @@ async fn the_help_names_every_option_with_its_default_and_its_variable() {
     ] {
         is_explained(&host, option, &[variable, default]);
     }
-    let bridge = help_of(Program::Bridge, &[]).await;
+    let bridge = help_of(&["bridge"]).await;
     for [option, variable, default] in [
         ["--nats-url <URL>", "[env: SHOP_NATS_URL=]", "[default: nats://127.0.0.1:4222]"],
         ["--nats-nkey <FILE>", "[env: SHOP_NATS_NKEY=]", "[default: none]"],
@@ -96,9 +98,66 @@ async fn a_shop_that_is_killed_leaves_no_nats_server_and_can_be_opened_again() {
 }
 
 #[tokio::test]
-async fn the_demo_plays_the_story_with_every_number_checked() {
+async fn what_the_banner_says_to_try_works_as_it_is_written() {
+    let folder = Folder::new();
+    let Open { shop, http, .. } = open(&folder, ANY_PORT).await;
+    let words = shop.stdout();
+    let commands: Vec<_> = words.lines().map(str::trim).filter(|line| line.starts_with("curl ")).collect();
+    assert_eq!(commands.len(), 3, "{words}");
+    for command in commands {
+        // It needs nothing that a machine does not have which has fetched this.
+        let output = Command::new("sh").args(["-c", command]).output().await.unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let order = Client::new(http).get("/orders/o-1").await.json(200);
+    assert_eq!((&order["status"], &order["amount"]), (&json!("CONFIRMED"), &json!(10_000)));
+
+    let fill = words.split('`').find(|words| words.ends_with(" seed")).unwrap_or_else(|| panic!("{words}"));
+    let output = Command::new("sh").args(["-c", fill]).env("SHOP_HTTP_ADDR", http.to_string()).output().await.unwrap();
+    assert!(output.status.success(), "{fill}: {}", String::from_utf8_lossy(&output.stderr));
+    shop.terminate().await;
+}
+
+#[tokio::test]
+async fn the_file_of_ports_says_where_the_shop_is_and_goes_with_it() {
+    let folder = Folder::new();
+    let file = folder.path().join("ports.json");
+    fs::write(&file, "of a shop that was killed").unwrap();
+    let shop = spawn(&folder, ANY_PORT, &["--ports-file", file.to_str().unwrap()]);
+    let ports: Value = until("the file", async || serde_json::from_slice(&fs::read(&file).ok()?).ok()).await;
+    let address = |part: &str| -> SocketAddr {
+        let (host, port) = (ports[part]["host"].as_str().unwrap(), ports[part]["port"].as_u64().unwrap());
+        assert!(ports[part]["url"].as_str().unwrap().ends_with(&format!("://{host}:{port}")), "{ports}");
+        format!("{host}:{port}").parse().unwrap()
+    };
+    assert_eq!(Client::new(address("http")).get("/readyz").await.json(200)["status"], "ready");
+    TcpStream::connect(address("nats")).await.unwrap();
+    assert_eq!(ports["pid"], shop.pid());
+    assert!(ports["nats"]["pid"].is_u64() && ports["nats"]["version"].is_string(), "{ports}");
+    assert_eq!(ports["data_dir"], data_dir(&folder).canonicalize().unwrap().to_str().unwrap());
+    shop.terminate().await;
+    assert!(!file.exists(), "nobody is there any more");
+}
+
+#[tokio::test]
+async fn the_demo_is_told_in_some_twenty_lines() {
     let folder = Folder::new();
     let mut shop = spawn(&folder, ANY_PORT, &["--demo"]);
+    let stays_open = |words: &str| words.contains("The shop stays open at").then(|| words.to_owned());
+    let words = shop.says("that the demo is over", stays_open).await;
+    let story = words.split("── 1.").nth(1).unwrap_or_else(|| panic!("{words}"));
+    let lines = story.lines().filter(|line| !line.trim().is_empty()).count();
+    assert!((12..=20).contains(&lines), "{lines}: {story}");
+    for part in ["CONFIRMED", "CANCELLED", "503 unavailable after", "409 price_changed", "404 not_found", "checks of"] {
+        assert!(story.contains(part), "{part:?} is missing: {story}");
+    }
+    shop.terminate().await;
+}
+
+#[tokio::test]
+async fn the_demo_plays_the_story_with_every_number_checked() {
+    let folder = Folder::new();
+    let mut shop = spawn(&folder, ANY_PORT, &["--demo", "-v"]);
     let stays_open = |words: &str| words.contains("The shop stays open at").then(|| words.to_owned());
     let words = shop.says("that the demo is over", stays_open).await;
     for line in [
@@ -139,16 +198,16 @@ async fn open(folder: &Folder, http: &str) -> Open {
 fn spawn(folder: &Folder, http: &str, more: &[&str]) -> Process {
     let data_dir = data_dir(folder);
     let own = ["--http-addr", http, "--nats-port", "0", "--data-dir", data_dir.to_str().unwrap()];
-    Process::spawn(Program::Local, folder.path(), "shop-local", own.iter().chain(more))
+    Process::spawn(folder.path(), "shop", own.iter().chain(more))
 }
 
 fn data_dir(folder: &Folder) -> PathBuf {
     folder.path().join("data")
 }
 
-async fn help_of(program: Program, command: &[&str]) -> String {
+async fn help_of(command: &[&str]) -> String {
     let folder = Folder::new();
-    let process = Process::spawn(program, folder.path(), "help", command.iter().chain(&["--help"]));
+    let process = Process::spawn(folder.path(), "help", command.iter().chain(&["--help"]));
     process.explains().await
 }
 

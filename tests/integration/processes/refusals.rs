@@ -7,7 +7,6 @@ use shop_tests::{
     cluster::{ALL_KINDS, Cluster, delete},
     folder::Folder,
     process::Process,
-    programs::Program,
     wait::until,
 };
 use tokio::{
@@ -98,7 +97,7 @@ async fn a_nats_server_that_is_too_old_is_refused() {
 async fn more_copies_than_one_server_can_keep_are_refused() {
     let mut cluster = Cluster::without_processes(1).await;
     let options = ["serve", "--nats-url", &cluster.nats().url(), "--replicas", "3"].map(str::to_owned);
-    let words = Process::spawn(Program::Actors, cluster.folder(), "refused", options).refuses().await;
+    let words = Process::spawn(cluster.folder(), "refused", options).refuses().await;
     assert!(words.contains("this nats-server is not part of a cluster: it can keep 1"), "{words}");
 }
 
@@ -107,7 +106,7 @@ async fn a_nats_server_without_jetstream_is_named_with_the_way_out() {
     let folder = Folder::new();
     let (url, mut server) = nats_server_without_jetstream(folder.path()).await;
     let options = ["serve", "--nats-url", &url];
-    let words = Process::spawn(Program::Actors, folder.path(), "refused", options).refuses().await;
+    let words = Process::spawn(folder.path(), "refused", options).refuses().await;
     for part in ["does not offer JetStream", "nats-server --jetstream", "nats/server/local.conf"] {
         assert!(words.contains(part), "{part:?} is missing: {words}");
     }
@@ -136,9 +135,9 @@ async fn last_words_with(nats_url: &str) -> [String; 3] {
     let nats = ["--nats-url", nats_url];
     let data = ["--data-dir", data_dir.to_str().unwrap()];
     let http = ["--http-addr", "127.0.0.1:0"];
-    let host = Process::spawn(Program::Actors, folder.path(), "host", [&["serve"], &nats[..], &data].concat());
-    let bridge = Process::spawn(Program::Bridge, folder.path(), "bridge", [nats, http].concat());
-    let local = Process::spawn(Program::Local, folder.path(), "local", [nats, data, http].concat());
+    let host = Process::spawn(folder.path(), "host", [&["serve"], &nats[..], &data].concat());
+    let bridge = Process::spawn(folder.path(), "bridge", [&["bridge"], &nats[..], &http].concat());
+    let local = Process::spawn(folder.path(), "local", [nats, data, http].concat());
     [host.refuses().await, bridge.refuses().await, local.refuses().await]
 }
 

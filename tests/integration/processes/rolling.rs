@@ -11,7 +11,6 @@ use shop_tests::{
     cluster::{A_PROCESS_PER_KIND, ALL_KINDS, Cluster},
     market::{Market, Outcomes},
     process::{Process, Signal},
-    programs::Program,
     rush::Rush,
     seed::rng,
     wait::until,
@@ -212,6 +211,6 @@ async fn all_is_well(cluster: &mut Cluster, market: &Market, rush: Rush) {
     let Outcomes { confirmed, rejected, refunded } = market.audit(&cluster.client(), &told).await;
     assert!(confirmed > 100 && rejected > 0 && refunded > 0, "{confirmed}, {rejected}, {refunded}");
     let arguments = ["audit".to_owned(), "--nats-url".to_owned(), cluster.nats().url()];
-    let said = Process::spawn(Program::Actors, cluster.folder(), "audit", arguments).explains().await;
+    let said = Process::spawn(cluster.folder(), "audit", arguments).explains().await;
     assert!(said.contains("no differences"), "{said}");
 }

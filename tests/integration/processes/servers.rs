@@ -8,7 +8,6 @@ use shop_tests::{
     leaders::{Leaders, stream_of},
     market::{Market, Outcomes},
     process::{Process, Signal},
-    programs::Program,
     proxy::Line,
     rush::{Rush, Told},
     seed::rng,
@@ -111,7 +110,7 @@ impl Shop {
         let Outcomes { confirmed, rejected, refunded } = self.market.audit(&self.client, &told).await;
         assert!(confirmed > 100 && rejected > 0 && refunded > 0, "{confirmed}, {rejected}, {refunded}");
         let arguments = ["audit".to_owned(), "--nats-url".to_owned(), self.cluster.servers().url()];
-        let said = Process::spawn(Program::Actors, self.cluster.folder(), "audit", arguments).explains().await;
+        let said = Process::spawn(self.cluster.folder(), "audit", arguments).explains().await;
         assert!(said.contains("no differences"), "{said}");
         self.cluster.stop().await;
     }

@@ -10,7 +10,6 @@ use shop_tests::{
     market::{Market, Outcomes},
     parts::Part,
     process::Process,
-    programs::Program,
     rush::Rush,
     seed::rng,
     wait::until,
@@ -67,7 +66,7 @@ impl Shop {
     pub(super) async fn sent_twice(&mut self) -> u64 {
         let arguments =
             ["audit".to_owned(), "--json".to_owned(), "--nats-url".to_owned(), self.cluster.servers().url()];
-        let mut audit = Process::spawn(Program::Actors, self.cluster.folder(), "audit", arguments);
+        let mut audit = Process::spawn(self.cluster.folder(), "audit", arguments);
         let status = audit.ends_within(Duration::from_secs(30)).await;
         assert!(status.success(), "{}{}", audit.stdout(), audit.stderr());
         let report: Value = serde_json::from_str(&audit.stdout()).unwrap();

@@ -13,6 +13,8 @@ pub struct Report {
     pub postgres: Vec<Postgres>,
     /// What the machine can do at all.
     pub limits: Option<Limits>,
+    /// Orders by the programs of other profiles.
+    pub builds: Vec<Build>,
     /// More orders than the shop can take.
     pub overload: Option<Overload>,
     /// With more wallets, and with longer logs.
@@ -94,6 +96,21 @@ pub struct Orders {
     pub latency: Latency,
     /// What it took.
     pub cost: Cost,
+}
+
+/// Orders of any product over HTTP, by the program of one of cargo's profiles.
+#[derive(Clone, Debug, Serialize)]
+pub struct Build {
+    /// Which profile.
+    pub profile: &'static str,
+    /// Callers, each of whom waits for an answer before the next order.
+    pub connections: u32,
+    /// Confirmed orders per second.
+    pub per_second: f64,
+    /// Orders that were not confirmed, for whatever reason.
+    pub errors: u64,
+    /// From the request to the answer.
+    pub latency: Latency,
 }
 
 /// What orders cost.

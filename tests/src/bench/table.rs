@@ -1,7 +1,7 @@
 //! The figures as one table for a terminal.
 
 use super::{
-    report::{Before, Load, Orders, Report, Sync},
+    report::{Before, Latency, Load, Orders, Report, Sync},
     targets::{Bound, targets},
     text::{Columns, count, figure},
 };
@@ -14,6 +14,7 @@ pub fn table(report: &Report) -> String {
         orders(report, Sync::Default),
         postgres(report),
         limits(report),
+        builds(report),
         overload(report),
         growth(report),
         recovery(report),
@@ -100,6 +101,20 @@ fn limits(report: &Report) -> Option<String> {
         columns.line([what, figure(run.per_second)]);
     }
     Some(section("what this machine can do at all", &columns))
+}
+
+fn builds(report: &Report) -> Option<String> {
+    let mut columns = Columns::new(1, &["profile", "conns", "orders/s", "errors", "p50 ms", "p99 ms", "× dist"]);
+    let dist = report.builds.iter().find(|build| build.profile == "dist").map(|build| build.per_second);
+    for build in &report.builds {
+        let Latency { p50_ms, p99_ms, .. } = build.latency;
+        let times = dist.map_or_else(String::new, |dist| format!("{:.2}", build.per_second / dist));
+        let start = [build.profile.to_owned(), count(build.connections.into()), figure(build.per_second)];
+        let end = [count(build.errors), figure(p50_ms), figure(p99_ms), times];
+        columns.line(start.into_iter().chain(end));
+    }
+    let title = "builds: uniform, fsync always, by `cargo run` (dev), by `cargo build --release`, and as above (dist)";
+    (!report.builds.is_empty()).then(|| section(title, &columns))
 }
 
 fn overload(report: &Report) -> Option<String> {

@@ -121,7 +121,7 @@ fn ratio(a: Option<f64>, b: Option<f64>) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::bench::{
-        report::{Cost, Growth, Latency, Postgres, Recovery},
+        report::{Build, Cost, Growth, Latency, Postgres, Recovery},
         table,
     };
 
@@ -199,6 +199,21 @@ mod tests {
         let report = Report { growth, ..Report::default() };
         assert_eq!(got(&report, "growth: times the small case, at its worst"), (0.5, false));
         assert_eq!(got(&report, "growth: peak memory of the shop, MB"), (310.0, false));
+    }
+
+    #[test]
+    fn the_table_says_what_the_other_profiles_are_worth() {
+        let build = |profile, per_second| Build {
+            profile,
+            connections: 256,
+            per_second,
+            errors: 0,
+            latency: Latency::default(),
+        };
+        let builds = vec![build("release", 9_000.0), build("dist", 10_000.0)];
+        let text = table::table(&Report { builds, ..Report::default() });
+        let line = text.lines().find(|line| line.contains("release ")).unwrap();
+        assert!(line.contains("9,000") && line.ends_with("0.90"), "{text}");
     }
 
     #[test]

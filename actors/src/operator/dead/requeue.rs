@@ -1,4 +1,4 @@
-//! `shop-actors dead requeue`: puts a dead letter's bytes into its log once more.
+//! `shop dead requeue`: puts a dead letter's bytes into its log once more.
 //!
 //! Only if that makes a difference: if this program can read them as a frame for one partition of
 //! that log, and if that partition would accept a message of it. The link's numbers tell, as they
@@ -59,7 +59,7 @@ async fn read(log: &SharedLog, letter: &DeadLetter) -> Result<Result<Readable, S
     };
     let frame = match Payload::decode(kind, &record.payload) {
         Ok(Payload::Frame(frame)) => frame,
-        Ok(Payload::Upgrade(_)) => return Ok(Err("it is an upgrade, which `shop-actors upgrade` repeats".into())),
+        Ok(Payload::Upgrade(_)) => return Ok(Err("it is an upgrade, which `shop upgrade` repeats".into())),
         Err(error) => {
             let again = "it would only be a dead letter again";
             return Ok(Err(format!("this program cannot read it as a frame for the log of {kind} ({error}): {again}")));

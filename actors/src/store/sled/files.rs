@@ -2,7 +2,7 @@
 //!
 //! Runs are not put into sled, which writes a page again with nearly every entry that comes into it:
 //! after 900,000 orders it had 880 MB on the disk and 360 MB in memory, with files it is 330 MB and
-//! 140 MB (`wrk` on one shop-local, sled 0.34.7).
+//! 140 MB (`wrk` on one `shop`, sled 0.34.7).
 
 use std::{
     fs::{self, File},

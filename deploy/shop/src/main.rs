@@ -1,4 +1,8 @@
-//! `shop-actors`: the host as a program.
+//! `shop`: the one program of the shop.
+
+mod cli;
+mod completions;
+mod version;
 
 use std::{
     io::{IsTerminal, stderr},
@@ -6,7 +10,8 @@ use std::{
 };
 
 use clap::Parser;
-use shop_actors::cli::{self, Cli};
+
+use crate::cli::Cli;
 
 /// Orders are many small allocations on all threads, which the system's allocator serves slowly.
 #[global_allocator]
@@ -17,5 +22,5 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let colours = stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(cli.log_filter()).with_writer(stderr).with_ansi(colours).init();
-    cli.run(cli::stop_signal()).await
+    cli.run().await
 }

@@ -1,20 +1,19 @@
-//! `shop-bridge-http`: the HTTP face as a process of its own.
+//! The command line of a bridge: the HTTP face as a process of its own.
 
-use std::io::{IsTerminal, stderr};
 use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 
-use clap::Parser;
-use shop_bridge_http::Config;
+use clap::Args;
 use shop_nats::{access::Access, connection::Connection};
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::Config;
 
 /// How long what is on its way may take to leave at the end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Turns HTTP into NATS requests and back.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
+/// `shop bridge`: turns HTTP into NATS requests and back.
+#[derive(Debug, Args)]
+pub struct Bridge {
     #[command(flatten)]
     nats: Access,
     /// Where to listen for HTTP.
@@ -25,20 +24,15 @@ struct Arguments {
     leave_ms: u64,
 }
 
-/// Orders are many small allocations on all threads, which the system's allocator serves slowly.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,warp::server=off".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
-    let served = serve(Arguments::parse()).await;
-    served.inspect_err(|error| tracing::error!("{error}")).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+impl Bridge {
+    /// Serves until SIGINT or SIGTERM.
+    pub async fn run(self) -> ExitCode {
+        let served = serve(self).await;
+        served.inspect_err(|error| tracing::error!("{error}")).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    }
 }
 
-async fn serve(Arguments { nats, http_addr, leave_ms }: Arguments) -> Result<(), Box<dyn Error>> {
+async fn serve(Bridge { nats, http_addr, leave_ms }: Bridge) -> Result<(), Box<dyn Error>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = async move {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
@@ -48,11 +42,11 @@ async fn serve(Arguments { nats, http_addr, leave_ms }: Arguments) -> Result<(),
             std::process::exit(130);
         });
     };
-    let connection = Connection::connect(&nats, "shop-bridge-http").await?;
+    let connection = Connection::connect(&nats, "shop bridge").await?;
     let bound = tokio::net::TcpListener::bind(http_addr).await;
     let listener = bound.map_err(|error| format!("cannot listen on {http_addr}: {error}"))?;
     let config = Config { leave_time: Duration::from_millis(leave_ms), ..Config::default() };
-    shop_bridge_http::run(config, connection.clone(), listener, stop).await;
+    crate::run(config, connection.clone(), listener, stop).await;
     connection.close(CLOSE_LIMIT).await;
     Ok(())
 }

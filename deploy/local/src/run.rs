@@ -1,48 +1,46 @@
-//! `shop-local`: the whole shop on one machine, until Ctrl-C.
+//! The whole shop on one machine, until Ctrl-C.
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::process::ExitCode;
 
-use clap::Parser;
-use shop_local::{Options, Shop, banner::Banner, demo};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+
+use crate::{
+    Options, Shop,
+    banner::Banner,
+    demo::{self, Telling},
+    ports::PortsFile,
+};
 
 type Error = Box<dyn std::error::Error>;
 
-/// Orders are many small allocations on all threads, which the system's allocator serves slowly.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    let options = Options::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,warp::server=off"));
-    let stderr = std::io::stderr;
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(stderr().is_terminal()).with_writer(stderr).init();
-    match run(options).await {
+/// Opens the shop, says where everything is, and keeps it open until SIGINT or SIGTERM.
+pub async fn run(options: Options) -> ExitCode {
+    match open(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("shop-local: {error}");
+            eprintln!("shop: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(options: Options) -> Result<(), Error> {
+async fn open(options: Options) -> Result<(), Error> {
     let mut stop = StopSignals::listen()?;
-    let with_demo = options.demo;
+    let telling = options.demo.then_some(if options.verbose { Telling::Whole } else { Telling::Short });
+    let ports = options.ports_file.as_deref().map(PortsFile::prepare).transpose()?;
     let mut shop = tokio::select! {
         shop = Shop::start(options) => shop?,
         name = stop.next() => return Err(format!("{name} before the shop was open").into()),
     };
     println!("{}", Banner::of(&shop));
     let outcome = tokio::select! {
-        error = serve(&mut shop, with_demo) => Err(error),
+        error = serve(&mut shop, ports.as_ref(), telling) => Err(error),
         name = stop.next() => {
             println!("\n{name}: finishing what has begun, then stopping (once more: at once)");
             Ok(())
         }
     };
+    drop(ports);
     tokio::select! {
         stopped = shop.stop() => outcome.and(stopped.map_err(Error::from))?,
         // The nats-server's watchdog ends it.
@@ -52,10 +50,13 @@ async fn run(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns only when the shop cannot go on, or when the demo saw a wrong number.
-async fn serve(shop: &mut Shop, with_demo: bool) -> Error {
-    if with_demo {
-        if let Err(error) = demo::play(shop).await {
+/// Returns only when the shop cannot go on, or cannot say where it is, or when the demo saw a wrong number.
+async fn serve(shop: &mut Shop, ports: Option<&PortsFile>, telling: Option<Telling>) -> Error {
+    if let Some(Err(error)) = ports.map(|file| file.write(shop)) {
+        return error.into();
+    }
+    if let Some(telling) = telling {
+        if let Err(error) = demo::play(shop, telling).await {
             return error.into();
         }
         println!("\n  The shop stays open at http://{} until Ctrl-C.", shop.http_address());

@@ -379,7 +379,7 @@ impl Partition {
             count += 1;
             self.meta.cursor = record.sequence;
             self.last = record.payload.clone();
-            let Record { sequence, time: now, .. } = record;
+            let Record { sequence, time: taken, .. } = record;
             match Payload::decode(self.kind, &record.payload) {
                 Ok(Payload::Upgrade(upgrade)) => self.upgrade(upgrade, sequence)?,
                 Ok(Payload::Frame(frame)) if !self.is_for_us(&frame) => {
@@ -396,6 +396,7 @@ impl Partition {
                     }
                     let messages = messages.into_iter().enumerate().skip(accepted.start).take(accepted.len());
                     let logic = self.logic;
+                    let now = logic.now(&mut self.meta.clock, taken);
                     inputs.extend(messages.map(|(index, envelope)| Input {
                         position: (sequence, index),
                         now,

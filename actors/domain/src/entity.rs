@@ -117,7 +117,8 @@ struct KeptAnswer {
 pub struct Context<'a> {
     /// The entity's own id.
     pub id: &'a Id,
-    /// The time at which the log took the message.
+    /// The time at which the log took the message; from the third logic version on never before that of
+    /// an earlier message of the partition.
     pub now: Timestamp,
     /// How entities behave where the message stands in the log.
     pub logic: Logic,

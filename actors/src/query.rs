@@ -2,6 +2,7 @@
 
 mod holders;
 mod local;
+mod outlook;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,9 +11,11 @@ use futures::future::try_join_all;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 use shop_domain::{
+    encode::encode,
     entity::State,
     id::{Id, ProductId},
     kind::Kind,
+    message::Envelope,
     problem::{Code, Problem},
     product::Quote,
 };
@@ -21,6 +24,7 @@ use shop_nats::subject::partition_of;
 pub use self::{
     holders::Holders,
     local::{Local, Unread},
+    outlook::Outlook,
 };
 
 /// Most bytes of items in one page: well below what one NATS message carries by default (1 MiB).
@@ -69,6 +73,8 @@ enum Question {
     Products(Option<Id>, usize),
     /// Price and stock of some of its products.
     Quotes(Vec<ProductId>),
+    /// What would come of a command to one of its entities, as it stands in the log.
+    Outlook(ByteBuf),
 }
 
 /// The states of entities that follow one another in a partition.
@@ -118,6 +124,13 @@ impl Reads {
     /// Whether an entity is known to exist.
     pub async fn exists(&self, id: &Id) -> bool {
         self.of(id.clone(), About::Itself).await.is_ok()
+    }
+
+    /// What would come of a command if it were handled now, if that can be known.
+    pub async fn outlook(&self, envelope: &Envelope) -> Option<Outlook> {
+        let number = partition_of(&envelope.to, self.partitions);
+        let question = || Question::Outlook(ByteBuf::from(encode(envelope)));
+        self.here_or_there(number, self.local.outlook(number, envelope), question).await.ok()
     }
 
     async fn of(&self, id: Id, about: About) -> Result<Vec<u8>, Problem> {

@@ -53,7 +53,8 @@ impl View {
                 Role::Owner => "owner",
                 Role::Standby => "standby",
             };
-            json!({ "partition": handle.number, "role": role, "settled": settled, "checkpoint": saved })
+            let logic = handle.logic.load(Ordering::Relaxed);
+            json!({ "partition": handle.number, "role": role, "settled": settled, "checkpoint": saved, "logic": logic })
         });
         let parked = self.parked.iter().map(|(number, Parked { sequence, reason })| {
             json!({ "partition": number, "parked_at": sequence, "reason": reason })

@@ -28,7 +28,7 @@ pub type Position = (u64, usize);
 pub struct Input {
     /// Where it stands in the log.
     pub position: Position,
-    /// When the log took it.
+    /// When that is, by the partition's clock.
     pub now: Timestamp,
     /// How entities behave there.
     pub logic: Logic,

@@ -4,7 +4,7 @@ use std::{
     hash::Hasher,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -75,6 +75,8 @@ pub struct Partition {
     rounds: mpsc::Sender<Round>,
     saved: watch::Receiver<u64>,
     active: Arc<AtomicUsize>,
+    /// The number of that version, for others.
+    logic_shown: Arc<AtomicU32>,
     counts: SharedCounts,
     /// The cursor of the last checkpoint handed to the settler.
     checkpointed: u64,
@@ -106,6 +108,8 @@ pub struct Handle {
     pub active: Arc<AtomicUsize>,
     /// Whether this host sends and answers, or another one.
     pub turn: Turn,
+    /// The number of the logic version that holds behind what was applied.
+    pub logic: Arc<AtomicU32>,
 }
 
 /// Where a partition tells what it does, and whether it is to.
@@ -255,6 +259,7 @@ impl Partition {
         let settler =
             Settler { memory: Arc::clone(&memory), shelf, replies, settled, saved, counts: Arc::clone(&counts) };
         let (known, active) = (Arc::clone(&memory), Arc::default());
+        let logic_shown = Arc::new(AtomicU32::new(logic.number()));
         let handle = Handle {
             number,
             memory: known,
@@ -262,6 +267,7 @@ impl Partition {
             saved: saved_at.clone(),
             active: Arc::clone(&active),
             turn: turn.clone(),
+            logic: Arc::clone(&logic_shown),
         };
         let partition = Self {
             kind,
@@ -278,6 +284,7 @@ impl Partition {
             rounds,
             saved: saved_at,
             active,
+            logic_shown,
             counts,
             checkpointed: cursor,
             last_checkpoint: Instant::now(),
@@ -379,7 +386,7 @@ impl Partition {
             count += 1;
             self.meta.cursor = record.sequence;
             self.last = record.payload.clone();
-            let Record { sequence, time: now, .. } = record;
+            let Record { sequence, time: taken, .. } = record;
             match Payload::decode(self.kind, &record.payload) {
                 Ok(Payload::Upgrade(upgrade)) => self.upgrade(upgrade, sequence)?,
                 Ok(Payload::Frame(frame)) if !self.is_for_us(&frame) => {
@@ -396,6 +403,7 @@ impl Partition {
                     }
                     let messages = messages.into_iter().enumerate().skip(accepted.start).take(accepted.len());
                     let logic = self.logic;
+                    let now = logic.now(&mut self.meta.clock, taken);
                     inputs.extend(messages.map(|(index, envelope)| Input {
                         position: (sequence, index),
                         now,
@@ -421,6 +429,7 @@ impl Partition {
             tracing::info!("{kind}/{partition}: logic version {logic} from sequence {sequence} on");
             self.logic = logic;
             self.meta.logic = logic.number();
+            self.logic_shown.store(logic.number(), Relaxed);
         }
         Ok(())
     }

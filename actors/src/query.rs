@@ -2,6 +2,7 @@
 
 mod holders;
 mod local;
+mod outlook;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,9 +11,11 @@ use futures::future::try_join_all;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 use shop_domain::{
+    encode::encode,
     entity::State,
-    id::{Id, ProductId},
+    id::{Id, ProductId, UserId},
     kind::Kind,
+    message::Envelope,
     problem::{Code, Problem},
     product::Quote,
 };
@@ -21,6 +24,7 @@ use shop_nats::subject::partition_of;
 pub use self::{
     holders::Holders,
     local::{Local, Unread},
+    outlook::Outlook,
 };
 
 /// Most bytes of items in one page: well below what one NATS message carries by default (1 MiB).
@@ -36,6 +40,8 @@ pub enum Query {
     Products(Page),
     /// Price and stock of some products.
     Quotes(Vec<ProductId>),
+    /// Whose a key without an id is: see [`KeyScope`].
+    KeyScope(Id, UserId),
     /// Whether the kind is served.
     Status,
 }
@@ -49,6 +55,14 @@ pub enum About {
     Statement(Page),
     /// A customer's orders, newest first.
     Orders(Page),
+}
+
+/// Whose a key is that a customer gives with an order without an id. Before the third logic version all customers
+/// shared them, and what was placed so is found again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyScope {
+    /// Whether the order's id follows from the user as well.
+    pub by_user: bool,
 }
 
 /// Which part of a list.
@@ -69,6 +83,10 @@ enum Question {
     Products(Option<Id>, usize),
     /// Price and stock of some of its products.
     Quotes(Vec<ProductId>),
+    /// What would come of a command to one of its entities, as it stands in the log.
+    Outlook(ByteBuf),
+    /// Whose a key is: the order whose id follows from the key alone, and the user.
+    KeyScope(Id, UserId),
 }
 
 /// The states of entities that follow one another in a partition.
@@ -110,6 +128,12 @@ impl Reads {
             Query::Of(id, about) => self.of(id, about).await?,
             Query::Products(page) => self.products(page).await?,
             Query::Quotes(products) => to_json(&self.quotes(products).await?),
+            Query::KeyScope(order, user) => {
+                let number = partition_of(&order, self.partitions);
+                let here = self.local.key_scope(number, &order, &user);
+                let question = || Question::KeyScope(order.clone(), user.clone());
+                to_json(&self.here_or_there::<KeyScope>(number, here, question).await?)
+            }
             Query::Status => to_json(&self.local.describe()),
         };
         Ok(json.into())
@@ -118,6 +142,13 @@ impl Reads {
     /// Whether an entity is known to exist.
     pub async fn exists(&self, id: &Id) -> bool {
         self.of(id.clone(), About::Itself).await.is_ok()
+    }
+
+    /// What would come of a command if it were handled now, if that can be known.
+    pub async fn outlook(&self, envelope: &Envelope) -> Option<Outlook> {
+        let number = partition_of(&envelope.to, self.partitions);
+        let question = || Question::Outlook(ByteBuf::from(encode(envelope)));
+        self.here_or_there(number, self.local.outlook(number, envelope), question).await.ok()
     }
 
     async fn of(&self, id: Id, about: About) -> Result<Vec<u8>, Problem> {

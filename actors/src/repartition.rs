@@ -28,6 +28,7 @@ use std::{
 use shop_domain::{
     kind::Kind,
     logic::{Logic, UnknownLogic},
+    timestamp::Timestamp,
 };
 use shop_nats::{
     access::Access,
@@ -45,7 +46,7 @@ use crate::{
     outbox::Logs,
     replay::Place,
     snapshot::{SnapshotError, Snapshots},
-    store::{Meta, StoreError, sled::SledStore},
+    store::{Meta, SharedShelf, StoreError, sled::SledStore},
 };
 
 /// How long nothing may have come to any log before the doors are taken to hold: several times what one
@@ -342,7 +343,7 @@ impl Settled {
         for (kind, cut) in &next.kinds {
             let before = standbys[kind].shelves(logs[kind].partitions)?;
             let after = Arc::new(SledStore::open(&folder.join("after"), *kind)?);
-            let begin = beginning(&logs[kind], cut);
+            let begin = Meta { clock: latest(&before)?, ..beginning(&logs[kind], cut) };
             let rewrite = Rewrite { kind: *kind, before, after, partitions: cut.partitions, begin };
             match rewrite.run(&snapshots).await {
                 Ok(done) => drop(written.insert(*kind, done)),
@@ -412,7 +413,14 @@ fn beginning(log: &Identity, cut: &Cut) -> Meta {
         cursor_hash: 0,
         links: crate::link::Links::default(),
         complete_to: cursor,
+        clock: Timestamp::default(),
     }
+}
+
+/// The latest of some partitions' clocks: whichever of them an entity comes from, its time does not go back.
+fn latest(shelves: &[SharedShelf]) -> Result<Timestamp, StoreError> {
+    let clocks: Result<Vec<_>, _> = shelves.iter().map(|shelf| Ok(shelf.meta()?.map(|meta| meta.clock))).collect();
+    clocks.map(|clocks: Vec<_>| clocks.into_iter().flatten().max().unwrap_or_default())
 }
 
 /// Removes the snapshots of a layout that does not come into force.

@@ -9,7 +9,7 @@ use std::{fmt::Debug, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shop_domain::{id::Id, rows::RowKey};
+use shop_domain::{id::Id, rows::RowKey, timestamp::Timestamp};
 use shop_nats::log::Identity;
 
 use crate::{changes::Changes, link::Links, snapshot::SnapshotError};
@@ -111,6 +111,9 @@ pub struct Meta {
     /// Beyond the cursor only where others had the last word.
     #[serde(default)]
     pub complete_to: u64,
+    /// The partition's clock at the cursor, see [`Logic::now`](shop_domain::logic::Logic::now).
+    #[serde(default)]
+    pub clock: Timestamp,
 }
 
 impl Meta {
@@ -124,6 +127,7 @@ impl Meta {
             cursor_hash: 0,
             links: Links::default(),
             complete_to: 0,
+            clock: Timestamp::default(),
         }
     }
 

@@ -10,6 +10,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use futures::Stream;
+use serde_json::json;
 use shop_domain::{
     id::Id,
     problem::{Code, Problem},
@@ -29,7 +30,7 @@ use warp::{
 use crate::{
     Config, body,
     doors::{Doors, Errand, Unanswered},
-    entity,
+    entity::{self, New, OfKey},
     observe::{self, Metrics},
     prefer::Prefer,
     query,
@@ -120,6 +121,7 @@ impl Gateway {
     {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| self.overloaded())?;
         let key = if route.is_write() { entity::idempotency_key(headers)? } else { None };
+        let prefer = Prefer::of(headers);
         let arguments = match route.input {
             Input::Nothing => Bytes::new(),
             Input::Body => body::read(headers, body).await?,
@@ -127,22 +129,52 @@ impl Gateway {
         };
         let id = match route.about {
             About::Existing => Some(entity::existing(route.parameter_name(), id)?),
-            About::New => Some(entity::new(route.kind, &arguments, key.as_ref())?),
+            About::New => Some(match entity::new(route.kind, &arguments, key.as_ref())? {
+                New::Named(id) => id,
+                New::OfKey(of_key) => self.order_of_key(route, of_key, prefer.wait()).await?,
+            }),
             About::Whole => None,
         };
-        let prefer = Prefer::of(headers);
         let request = Request {
             subject: match &id {
                 Some(id) => subject::door(route.kind, id.as_str(), route.verb),
                 None => subject::door_of_kind(route.kind, route.verb),
             },
             body: arguments,
-            idempotency_key: key.map(|key| key.as_str().to_owned()),
+            idempotency_key: key.map(|key| key.to_header()),
             traceparent: headers.get("traceparent").and_then(|context| context.to_str().ok()).map(str::to_owned),
             respond_async: route.is_write() && prefer.respond_async(),
         };
         let asked = Asked { route, id, prefer };
         self.ask(request, &asked, permit).await
+    }
+
+    /// The order that a customer's key leads to: whether that depends on the customer is asked where the order would be
+    /// that does not, so that the same key is always told the same.
+    async fn order_of_key(
+        &self,
+        route: &Route,
+        OfKey { user, shared, own }: OfKey,
+        wait: Duration,
+    ) -> Result<Id, Box<Problem>> {
+        let request = Request {
+            subject: subject::door(route.kind, shared.as_str(), "key-scope"),
+            body: json!({ "user": user.as_str() }).to_string().into(),
+            idempotency_key: None,
+            traceparent: None,
+            respond_async: false,
+        };
+        let mut errand = Errand::new(route.kind, request, true, wait.max(ACCEPT_WAIT), wait);
+        let reply = self.doors.ask(&mut errand).await.map_err(|_| unserved(route))?;
+        match reply.error {
+            None => {
+                let scope: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+                Ok(if scope["by_user"] == true { own } else { shared })
+            }
+            // A host that does not know the question knows no such keys either.
+            Some(Code::NOT_FOUND) => Ok(shared),
+            Some(_) => Err(unanswered_read(route)),
+        }
     }
 
     /// Asks a door; where it stays unknown whether a write was taken, says so, or promises it.
@@ -172,10 +204,11 @@ impl Gateway {
         match unanswered {
             Unanswered::Unreachable => Err(unavailable("the shop cannot reach NATS; try again".to_owned())),
             Unanswered::Unserved => Err(unserved(route)),
-            Unanswered::Refused(reply) => Ok(reply::of(reply, asked)),
+            Unanswered::Refused(reply) if !reply.is_crowded() => Ok(reply::of(reply, asked)),
             Unanswered::Unknown if !route.is_write() => Err(unanswered_read(route)),
             Unanswered::Unknown if !is_repeatable => Err(unknown_fate(asked, with_key)),
-            Unanswered::Unknown => {
+            // What too many wait for was taken; as what, the question tells.
+            Unanswered::Unknown | Unanswered::Refused(_) => {
                 let mut question = errand.was_it_taken(ACCEPT_WAIT);
                 match (self.doors.ask(&mut question).await, id) {
                     (Ok(reply), _) => Ok(reply::of(reply, asked)),

@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeMap,
     fmt::Debug,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -94,6 +97,8 @@ pub struct MemoryLog {
     partitions: u16,
     logic: Logic,
     begin: Instant,
+    /// By how many milliseconds its clock was put back, altogether.
+    put_back_ms: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -147,6 +152,7 @@ impl MemoryLog {
             partitions,
             logic,
             begin: Instant::now(),
+            put_back_ms: Arc::default(),
         }
     }
 
@@ -160,6 +166,11 @@ impl MemoryLog {
     pub fn disrupt(&self) {
         // Any number is a change.
         self.disruptions.tell(1);
+    }
+
+    /// Puts its clock back, as one is that had gone ahead.
+    pub fn put_back(&self, by: Duration) {
+        self.put_back_ms.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
 
     /// All records of a kind.
@@ -200,7 +211,8 @@ impl MemoryLog {
     /// Stores bytes as they are, whatever the chaos says.
     pub fn store(&self, kind: Kind, partition: u16, payload: Bytes) -> u64 {
         let elapsed = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let time = Timestamp::from_unix_ms(BEGIN_UNIX_MS.saturating_add(elapsed));
+        let time = BEGIN_UNIX_MS.saturating_add(elapsed).saturating_sub(self.put_back_ms.load(Relaxed));
+        let time = Timestamp::from_unix_ms(time);
         let mut logs = self.logs();
         let log = logs.get_mut(&kind).expect("every kind has a log");
         let sequence = log.records.len() as u64 + 1;

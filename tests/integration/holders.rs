@@ -105,6 +105,7 @@ impl Running {
             saved: watch::channel(0).1,
             active: Arc::default(),
             turn: Turn::alone(),
+            logic: Arc::default(),
         };
         let partition = PartitionView { handle, assigned: Arc::default(), shelf, snapshot: Arc::default() };
         let dispatched = Some(watch::channel(0).1);

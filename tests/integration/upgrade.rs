@@ -3,10 +3,10 @@
 
 use async_nats::jetstream;
 use serde_json::json;
-use shop_domain::kind::Kind;
+use shop_domain::{kind::Kind, logic::Logic};
 use shop_nats::{access::Access, connection::Connection, frame::Upgrade, topology::Topology};
 use shop_tests::{
-    client::Client,
+    client::{Ask, Client},
     cluster::{ALL_KINDS, Cluster, delete},
     process::Process,
     wait::until,
@@ -28,7 +28,7 @@ pub(crate) async fn logs_of_an_old_shop(nats_url: &str) {
             .unwrap();
         let stream = jetstream.get_stream(shop_nats::subject::stream(kind)).await.unwrap();
         let mut config = stream.cached_info().config.clone();
-        assert_eq!(config.metadata.remove("shop.logic").as_deref(), Some("2"));
+        assert_eq!(config.metadata.remove("shop.logic").as_deref(), Some(&*Logic::NEWEST.to_string()));
         jetstream.update_stream(config).await.unwrap();
     }
 }
@@ -74,10 +74,27 @@ async fn an_old_shop_behaves_as_it_did_until_it_is_upgraded_also_when_it_is_repl
     assert!(counts_as_a_change(&client, "apple").await);
     assert_eq!(entries_after_nothing(&client).await, 2);
 
+    // Before the upgrade all customers share their keys.
+    client.post("/wallets", &json!({ "id": "bob", "balance": 10 })).await.json(201);
+    let order_of = |user: &str| {
+        let body = json!({ "user": user, "product": "apple", "quantity": 1 });
+        Ask::new(hyper::Method::POST, "/orders").body(body).key("1")
+    };
+    let (alices, bobs) = (order_of("alice"), order_of("bob"));
+    let placed = client.exchange(&alices).await.unwrap();
+    let reused = client.exchange(&bobs).await.unwrap().json(409);
+    assert_eq!((&reused["code"], reused.get("reused")), (&json!("idempotency_key_reused"), None));
+
     let said = tool_at(&url, "upgrade").await.exits(0);
-    said.says(&["wallet/1     logic version 2 behind sequence", "mypage/0 "]);
+    said.says(&["wallet/1     logic version 3 behind sequence", "mypage/0 "]);
     assert!(!counts_as_a_change(&client, "apple").await);
     assert_eq!(entries_after_nothing(&client).await, 2);
+
+    assert_eq!(client.exchange(&alices).await.unwrap().json(201), placed.json(201));
+    client.post("/products/apple/restock", &json!({ "quantity": 1 })).await.json(200);
+    let own = client.exchange(&bobs).await.unwrap().json(201);
+    assert_ne!(own["id"], placed.json(201)["id"]);
+    assert_eq!(client.exchange(&bobs).await.unwrap().json(201), own);
 
     let product = client.read("/products/apple").await.json(200);
     host.kill().await;
@@ -86,7 +103,7 @@ async fn an_old_shop_behaves_as_it_did_until_it_is_upgraded_also_when_it_is_repl
     assert_eq!(client.read("/products/apple").await.json(200), product);
     assert_eq!(entries_after_nothing(&client).await, 2);
     tool_at(&url, "audit").await.exits(0);
-    tool_at(&url, "log wallet").await.exits(0).says(&["[upgrade: logic version 2 from here on]"]);
+    tool_at(&url, "log wallet").await.exits(0).says(&["[upgrade: logic version 3 from here on]"]);
     host.terminate().await;
 }
 
@@ -98,7 +115,7 @@ async fn a_host_stops_at_a_version_that_it_does_not_know_and_says_so() {
     let upgrade = Upgrade { logic: 99 }.encode();
     jetstream::new(nats).publish("shop.log.wallet.1", upgrade).await.unwrap().await.unwrap();
     let help =
-        "wallet/1 is upgraded at sequence 1: logic version 99 is needed, and this program knows only those up to 2";
+        "wallet/1 is upgraded at sequence 1: logic version 99 is needed, and this program knows only those up to 3";
     let last_words = host.refuses().await;
     assert!(last_words.contains(help), "{last_words}");
     let again = cluster.spawn_host("again", ALL_KINDS, &cluster.data_dir("host"), PARTITIONS).refuses().await;
@@ -114,8 +131,8 @@ async fn nothing_is_upgraded_to_what_no_host_says_that_it_knows() {
     let mut alone = cluster.spawn_host("wallets", "wallet", &cluster.data_dir("wallets"), PARTITIONS);
     alone.says("that it serves", |log| log.contains("wallet is served").then_some(())).await;
     let said = tool_at(&url, "upgrade").await.exits(1);
-    assert!(said.stderr.contains("no host of product says that it knows logic version 2"), "{}", said.stderr);
-    let said = tool_at(&url, "upgrade --to 3").await.exits(2);
-    assert!(said.stderr.contains("logic version 3 is needed"), "{}", said.stderr);
+    assert!(said.stderr.contains("no host of product says that it knows logic version 3"), "{}", said.stderr);
+    let said = tool_at(&url, "upgrade --to 4").await.exits(2);
+    assert!(said.stderr.contains("logic version 4 is needed"), "{}", said.stderr);
     tool_at(&url, "upgrade --without-hosts").await.exits(0);
 }

@@ -7,6 +7,7 @@ use shop_domain::{
     delivery,
     id::ProductId,
     kind::Kind,
+    logic::Logic,
     money::{Money, Quantity},
     order::{self, Place, Wanted},
     product, wallet,
@@ -55,6 +56,8 @@ pub(crate) async fn play(sim: &mut Sim) {
                 sim.ask(&format!("o-{which}"), message);
             }
             14..=16 => bring(sim),
+            // Before the third version what is seen of a log whose clock goes back is not in order.
+            17 if sim.shape.logic >= Logic::V3 => sim.put_back(),
             17 => {
                 let partition = sim.chance.u16(0..sim.shape.partitions);
                 let kind = any_kind(sim);

@@ -189,7 +189,7 @@ impl Sim {
         let inbox: Box<str> = format!("caller {number}").into();
         let asked = Asked { to: to.clone(), message: message.clone(), key: key.clone(), inbox, asked_again: false };
         let reply = Some(ReplyTo { inbox: asked.inbox.clone(), format: Format::Json });
-        let request = Some(Request { key, fingerprint: message.fingerprint(), reply });
+        let request = Some(Request { key, key_as_given: None, fingerprint: message.fingerprint(), reply });
         self.asked.push(asked);
         let partition = partition_of(&to, self.shape.partitions);
         if !self.doors.contains_key(&(kind, partition)) {

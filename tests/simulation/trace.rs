@@ -89,6 +89,7 @@ faults! {
     RestoredBehind = "host behind a log that was cut restored",
     RestoredOlder = "host restored from an older snapshot",
     Upgraded = "partition went on with a newer logic",
+    ClockPutBack = "clock of the logs put back",
     DoorCrash = "door crashed, its callers asked again",
     CancelOfNothing = "cancel of an order that is not there",
     CancelPaying = "cancel while it is being paid",

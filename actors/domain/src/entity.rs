@@ -98,6 +98,9 @@ pub struct Caller {
     /// The row that keeps the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer_row: Option<RowKey>,
+    /// The idempotency key, kept from the third logic version on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Box<str>>,
     /// What was asked, see [`Message::fingerprint`].
     pub fingerprint: u64,
     /// The caller's trace context.
@@ -109,6 +112,9 @@ pub struct Caller {
 #[derive(Debug, Serialize, Deserialize)]
 struct KeptAnswer {
     fingerprint: u64,
+    /// The key that an order was placed with, which the row does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<Box<str>>,
     answer: Answer,
 }
 
@@ -117,10 +123,12 @@ struct KeptAnswer {
 pub struct Context<'a> {
     /// The entity's own id.
     pub id: &'a Id,
-    /// The time at which the log took the message.
+    /// The time at which the log took the message; from the third logic version on never before that of
+    /// an earlier message of the partition.
     pub now: Timestamp,
     /// How entities behave where the message stands in the log.
     pub logic: Logic,
+    kind: Kind,
     caller: Option<Caller>,
     key: Option<Box<str>>,
     trace: Option<Box<str>>,
@@ -169,13 +177,28 @@ impl Context<'_> {
 
     /// Answers a caller that waited, and keeps the answer.
     pub fn answer_to(&mut self, caller: Caller, answer: Answer) {
-        let Caller { reply, answer_row, fingerprint, trace } = caller;
-        let kept = KeptAnswer { fingerprint, answer };
+        let Caller { reply, answer_row, key, fingerprint, trace } = caller;
+        let key = key.filter(|_| answer_row.as_deref() == Some(ANSWER_TO_PLACING));
+        let kept = KeptAnswer { fingerprint, key, answer };
         if let Some(row) = answer_row {
             self.rows.put(row, &kept);
         }
         let reply = reply.map(|to| Effect::Reply(Reply { to, answer: kept.answer, replayed: false, trace }));
         self.effects.extend(reply);
+    }
+
+    /// Why a caller is refused whose key or order id came with another body before; an order was placed with
+    /// `first_key` then.
+    pub fn reused(&self, caller: &Caller, first_key: Option<&str>) -> Refusal {
+        if self.logic < Logic::V3 {
+            return Refusal::IdempotencyKeyReused;
+        }
+        let is_placing = caller.answer_row.as_deref() == Some(ANSWER_TO_PLACING);
+        if is_placing && (caller.key.is_none() || caller.key.as_deref() != first_key) {
+            Refusal::OrderIdReused { order: self.id.clone().into() }
+        } else {
+            Refusal::KeyReused { kind: self.kind, id: self.id.clone() }
+        }
     }
 
     /// Answers from what was kept, if this command was answered before.
@@ -187,7 +210,7 @@ impl Context<'_> {
         let (answer, replayed) = if kept.fingerprint == caller.fingerprint {
             (kept.answer, true)
         } else {
-            (Answer::refused(&Refusal::IdempotencyKeyReused), false)
+            (Answer::refused(&self.reused(caller, kept.key.as_deref())), false)
         };
         let caller = self.caller.take();
         self.effects.extend(caller.and_then(|Caller { reply, trace, .. }| {
@@ -255,14 +278,19 @@ impl State {
     pub fn handle(&mut self, envelope: Envelope, now: Timestamp, logic: Logic, rows: &mut Rows) -> Vec<Effect> {
         let answer_row = answer_row(&envelope);
         let Envelope { to, message, request, trace } = envelope;
-        let key = request.as_ref().and_then(|request| request.key.as_ref()).map(|key| key.as_str().into());
+        let kind = message.kind();
+        let key: Option<Box<str>> = request.as_ref().and_then(|request| match &request.key_as_given {
+            Some(given) if logic >= Logic::V3 => Some(given.clone()),
+            Some(_) | None => request.key.as_ref().map(|key| key.as_str().into()),
+        });
         let caller = request.map(|request| Caller {
             reply: request.reply,
             answer_row,
+            key: key.clone().filter(|_| logic >= Logic::V3),
             fingerprint: request.fingerprint,
             trace: trace.clone(),
         });
-        let mut ctx = Context { id: &to, now, logic, caller, key, trace, rows, effects: Vec::new() };
+        let mut ctx = Context { id: &to, now, logic, kind, caller, key, trace, rows, effects: Vec::new() };
         if !ctx.answer_from_memory() {
             match (self, message) {
                 (Self::Wallet(wallet), Message::Wallet(message)) => wallet.handle(message, &mut ctx),
@@ -290,12 +318,15 @@ pub fn rows(envelope: &Envelope) -> Vec<RowKey> {
     rows
 }
 
+/// The row that keeps the answer to placing an order.
+const ANSWER_TO_PLACING: &str = "answer/";
+
 /// The row that keeps the answer to a command: by its key, and for `place` by the order itself,
 /// because an order's id is its key. (A key is never empty, so the two cannot meet.)
 fn answer_row(envelope: &Envelope) -> Option<RowKey> {
     let request = envelope.request.as_ref()?;
     if let Message::Order(order::Message::Place(_)) = envelope.message {
-        return Some("answer/".into());
+        return Some(ANSWER_TO_PLACING.into());
     }
     request.key.as_ref().map(|key| format!("answer/{key}").into())
 }

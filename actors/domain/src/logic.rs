@@ -8,6 +8,8 @@
 
 use std::fmt;
 
+use crate::timestamp::Timestamp;
+
 /// A version of the entities' behaviour, oldest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Logic {
@@ -17,6 +19,9 @@ pub enum Logic {
     /// a restock of no pieces and a top-up of no money keep the time of the last change, and such
     /// a top-up makes no entry in the statement.
     V2 = 2,
+    /// A partition's clock never goes back: where that of the log does, what happens next happens at
+    /// the latest time that there was before.
+    V3 = 3,
 }
 
 /// A version that this program does not know.
@@ -26,13 +31,23 @@ pub struct UnknownLogic(pub u32);
 
 impl Logic {
     /// Every version.
-    pub const ALL: [Self; 2] = [Self::V1, Self::V2];
+    pub const ALL: [Self; 3] = [Self::V1, Self::V2, Self::V3];
     /// The version that a new shop begins with.
-    pub const NEWEST: Self = Self::V2;
+    pub const NEWEST: Self = Self::V3;
 
     /// The version's number, as it is written in logs and checkpoints.
     pub const fn number(self) -> u32 {
         self as u32
+    }
+
+    /// What the time is for the messages of a record that the log took at `taken`, by the clock of
+    /// its partition. The clock begins with the third version, at the first record under it.
+    pub fn now(self, clock: &mut Timestamp, taken: Timestamp) -> Timestamp {
+        if self < Self::V3 {
+            return taken;
+        }
+        *clock = taken.max(*clock);
+        *clock
     }
 }
 
@@ -64,10 +79,20 @@ mod tests {
 
     #[test]
     fn a_version_of_a_newer_program_is_refused_in_words_that_help() {
-        let error = Logic::try_from(3).unwrap_err();
+        let error = Logic::try_from(4).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "logic version 3 is needed, and this program knows only those up to 2: use a newer one"
+            "logic version 4 is needed, and this program knows only those up to 3: use a newer one"
         );
+    }
+
+    #[test]
+    fn a_clock_goes_back_with_the_log_only_where_it_always_did() {
+        let times = [5, 7, 3, 8].map(Timestamp::from_unix_ms);
+        let told = |logic: Logic| {
+            let mut clock = Timestamp::default();
+            times.map(|taken| logic.now(&mut clock, taken).unix_ms())
+        };
+        assert_eq!((told(Logic::V2), told(Logic::V3)), ([5, 7, 3, 8], [5, 7, 7, 8]));
     }
 }

@@ -69,6 +69,9 @@ impl Code {
 /// The fact that tells a door that holds from one that cannot: `true`.
 pub const HELD: &str = "held";
 
+/// The fact that tells an entity on which too many wait from a door that too many use: how many wait.
+pub const WAITING: &str = "waiting";
+
 /// An error answer: an RFC 9457 problem with a stable code and the facts behind it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {

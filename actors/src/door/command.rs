@@ -46,16 +46,6 @@ pub fn read(kind: Kind, target: &str, body: &[u8]) -> Result<Command, Problem> {
     }
 }
 
-/// Reads the idempotency key, if there is one.
-pub fn key(keys: &[String]) -> Result<Option<Key>, Problem> {
-    let mistake = |detail: &str| invalid("/Idempotency-Key", detail);
-    match keys {
-        [] => Ok(None),
-        [key] => key.parse().map(Some).map_err(|error| mistake(&format!("{error}"))),
-        [_, _, ..] => Err(mistake("must be given once")),
-    }
-}
-
 fn about_one(kind: Kind, id: Id, verb: &str, mut fields: Fields) -> Result<Command, Problem> {
     let f = &mut fields;
     let write = |message: Option<Message>| message.map(|message| Command::Write(id.clone(), message));
@@ -71,6 +61,7 @@ fn about_one(kind: Kind, id: Id, verb: &str, mut fields: Fields) -> Result<Comma
         (Kind::Product, "change") => write(change(f)),
         (Kind::Order, "place") => write(place(&id, f)),
         (Kind::Order, "cancel") => write(cancel(f)),
+        (Kind::Order, "key-scope") => f.id("user").and_then(|user| read(Query::KeyScope(id.clone(), user))),
         (Kind::Delivery, "dispatch") => write(Some(delivery::Message::Dispatch.into())),
         (Kind::Delivery, "deliver") => write(Some(delivery::Message::Deliver.into())),
         (Kind::Mypage, "get") => {

@@ -1,24 +1,30 @@
 //! Reads of the partitions that this host holds.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde_bytes::ByteBuf;
 use serde_json::Value;
 use shop_domain::{
-    entity::State,
-    id::{Id, ProductId},
+    entity::{self, State},
+    id::{Id, ProductId, UserId},
     kind::Kind,
+    logic::Logic,
+    message::Envelope,
     mypage::{self, Item, Summary},
+    order::Order,
     problem::Problem,
     product::Quote,
-    rows::decode_row,
+    rows::{Rows, decode_row},
     wallet::{self, Entry},
 };
 use shop_nats::subject::partition_of;
 use tokio::{sync::watch, time::timeout};
 
-use super::{About, List, PAGE_BYTES_MAX, Page, States, decode, to_json, unavailable, view};
+use super::{About, KeyScope, List, Outlook, PAGE_BYTES_MAX, Page, States, decode, to_json, unavailable, view};
 use crate::{
     fence::{End, Fence},
     kind_host::View,
@@ -149,6 +155,36 @@ impl Local {
             own if own == number => Ok(()),
             own => Err(self.unavailable(&format!("{id} is in partition {own}, not in {number}")).into()),
         }
+    }
+
+    /// What would come of a command to one of the entities of a partition.
+    pub(super) async fn outlook(&self, number: u16, envelope: &Envelope) -> Result<Outlook, Unread> {
+        self.expect_in(number, &envelope.to)?;
+        let kind = self.kind;
+        self.look(number, |look| {
+            let state = look.state(&envelope.to)?.map_or_else(|| State::absent(kind), |state| decode(kind, &state));
+            let mut rows = Rows::default();
+            for key in entity::rows(envelope) {
+                let bytes = look.row(&envelope.to, &key)?.map(Vec::from);
+                rows.load(key, bytes);
+            }
+            Ok(Outlook::of(envelope.clone(), state, rows))
+        })
+        .await
+    }
+
+    /// Whose a key is, if `order` is the one that it leads to without regard to the user.
+    pub(super) async fn key_scope(&self, number: u16, order: &Id, user: &UserId) -> Result<KeyScope, Unread> {
+        self.expect_in(number, order)?;
+        let is_of_user = self.look(number, |look| {
+            let state = look.state(order)?.map(|state| decode(Kind::Order, &state));
+            Ok(matches!(state, Some(State::Order(Order::Placed(placed))) if placed.user == *user))
+        });
+        let is_of_user = is_of_user.await?;
+        let view = self.view.borrow();
+        let partition = view.partitions.get(&number).ok_or(Unread::NotHere)?;
+        let logic = Logic::try_from(partition.handle.logic.load(Relaxed)).unwrap_or(Logic::NEWEST);
+        Ok(KeyScope { by_user: logic >= Logic::V3 && !is_of_user })
     }
 
     /// Looks at a partition, as of a moment after this call began, and waits until all that was seen is

@@ -23,6 +23,8 @@ pub struct Acceptor {
     links: BTreeMap<Place, Links>,
     /// Of the partitions that were upgraded.
     logic: BTreeMap<Place, Logic>,
+    /// Of the partitions that have one.
+    clocks: BTreeMap<Place, Timestamp>,
 }
 
 /// A partition of a kind.
@@ -37,7 +39,7 @@ pub struct Step<M> {
     pub sequence: u64,
     /// For which partition.
     pub partition: u16,
-    /// When the log took it.
+    /// When that is, by the partition's clock.
     pub time: Timestamp,
     /// What it holds.
     pub content: Content<M>,
@@ -98,7 +100,7 @@ pub enum Fate {
 impl Acceptor {
     /// Nothing has come yet.
     pub fn new(logs: Logs) -> Self {
-        Self { logs, links: BTreeMap::new(), logic: BTreeMap::new() }
+        Self { logs, links: BTreeMap::new(), logic: BTreeMap::new(), clocks: BTreeMap::new() }
     }
 
     /// What a partition has let in, and how it behaves, is as this says.
@@ -106,6 +108,7 @@ impl Acceptor {
         let logic = known(place.0, meta.cursor + 1, meta.logic)?;
         self.links.insert(place, meta.links.clone());
         self.logic.insert(place, logic);
+        self.clocks.insert(place, meta.clock);
         Ok(())
     }
 
@@ -116,7 +119,8 @@ impl Acceptor {
 
     /// Reads the next record of a kind's log.
     pub fn read(&mut self, kind: Kind, record: &Record) -> Result<Step<Arrival>, ReplayError> {
-        let Record { sequence, partition, time, payload } = record;
+        let Record { sequence, partition, time: taken, payload } = record;
+        let mut time = *taken;
         let content = match Payload::decode(kind, payload) {
             Err(error) => Content::Dead { reason: error.to_string(), bytes: payload.len() },
             Ok(Payload::Upgrade(upgrade)) => {
@@ -129,6 +133,8 @@ impl Acceptor {
                 Content::Dead { reason: OTHER_PARTITION.into(), bytes: payload.len() }
             }
             Ok(Payload::Frame(Frame { source, first, messages, .. })) => {
+                let logic = self.logic((kind, *partition), *sequence)?;
+                time = logic.now(self.clocks.entry((kind, *partition)).or_default(), *taken);
                 let links = self.of((kind, *partition));
                 let before = links.accepted(source);
                 let accepted = links.accept(source, first, messages.len(), *sequence);
@@ -146,7 +152,7 @@ impl Acceptor {
                 Content::Frame { source, messages: messages.into_iter().enumerate().map(arrival).collect() }
             }
         };
-        Ok(Step { kind, sequence: *sequence, partition: *partition, time: *time, content })
+        Ok(Step { kind, sequence: *sequence, partition: *partition, time, content })
     }
 
     /// How the entities of a partition behave at a sequence that comes next.

@@ -21,6 +21,9 @@ use crate::{
 const AWAY_MS: u64 = 3_000;
 /// How long a host that leaves gives the others at most.
 const FAREWELL_MS: u64 = 400;
+/// By how many milliseconds the clock of the logs is put back at most at a time: so far that it has not caught up when
+/// the run ends.
+const PUT_BACK_MS: u64 = 20_000;
 /// How long it is away in a script.
 const AWAY: Duration = Duration::from_secs(1);
 
@@ -112,6 +115,12 @@ impl Sim {
     pub(crate) fn disrupt(&self) {
         self.count(Fault::Disrupted);
         self.log.disrupt();
+    }
+
+    /// The clock of the logs turns out to have gone ahead.
+    pub(crate) fn put_back(&mut self) {
+        self.count(Fault::ClockPutBack);
+        self.log.put_back(Duration::from_millis(self.chance.u64(1..PUT_BACK_MS)));
     }
 
     /// A partition of a kind goes on with the newest logic.

@@ -91,6 +91,20 @@ impl World {
         self.command(to, message, inbox, Some(key.parse().unwrap()));
     }
 
+    /// The same under a key that the log keeps under another name.
+    pub(crate) fn ask_with_key_as_given(
+        &mut self,
+        to: &str,
+        message: impl Into<Message>,
+        inbox: &str,
+        key: &str,
+        given: &str,
+    ) {
+        let mut envelope = command(to, message.into(), inbox, Some(key.parse().unwrap()));
+        envelope.request.iter_mut().for_each(|request| request.key_as_given = Some(given.into()));
+        self.handle(envelope);
+    }
+
     /// A command that its caller, who waits at `inbox`, has sent, and that comes some time.
     pub(crate) fn ask_some_time(&mut self, to: &str, message: impl Into<Message>, inbox: &str) {
         let envelope = command(to, message.into(), inbox, None);
@@ -331,7 +345,7 @@ impl Cut for Now<'_> {
 fn command(to: &str, message: Message, inbox: &str, key: Option<Key>) -> Envelope {
     let fingerprint = message.fingerprint();
     let reply = (!inbox.is_empty()).then(|| ReplyTo { inbox: inbox.into(), format: Format::Json });
-    let request = Some(Request { key, fingerprint, reply });
+    let request = Some(Request { key, key_as_given: None, fingerprint, reply });
     Envelope { to: id(to), message, request, trace: None }
 }
 

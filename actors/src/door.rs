@@ -6,14 +6,20 @@ pub mod body;
 pub mod command;
 pub mod quotes;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use shop_domain::{
     id::Id,
     kind::Kind,
+    logic::Logic,
     message::{Envelope, Message, ReplyTo, Request},
     order,
     problem::{Code, Problem},
+    ticket::{self, Ticket},
+    timestamp::Timestamp,
 };
 use shop_nats::{
     door::{Incoming, Listener, Response},
@@ -53,6 +59,7 @@ struct Admitted {
     /// Nobody waits for the answer when there is none.
     reply: Option<ReplyTo>,
     key: Option<shop_domain::id::Key>,
+    ticket: Option<Ticket>,
     trace: Option<String>,
     respond_async: bool,
     since: Instant,
@@ -107,19 +114,22 @@ impl Door {
     /// Sends a request on its way: plain writes at once and in their order, the rest beside it.
     async fn admit(self: &Arc<Self>, incoming: Incoming, tasks: &TaskTracker) {
         let since = Instant::now();
-        let Incoming { target, body, inbox, idempotency_keys, traceparent, respond_async } = incoming;
+        let Incoming { target, body, inbox, idempotency_keys, traceparent, respond_async, tickets } = incoming;
         let format = format_of(&body);
         let reply = inbox.map(|inbox| ReplyTo { inbox: inbox.into(), format });
-        let read = command::read(self.kind, &target, &body)
-            .and_then(|command| Ok((command, command::key(&idempotency_keys)?)));
-        let (command, key) = match read {
+        let read = command::read(self.kind, &target, &body).and_then(|command| {
+            let key = command::key(&idempotency_keys)?;
+            let ticket = command::ticket(&tickets, &command, key.as_ref())?;
+            Ok((command, key, ticket))
+        });
+        let (command, key, ticket) = match read {
             Ok(read) => read,
             Err(problem) => {
                 self.answers.stats.request(since.elapsed());
                 return self.refuse(reply, &problem, traceparent).await;
             }
         };
-        let admitted = Admitted { command, reply, key, trace: traceparent, respond_async, since };
+        let admitted = Admitted { command, reply, key, ticket, trace: traceparent, respond_async, since };
         if admitted.is_quick() {
             return self.serve(admitted).await;
         }
@@ -136,11 +146,13 @@ impl Door {
     }
 
     async fn serve(&self, admitted: Admitted) {
-        let Admitted { command, reply, key, trace, respond_async, since } = admitted;
+        let Admitted { command, reply, key, ticket, trace, respond_async, since } = admitted;
         match command {
             Command::Read(query) => match (self.reads.answer(query).await, reply) {
                 (Ok(body), Some(to)) => {
-                    let response = Response { body, error: None, replayed: false, accepted: false, traceparent: trace };
+                    let (error, traceparent) = (None, trace);
+                    let response =
+                        Response { body, error, replayed: false, accepted: false, ticketed: false, traceparent };
                     self.answers.send(to, response).await;
                 }
                 (Ok(_), None) => {}
@@ -148,10 +160,14 @@ impl Door {
             },
             Command::Write(to, message) => {
                 let fingerprint = message.fingerprint();
+                if let Err(problem) = self.check(&message, ticket.as_ref()) {
+                    self.refuse(reply, &problem, trace).await;
+                    return self.answers.stats.request(since.elapsed());
+                }
                 match self.quote(&to, message, respond_async).await {
                     Ok(message) => {
                         let (reply, tell_accepted) = if respond_async { (None, reply) } else { (reply, None) };
-                        let request = Some(Request { key, fingerprint, reply });
+                        let request = Some(Request { key, fingerprint, reply, ticket });
                         let envelope = Envelope { to, message, request, trace: trace.map(Into::into) };
                         self.append(Pending { envelope, tell_accepted, since }).await;
                     }
@@ -160,6 +176,16 @@ impl Door {
             }
         }
         self.answers.stats.request(since.elapsed());
+    }
+
+    /// Whether a ticket may be good, which its entity decides; and whether a void may go into the log, where a program
+    /// from before tickets would take it for a dead letter: none is left once the shop is upgraded.
+    fn check(&self, message: &Message, ticket: Option<&Ticket>) -> Result<(), Problem> {
+        match (message, ticket) {
+            (Message::Void(_), _) if self.reads.newest_logic() < Logic::V3 => Err(ticket::unknown()),
+            (Message::Void(_), _) | (_, None) => Ok(()),
+            (_, Some(ticket)) => ticket.check(now()),
+        }
     }
 
     /// Puts a quote on every line of an order that names no price.
@@ -224,6 +250,12 @@ impl Admitted {
             Command::Read(_) => false,
         }
     }
+}
+
+/// By the clock of this machine.
+fn now() -> Timestamp {
+    let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    Timestamp::from_unix_ms(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn overloaded() -> Problem {

@@ -317,7 +317,7 @@ async fn serve(
     let described = seen.clone();
     stats.describe(move || described.borrow().describe(kind));
     let (local, holders) = (Local::new(kind, fence, seen.clone(), ready), Holders::new(kind, shared.doors.clone()));
-    let reads = Reads::new(kind, identity.partitions, local.clone(), holders.clone());
+    let reads = Reads::new(kind, &identity, local.clone(), holders.clone());
     let opened = async {
         let listening = async {
             caught_up(seen.clone(), 0).await;

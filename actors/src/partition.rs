@@ -66,7 +66,7 @@ pub struct Partition {
     /// The bytes of the record that was applied last.
     last: Bytes,
     /// How its entities behave behind the cursor.
-    logic: Logic,
+    logic: watch::Sender<Logic>,
     memory: Arc<Memory>,
     entities: Entities,
     outbox: Outbox,
@@ -104,6 +104,8 @@ pub struct Handle {
     pub saved: watch::Receiver<u64>,
     /// How many of its entities are active.
     pub active: Arc<AtomicUsize>,
+    /// How its entities behave.
+    pub logic: watch::Receiver<Logic>,
     /// Whether this host sends and answers, or another one.
     pub turn: Turn,
 }
@@ -255,12 +257,14 @@ impl Partition {
         let settler =
             Settler { memory: Arc::clone(&memory), shelf, replies, settled, saved, counts: Arc::clone(&counts) };
         let (known, active) = (Arc::clone(&memory), Arc::default());
+        let (logic, logic_now) = watch::channel(logic);
         let handle = Handle {
             number,
             memory: known,
             settled: settled_at,
             saved: saved_at.clone(),
             active: Arc::clone(&active),
+            logic: logic_now,
             turn: turn.clone(),
         };
         let partition = Self {
@@ -395,7 +399,7 @@ impl Partition {
                         *skipped += (all - accepted.len()) as u64;
                     }
                     let messages = messages.into_iter().enumerate().skip(accepted.start).take(accepted.len());
-                    let logic = self.logic;
+                    let logic = *self.logic.borrow();
                     let now = logic.now(&mut self.meta.clock, taken);
                     inputs.extend(messages.map(|(index, envelope)| Input {
                         position: (sequence, index),
@@ -418,9 +422,9 @@ impl Partition {
         let (kind, partition) = (self.kind, self.number);
         let logic = Logic::try_from(upgrade.logic);
         let logic = logic.map_err(|unknown| PartitionError::Logic { kind, partition, sequence, unknown })?;
-        if logic > self.logic {
+        if logic > *self.logic.borrow() {
             tracing::info!("{kind}/{partition}: logic version {logic} from sequence {sequence} on");
-            self.logic = logic;
+            self.logic.send_replace(logic);
             self.meta.logic = logic.number();
         }
         Ok(())

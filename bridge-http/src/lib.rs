@@ -7,6 +7,7 @@
 mod body;
 mod doors;
 mod entity;
+mod fate;
 mod gateway;
 mod hold;
 mod observe;

@@ -15,12 +15,14 @@ use shop_actors::{
 };
 use shop_domain::{
     kind::Kind,
+    logic::Logic,
     problem::{Code, Problem},
 };
 use shop_local::NatsServer;
 use shop_nats::{
     access::Access,
     connection::Connection,
+    log::Identity,
     memory::{Calm, MemoryLog},
 };
 use shop_tests::wait::until;
@@ -63,7 +65,7 @@ impl Servers {
         let (view, seen) = watch::channel(Arc::default());
         let (local, holders) =
             (Local::new(Kind::Wallet, fence, seen, watch::channel(Some(0)).1), Holders::new(Kind::Wallet, connection));
-        let reads = Reads::new(Kind::Wallet, 1, local.clone(), holders.clone());
+        let reads = Reads::new(Kind::Wallet, &Identity::new(7), local.clone(), holders.clone());
         let serving = tokio::spawn(holders.serve(local, CancellationToken::new()));
         Host { view, reads, _serving: AbortOnDropHandle::new(serving) }
     }
@@ -96,6 +98,7 @@ impl Running {
             settled: settled_at,
             saved: watch::channel(0).1,
             active: Arc::default(),
+            logic: watch::channel(Logic::NEWEST).1,
             turn: Turn::alone(),
         };
         let partition = PartitionView { handle, assigned: Arc::default(), shelf, snapshot: Arc::default() };

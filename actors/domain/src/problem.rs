@@ -68,6 +68,10 @@ impl Code {
 
 /// The fact that tells a door that holds from one that cannot: `true`.
 pub const HELD: &str = "held";
+/// The fact that says of a write that it was not done and never will be: `false`.
+pub const DONE: &str = "done";
+/// The fact that says whether repeating a request can do no harm.
+pub const RETRYABLE: &str = "retryable";
 
 /// An error answer: an RFC 9457 problem with a stable code and the facts behind it.
 #[derive(Clone, Debug, PartialEq)]

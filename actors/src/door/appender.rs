@@ -116,7 +116,7 @@ async fn append(publisher: Publisher, mut waiting: mpsc::Receiver<Pending>, answ
                 placed.remember(&envelope);
                 let Some(to) = tell_accepted else { continue };
                 let (body, traceparent) = (acceptance(&envelope), envelope.trace.map(Into::into));
-                answers.send(to, Response { body, error: None, replayed: false, accepted: true, traceparent }).await;
+                answers.send(to, accepted(body, traceparent)).await;
             }
             number = next;
         }
@@ -126,9 +126,7 @@ async fn append(publisher: Publisher, mut waiting: mpsc::Receiver<Pending>, answ
             match tell_accepted {
                 Some(to) if placed.remembers(&envelope) => {
                     let (body, traceparent) = (acceptance(&envelope), envelope.trace.map(Into::into));
-                    answers
-                        .send(to, Response { body, error: None, replayed: false, accepted: true, traceparent })
-                        .await;
+                    answers.send(to, accepted(body, traceparent)).await;
                 }
                 tell_accepted => refuse(&answers, envelope, tell_accepted, &no_room()).await,
             }
@@ -189,9 +187,12 @@ fn acceptance(envelope: &Envelope) -> Bytes {
     let status = match &envelope.message {
         Message::Order(order::Message::Place(_)) => Some(order::Status::Pending),
         Message::Order(order::Message::Cancel { .. }) => Some(order::Status::Cancelling),
-        Message::Order(_) | Message::Wallet(_) | Message::Product(_) | Message::Delivery(_) | Message::Mypage(_) => {
-            None
-        }
+        Message::Order(_)
+        | Message::Wallet(_)
+        | Message::Product(_)
+        | Message::Delivery(_)
+        | Message::Mypage(_)
+        | Message::Void(_) => None,
     };
     let mut body = json!({ "id": envelope.to });
     if let Some(status) = status {
@@ -205,6 +206,10 @@ async fn refuse(answers: &Answers, envelope: Envelope, tell_accepted: Option<Rep
     if let Some(to) = reply {
         answers.problem(to, problem, envelope.trace.map(Into::into)).await;
     }
+}
+
+fn accepted(body: Bytes, traceparent: Option<String>) -> Response {
+    Response { body, error: None, replayed: false, accepted: true, ticketed: false, traceparent }
 }
 
 fn late() -> Problem {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use shop_domain::kind::Kind;
+use shop_domain::{kind::Kind, logic::Logic};
 use tokio::sync::watch;
 
 use crate::{
@@ -43,6 +43,11 @@ impl View {
             Some(())
         };
         wait.await.is_some()
+    }
+
+    /// The newest logic version that one of its partitions is at.
+    pub fn newest_logic(&self) -> Option<Logic> {
+        self.partitions.values().map(|partition| *partition.handle.logic.borrow()).max()
     }
 
     /// The kind and each of its partitions, in JSON.

@@ -144,11 +144,18 @@ fn samples() -> BTreeMap<String, Envelope> {
             key: Some("k-1".parse().unwrap()),
             fingerprint: u64::MAX,
             reply: Some(ReplyTo { inbox: "_INBOX.a.b".into(), format: Format::Msgpack }),
+            ticket: None,
         }),
         trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         ..envelope(wallet::Message::TopUp { amount: money(1) }.into())
     };
     samples.insert("envelope.full".into(), full);
+    let ticket = "0af7651916cd43dd8448eb211c80319c.1700000000000.1700000005000".parse().unwrap();
+    let voided = Envelope {
+        request: Some(Request { key: None, fingerprint: 1, reply: None, ticket: Some(ticket) }),
+        ..envelope(Message::Void(Kind::Wallet))
+    };
+    samples.insert("envelope.void".into(), voided);
     samples
 }
 

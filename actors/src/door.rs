@@ -4,14 +4,17 @@
 pub mod appender;
 pub mod body;
 pub mod command;
+pub mod key;
 pub mod quotes;
 
 use std::{
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use shop_domain::{
+    delivery,
     id::Id,
     kind::Kind,
     logic::Logic,
@@ -24,21 +27,32 @@ use shop_domain::{
 use shop_nats::{
     door::{Incoming, Listener, Response},
     log::SharedLog,
-    subject::partition_of,
+    request::Request as NatsRequest,
+    subject::{self, partition_of},
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    appender::{Appender, Pending},
+    appender::{Acceptance, Appender, Pending},
     body::format_of,
     command::Command,
+    key::Named,
     quotes::Quotes,
 };
-use crate::{query::Reads, reply::Answers};
+use crate::{
+    query::{Outlook, Reads},
+    reply::Answers,
+};
 
 /// Most requests that are being answered or quoted at a time: beyond it the door is overloaded.
 const BUSY_MAX: usize = 8_192;
+
+/// How long a look may take at what would come of a request whose caller does not want to wait.
+const LOOK_WAIT: Duration = Duration::from_millis(250);
 
 /// The door of one kind.
 #[derive(Debug)]
@@ -58,7 +72,7 @@ struct Admitted {
     command: Command,
     /// Nobody waits for the answer when there is none.
     reply: Option<ReplyTo>,
-    key: Option<shop_domain::id::Key>,
+    key: Option<Named>,
     ticket: Option<Ticket>,
     trace: Option<String>,
     respond_async: bool,
@@ -118,8 +132,8 @@ impl Door {
         let format = format_of(&body);
         let reply = inbox.map(|inbox| ReplyTo { inbox: inbox.into(), format });
         let read = command::read(self.kind, &target, &body).and_then(|command| {
-            let key = command::key(&idempotency_keys)?;
-            let ticket = command::ticket(&tickets, &command, key.as_ref())?;
+            let key = key::read(&idempotency_keys)?;
+            let ticket = command::ticket(&tickets, &command, key.is_some())?;
             Ok((command, key, ticket))
         });
         let (command, key, ticket) = match read {
@@ -166,10 +180,15 @@ impl Door {
                 }
                 match self.quote(&to, message, respond_async).await {
                     Ok(message) => {
-                        let (reply, tell_accepted) = if respond_async { (None, reply) } else { (reply, None) };
-                        let request = Some(Request { key, fingerprint, reply, ticket });
+                        let (key, key_as_given) = key.map(|Named { key, as_given }| (key, as_given)).unzip();
+                        let key_as_given = key_as_given.flatten();
+                        let request = Some(Request { key, key_as_given, fingerprint, reply, ticket });
                         let envelope = Envelope { to, message, request, trace: trace.map(Into::into) };
-                        self.append(Pending { envelope, tell_accepted, since }).await;
+                        let mut pending = Pending { envelope, tell_accepted: None, since };
+                        if respond_async {
+                            self.promise(&mut pending).await;
+                        }
+                        self.append(pending).await;
                     }
                     Err(problem) => self.refuse(reply, &problem, trace).await,
                 }
@@ -182,10 +201,44 @@ impl Door {
     /// from before tickets would take it for a dead letter: none is left once the shop is upgraded.
     fn check(&self, message: &Message, ticket: Option<&Ticket>) -> Result<(), Problem> {
         match (message, ticket) {
-            (Message::Void(_), _) if self.reads.newest_logic() < Logic::V3 => Err(ticket::unknown()),
+            (Message::Void(_), _) if self.reads.newest_logic() < Logic::V3.number() => Err(ticket::unknown()),
             (Message::Void(_), _) | (_, None) => Ok(()),
             (_, Some(ticket)) => ticket.check(now()),
         }
+    }
+
+    /// Lets a caller who does not want to wait be told that the log has the request, and what was seen of it; but
+    /// leaves the answer to the entity where it is known already.
+    async fn promise(&self, Pending { envelope, tell_accepted, .. }: &mut Pending) {
+        if envelope.request.as_ref().is_none_or(|request| request.reply.is_none()) {
+            return;
+        }
+        let outlook = timeout(LOOK_WAIT, self.outlook(envelope)).await.ok().flatten();
+        let status = match outlook {
+            Some(Outlook::Decided) => return,
+            Some(Outlook::Open(status) | Outlook::UpToDelivery(status)) => status,
+            None => None,
+        };
+        let reply = envelope.request.as_mut().and_then(|request| request.reply.take());
+        *tell_accepted = reply.map(|to| Acceptance { to, status });
+    }
+
+    async fn outlook(&self, envelope: &Envelope) -> Option<Outlook> {
+        match self.reads.outlook(envelope).await? {
+            Outlook::UpToDelivery(_) if self.is_dispatched(&envelope.to).await => Some(Outlook::Decided),
+            outlook => Some(outlook),
+        }
+    }
+
+    /// Whether the delivery of an order is known to be on its way, which it then stays.
+    async fn is_dispatched(&self, order: &Id) -> bool {
+        let subject = subject::door(Kind::Delivery, order.as_str(), "get");
+        let (body, idempotency_key, traceparent, ticket) = (Bytes::new(), None, None, None);
+        let question = NatsRequest { subject, body, idempotency_key, traceparent, respond_async: false, ticket };
+        let Ok(reply) = self.answers.connection.request(question, LOOK_WAIT).await else { return false };
+        let delivery: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+        let on_its_way = [delivery::Status::Dispatched, delivery::Status::Delivered];
+        on_its_way.iter().any(|status| delivery["status"] == status.to_string())
     }
 
     /// Puts a quote on every line of an order that names no price.
@@ -223,7 +276,7 @@ impl Door {
     }
 
     async fn give_back(&self, Pending { envelope, tell_accepted, .. }: Pending, problem: &Problem) {
-        let reply = envelope.request.and_then(|request| request.reply).or(tell_accepted);
+        let reply = envelope.request.and_then(|request| request.reply).or(tell_accepted.map(|told| told.to));
         self.refuse(reply, problem, envelope.trace.map(Into::into)).await;
     }
 
@@ -243,6 +296,7 @@ impl Admitted {
     /// Whether serving it waits for nobody.
     fn is_quick(&self) -> bool {
         match &self.command {
+            Command::Write(..) if self.respond_async && self.reply.is_some() => false,
             Command::Write(_, Message::Order(order::Message::Place(place))) => {
                 place.lines.iter().all(|line| line.unit_price.is_some())
             }

@@ -4,7 +4,7 @@ use std::{
     hash::Hasher,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -66,7 +66,7 @@ pub struct Partition {
     /// The bytes of the record that was applied last.
     last: Bytes,
     /// How its entities behave behind the cursor.
-    logic: watch::Sender<Logic>,
+    logic: Logic,
     memory: Arc<Memory>,
     entities: Entities,
     outbox: Outbox,
@@ -75,6 +75,8 @@ pub struct Partition {
     rounds: mpsc::Sender<Round>,
     saved: watch::Receiver<u64>,
     active: Arc<AtomicUsize>,
+    /// The number of that version, for others.
+    logic_shown: Arc<AtomicU32>,
     counts: SharedCounts,
     /// The cursor of the last checkpoint handed to the settler.
     checkpointed: u64,
@@ -104,10 +106,10 @@ pub struct Handle {
     pub saved: watch::Receiver<u64>,
     /// How many of its entities are active.
     pub active: Arc<AtomicUsize>,
-    /// How its entities behave.
-    pub logic: watch::Receiver<Logic>,
     /// Whether this host sends and answers, or another one.
     pub turn: Turn,
+    /// The number of the logic version that holds behind what was applied.
+    pub logic: Arc<AtomicU32>,
 }
 
 /// Where a partition tells what it does, and whether it is to.
@@ -257,15 +259,15 @@ impl Partition {
         let settler =
             Settler { memory: Arc::clone(&memory), shelf, replies, settled, saved, counts: Arc::clone(&counts) };
         let (known, active) = (Arc::clone(&memory), Arc::default());
-        let (logic, logic_now) = watch::channel(logic);
+        let logic_shown = Arc::new(AtomicU32::new(logic.number()));
         let handle = Handle {
             number,
             memory: known,
             settled: settled_at,
             saved: saved_at.clone(),
             active: Arc::clone(&active),
-            logic: logic_now,
             turn: turn.clone(),
+            logic: Arc::clone(&logic_shown),
         };
         let partition = Self {
             kind,
@@ -282,6 +284,7 @@ impl Partition {
             rounds,
             saved: saved_at,
             active,
+            logic_shown,
             counts,
             checkpointed: cursor,
             last_checkpoint: Instant::now(),
@@ -399,7 +402,7 @@ impl Partition {
                         *skipped += (all - accepted.len()) as u64;
                     }
                     let messages = messages.into_iter().enumerate().skip(accepted.start).take(accepted.len());
-                    let logic = *self.logic.borrow();
+                    let logic = self.logic;
                     let now = logic.now(&mut self.meta.clock, taken);
                     inputs.extend(messages.map(|(index, envelope)| Input {
                         position: (sequence, index),
@@ -422,10 +425,11 @@ impl Partition {
         let (kind, partition) = (self.kind, self.number);
         let logic = Logic::try_from(upgrade.logic);
         let logic = logic.map_err(|unknown| PartitionError::Logic { kind, partition, sequence, unknown })?;
-        if logic > *self.logic.borrow() {
+        if logic > self.logic {
             tracing::info!("{kind}/{partition}: logic version {logic} from sequence {sequence} on");
-            self.logic.send_replace(logic);
+            self.logic = logic;
             self.meta.logic = logic.number();
+            self.logic_shown.store(logic.number(), Relaxed);
         }
         Ok(())
     }

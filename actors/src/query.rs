@@ -2,6 +2,7 @@
 
 mod holders;
 mod local;
+mod outlook;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,10 +11,11 @@ use futures::future::try_join_all;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 use shop_domain::{
+    encode::encode,
     entity::State,
     id::{Id, ProductId},
     kind::Kind,
-    logic::Logic,
+    message::Envelope,
     problem::{Code, Problem},
     product::Quote,
 };
@@ -22,6 +24,7 @@ use shop_nats::{log::Identity, subject::partition_of};
 pub use self::{
     holders::Holders,
     local::{Local, Unread},
+    outlook::Outlook,
 };
 
 /// Most bytes of items in one page: well below what one NATS message carries by default (1 MiB).
@@ -70,6 +73,8 @@ enum Question {
     Products(Option<Id>, usize),
     /// Price and stock of some of its products.
     Quotes(Vec<ProductId>),
+    /// What would come of a command to one of its entities, as it stands in the log.
+    Outlook(ByteBuf),
 }
 
 /// The states of entities that follow one another in a partition.
@@ -118,15 +123,22 @@ impl Reads {
         Ok(json.into())
     }
 
-    /// The newest logic version that is in force in a log of the kind, as far as this host knows. Others may be behind
-    /// it for a moment, but no program is left that does not know it.
-    pub fn newest_logic(&self) -> Logic {
-        self.local.view.borrow().newest_logic().max(Logic::try_from(self.logic).ok()).unwrap_or(Logic::V1)
+    /// The number of the newest logic version that is in force in a log of the kind, as far as this host knows. Others
+    /// may be behind it for a moment, but no program is left that does not know it.
+    pub fn newest_logic(&self) -> u32 {
+        self.local.view.borrow().newest_logic().max(self.logic)
     }
 
     /// Whether an entity is known to exist.
     pub async fn exists(&self, id: &Id) -> bool {
         self.of(id.clone(), About::Itself).await.is_ok()
+    }
+
+    /// What would come of a command if it were handled now, if that can be known.
+    pub async fn outlook(&self, envelope: &Envelope) -> Option<Outlook> {
+        let number = partition_of(&envelope.to, self.partitions);
+        let question = || Question::Outlook(ByteBuf::from(encode(envelope)));
+        self.here_or_there(number, self.local.outlook(number, envelope), question).await.ok()
     }
 
     async fn of(&self, id: Id, about: About) -> Result<Vec<u8>, Problem> {

@@ -136,11 +136,14 @@ fn the_recordings_hold_thousands_of_messages_of_every_sort_and_tell_the_logic_ve
     let missing: Vec<_> = SORTS.iter().filter(|sort| !sorts.contains(**sort)).collect();
     assert!(missing.is_empty(), "these are in no recording: {missing:?}");
 
-    let first = &recordings[0];
-    let mut newer = first.logs();
-    newer.values_mut().for_each(|log| log.logic = Logic::NEWEST.number());
-    let lines = |logs| first.replay(logs).into_iter().map(|(line, _)| line).collect::<Vec<_>>();
-    assert_ne!(lines(first.logs()), lines(newer), "both logic versions do the same");
+    let lines = |logic: Logic| {
+        let mut logs = recordings[0].logs();
+        logs.values_mut().for_each(|log| log.logic = logic.number());
+        recordings[0].replay(logs).into_iter().map(|(line, _)| line).collect::<Vec<_>>()
+    };
+    for (older, newer) in Logic::ALL.into_iter().zip(Logic::ALL.into_iter().skip(1)) {
+        assert_ne!(lines(older), lines(newer), "logic versions {older} and {newer} do the same");
+    }
 }
 
 /// What there has to be in the recordings.

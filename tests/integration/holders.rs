@@ -15,7 +15,6 @@ use shop_actors::{
 };
 use shop_domain::{
     kind::Kind,
-    logic::Logic,
     problem::{Code, Problem},
 };
 use shop_local::NatsServer;
@@ -98,8 +97,8 @@ impl Running {
             settled: settled_at,
             saved: watch::channel(0).1,
             active: Arc::default(),
-            logic: watch::channel(Logic::NEWEST).1,
             turn: Turn::alone(),
+            logic: Arc::default(),
         };
         let partition = PartitionView { handle, assigned: Arc::default(), shelf, snapshot: Arc::default() };
         let dispatched = Some(watch::channel(0).1);

@@ -233,8 +233,9 @@ impl Sim {
 
     fn let_in(&mut self, number: usize) {
         let Asked { to, message, key, ticket, inbox, .. } = self.asked[number].clone();
-        let (kind, reply) = (message.kind(), Some(ReplyTo { inbox, format: Format::Json }));
-        let request = Some(Request { key, fingerprint: message.fingerprint(), reply, ticket });
+        let (kind, fingerprint) = (message.kind(), message.fingerprint());
+        let reply = Some(ReplyTo { inbox, format: Format::Json });
+        let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket });
         let partition = partition_of(&to, self.shape.partitions);
         if !self.doors.contains_key(&(kind, partition)) {
             self.lives += 1;

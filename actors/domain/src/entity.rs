@@ -106,6 +106,9 @@ pub struct Caller {
     /// The row that keeps the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer_row: Option<RowKey>,
+    /// The idempotency key, kept from the third logic version on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Box<str>>,
     /// What was asked, see [`Message::fingerprint`].
     pub fingerprint: u64,
     /// The caller's trace context.
@@ -117,6 +120,9 @@ pub struct Caller {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct KeptAnswer {
     fingerprint: u64,
+    /// The key that an order was placed with, which the row does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<Box<str>>,
     answer: Answer,
 }
 
@@ -130,6 +136,7 @@ pub struct Context<'a> {
     pub now: Timestamp,
     /// How entities behave where the message stands in the log.
     pub logic: Logic,
+    kind: Kind,
     caller: Option<Caller>,
     key: Option<Box<str>>,
     /// Of the command, where tickets are in force.
@@ -170,7 +177,7 @@ impl Context<'_> {
     pub fn answer(&mut self, answer: Answer) {
         let Some(caller) = self.caller.take() else { return };
         if let Some(ticket) = self.ticket.clone() {
-            let kept = KeptAnswer { fingerprint: caller.fingerprint, answer: answer.clone() };
+            let kept = KeptAnswer { fingerprint: caller.fingerprint, key: None, answer: answer.clone() };
             self.keep_stub(&ticket, Some(kept));
         }
         self.answer_to(caller, answer);
@@ -183,8 +190,9 @@ impl Context<'_> {
 
     /// Answers a caller that waited, and keeps the answer.
     pub fn answer_to(&mut self, caller: Caller, answer: Answer) {
-        let Caller { reply, answer_row, fingerprint, trace } = caller;
-        let kept = KeptAnswer { fingerprint, answer };
+        let Caller { reply, answer_row, key, fingerprint, trace } = caller;
+        let key = key.filter(|_| answer_row.as_deref() == Some(ANSWER_TO_PLACING));
+        let kept = KeptAnswer { fingerprint, key, answer };
         if let Some(row) = answer_row {
             self.rows.put(row, &kept);
         }
@@ -193,15 +201,38 @@ impl Context<'_> {
         self.effects.extend(reply);
     }
 
+    /// Why a caller is refused whose key or order id came with another body before; an order was placed with
+    /// `first_key` then.
+    pub fn reused(&self, caller: &Caller, first_key: Option<&str>) -> Refusal {
+        if self.logic < Logic::V3 {
+            return Refusal::IdempotencyKeyReused;
+        }
+        let is_placing = caller.answer_row.as_deref() == Some(ANSWER_TO_PLACING);
+        if is_placing && (caller.key.is_none() || caller.key.as_deref() != first_key) {
+            Refusal::OrderIdReused { order: self.id.clone().into() }
+        } else {
+            Refusal::KeyReused { kind: self.kind, id: self.id.clone() }
+        }
+    }
+
     /// Answers from what was kept, if this command was answered before.
     fn answer_from_memory(&mut self) -> bool {
         let Some(caller) = &self.caller else { return false };
         let Some(kept) = caller.answer_row.as_deref().and_then(|row| self.rows.get::<KeptAnswer>(row)) else {
             return false;
         };
-        let (answer, replayed) = kept.repeat(caller);
+        let (answer, replayed) = self.repeat(kept, caller);
         self.reply(answer, replayed, false);
         true
+    }
+
+    /// The answer to whoever asks once more what was answered before, and whether it is that.
+    fn repeat(&self, kept: KeptAnswer, caller: &Caller) -> (Answer, bool) {
+        if kept.fingerprint == caller.fingerprint {
+            (kept.answer, true)
+        } else {
+            (Answer::refused(&self.reused(caller, kept.key.as_deref())), false)
+        }
     }
 
     /// Answers as the command's ticket has it, unless that lets a write in that is to be handled now.
@@ -217,7 +248,7 @@ impl Context<'_> {
             Fate::Used(kept) if is_void => self.reply(kept.answer, false, true),
             Fate::Used(kept) => {
                 let caller = self.caller.as_ref().expect("what has a ticket has a caller");
-                let (answer, replayed) = kept.repeat(caller);
+                let (answer, replayed) = self.repeat(kept, caller);
                 self.reply(answer, replayed, true);
             }
             Fate::Voided => self.reply(Answer::problem(&ticket::voided()), false, true),
@@ -252,17 +283,6 @@ impl Context<'_> {
         let mut stubs = self.stubs(ticket);
         stubs.keep(ticket, answer);
         self.put_row(ticket.row(), &stubs);
-    }
-}
-
-impl KeptAnswer {
-    /// The answer to whoever asks once more, and whether it is this one.
-    fn repeat(self, caller: &Caller) -> (Answer, bool) {
-        if self.fingerprint == caller.fingerprint {
-            (self.answer, true)
-        } else {
-            (Answer::refused(&Refusal::IdempotencyKeyReused), false)
-        }
     }
 }
 
@@ -324,16 +344,21 @@ impl State {
     pub fn handle(&mut self, envelope: Envelope, now: Timestamp, logic: Logic, rows: &mut Rows) -> Vec<Effect> {
         let answer_row = answer_row(&envelope);
         let Envelope { to, message, request, trace } = envelope;
+        let kind = message.kind();
         let is_void = matches!(message, Message::Void(_));
-        let key = request.as_ref().and_then(|request| request.key.as_ref()).map(|key| key.as_str().into());
+        let key: Option<Box<str>> = request.as_ref().and_then(|request| match &request.key_as_given {
+            Some(given) if logic >= Logic::V3 => Some(given.clone()),
+            Some(_) | None => request.key.as_ref().map(|key| key.as_str().into()),
+        });
         let ticket = request.as_ref().and_then(|request| request.ticket.clone()).filter(|_| logic >= Logic::V3);
         let caller = request.map(|request| Caller {
             reply: request.reply,
             answer_row,
+            key: key.clone().filter(|_| logic >= Logic::V3),
             fingerprint: request.fingerprint,
             trace: trace.clone(),
         });
-        let mut ctx = Context { id: &to, now, logic, caller, key, ticket, trace, rows, effects: Vec::new() };
+        let mut ctx = Context { id: &to, now, logic, kind, caller, key, ticket, trace, rows, effects: Vec::new() };
         if !ctx.answer_from_memory() && !ctx.answer_from_ticket(is_void) {
             match (self, message) {
                 (Self::Wallet(wallet), Message::Wallet(message)) => wallet.handle(message, &mut ctx),
@@ -364,12 +389,15 @@ pub fn rows(envelope: &Envelope) -> Vec<RowKey> {
     rows
 }
 
+/// The row that keeps the answer to placing an order.
+const ANSWER_TO_PLACING: &str = "answer/";
+
 /// The row that keeps the answer to a command: by its key, and for `place` by the order itself,
 /// because an order's id is its key. (A key is never empty, so the two cannot meet.)
 fn answer_row(envelope: &Envelope) -> Option<RowKey> {
     let request = envelope.request.as_ref()?;
     if let Message::Order(order::Message::Place(_)) = envelope.message {
-        return Some("answer/".into());
+        return Some(ANSWER_TO_PLACING.into());
     }
     request.key.as_ref().map(|key| format!("answer/{key}").into())
 }

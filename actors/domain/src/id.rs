@@ -6,8 +6,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Longest id, in characters.
 pub const ID_LENGTH_MAX: usize = 64;
+/// Longest idempotency key that stands in the log as it was given, in characters.
+const KEY_LENGTH_MAX: usize = 128;
 /// Longest idempotency key, in characters.
-pub const KEY_LENGTH_MAX: usize = 128;
+pub const CALLER_KEY_LENGTH_MAX: usize = 255;
 
 /// Why a text is not an id or a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -128,10 +130,75 @@ id!(
     ID_LENGTH_MAX
 );
 id!(
-    /// An idempotency key: 1–128 characters of `A-Z a-z 0-9 - _`.
+    /// An idempotency key as the log has it: 1–128 characters of `A-Z a-z 0-9 - _`, see [`CallerKey`].
     Key,
     KEY_LENGTH_MAX
 );
+
+/// An idempotency key as a caller gives it: 1–255 visible ASCII characters. Between quotation marks, as the IETF's
+/// draft has it (a string of RFC 8941, with its escapes), it is the same key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallerKey(Box<str>);
+
+/// Why a text is not an idempotency key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidKey {
+    /// No character at all.
+    #[error("must not be empty")]
+    Empty,
+    /// More characters than allowed.
+    #[error("must have at most {CALLER_KEY_LENGTH_MAX} characters, not {0}")]
+    TooLong(usize),
+    /// A character that is not visible ASCII.
+    #[error("must consist of visible ASCII characters, not {0:?}")]
+    Character(char),
+    /// It begins with a quotation mark, and is no string of RFC 8941.
+    #[error("begins with a quotation mark, and must then end with one, with a backslash before each other one")]
+    Quotes,
+}
+
+impl CallerKey {
+    /// The key, without quotation marks.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CallerKey {
+    type Err = InvalidKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKey> {
+        let key = match text.strip_prefix('"') {
+            Some(quoted) => unquoted(quoted)?,
+            None => text.to_owned(),
+        };
+        if let Some(bad) = key.chars().find(|c| !c.is_ascii_graphic()) {
+            return Err(InvalidKey::Character(bad));
+        }
+        match key.len() {
+            0 => Err(InvalidKey::Empty),
+            1..=CALLER_KEY_LENGTH_MAX => Ok(Self(key.into())),
+            length => Err(InvalidKey::TooLong(length)),
+        }
+    }
+}
+
+/// What stands between quotation marks, of which the first was read (RFC 8941, section 4.2.5).
+fn unquoted(quoted: &str) -> Result<String, InvalidKey> {
+    let mut text = String::with_capacity(quoted.len());
+    let mut characters = quoted.chars();
+    loop {
+        match characters.next() {
+            Some('"') if characters.as_str().is_empty() => return Ok(text),
+            Some('\\') => match characters.next() {
+                Some(escaped @ ('"' | '\\')) => text.push(escaped),
+                Some(_) | None => return Err(InvalidKey::Quotes),
+            },
+            Some('"') | None => return Err(InvalidKey::Quotes),
+            Some(other) => text.push(other),
+        }
+    }
+}
 
 macro_rules! entity_id {
     ($($name:ident),*) => {$(
@@ -170,6 +237,31 @@ mod tests {
     fn a_key_may_have_twice_as_many() {
         assert!("k".repeat(128).parse::<Key>().is_ok());
         assert!("k".repeat(129).parse::<Key>().is_err());
+    }
+
+    #[test]
+    fn a_callers_key_is_visible_ascii_and_the_same_with_and_without_quotation_marks() {
+        let read = |text: &str| text.parse::<CallerKey>().map(|key| key.as_str().to_owned());
+        let long = "~".repeat(255);
+        for (given, key) in [
+            ("k-1", "k-1"),
+            (r#""k-1""#, "k-1"),
+            ("a.b:c/d,e", "a.b:c/d,e"),
+            (r#""a\"b\\c""#, r#"a"b\c"#),
+            (r#"a"b\c"#, r#"a"b\c"#),
+            (&long, &long),
+            (&format!("\"{long}\""), &long),
+        ] {
+            assert_eq!(read(given).as_deref(), Ok(key));
+        }
+        for bad in [r#"""#, r#""a"#, r#""a"b"#, r#""a\"#, r#""a\b""#, r#""a""a""#] {
+            assert_eq!(read(bad), Err(InvalidKey::Quotes), "{bad}");
+        }
+        assert_eq!((read(""), read("\"\"")), (Err(InvalidKey::Empty), Err(InvalidKey::Empty)));
+        assert_eq!(read(&"k".repeat(256)), Err(InvalidKey::TooLong(256)));
+        for (bad, character) in [("a b", ' '), ("\"a b\"", ' '), ("a\tb", '\t'), ("é", 'é'), ("a\u{7f}", '\u{7f}')] {
+            assert_eq!(read(bad), Err(InvalidKey::Character(character)));
+        }
     }
 
     #[test]

@@ -88,6 +88,9 @@ pub struct Request {
     /// The caller's idempotency key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Key>,
+    /// The key in the caller's words, where `key` only stands for it: see [`CallerKey`](crate::id::CallerKey).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_as_given: Option<Box<str>>,
     /// See [`Message::fingerprint`].
     pub fingerprint: u64,
     /// Where the answer goes; nobody waits when there is none.

@@ -1,20 +1,23 @@
 //! One order: the only orchestrator. It walks the steps of its [`saga`] forward when it is
 //! placed, and back when a step is refused or the order is cancelled.
 
+mod callers;
+mod price;
 pub mod saga;
+mod view;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::price::price;
+pub use self::view::{CancelRefused, Facts, Status, View};
 use crate::{
     delivery,
     entity::{Answer, Caller, Context, Entity},
-    id::{Id, OrderId, ProductId, UserId},
+    id::{Id, ProductId, UserId},
     kind::Kind,
+    logic::Logic,
     money::{Money, Quantity},
     mypage,
     product::Quote,
@@ -25,9 +28,6 @@ use crate::{
 
 /// Most lines of one order: keeps an order, and every message about it, within a few kilobytes.
 pub const LINES_MAX: usize = 50;
-/// Most callers that wait for one order. Each one more is a repetition of the same request, so
-/// the one that waits longest has most likely given up: it is forgotten.
-const CALLERS_MAX: usize = 256;
 
 /// What an order handles.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,6 +122,9 @@ pub struct Placed {
     /// Why the order was cancelled, in the customer's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_reason: Option<Box<str>>,
+    /// The last cancel that was accepted and came too late; kept from the third logic version on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel_refused: Option<CancelRefused>,
     /// When it was placed.
     pub placed_at: Timestamp,
     /// When it last changed.
@@ -165,59 +168,6 @@ pub enum Phase {
     Rejected(Refusal),
     /// Cancelled, and all that was done is undone.
     Cancelled,
-}
-
-/// What callers are told about where an order is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum Status {
-    /// Being carried out.
-    Pending,
-    /// Carried out.
-    Confirmed,
-    /// Refused and undone.
-    Rejected,
-    /// A cancel was accepted and is being carried out.
-    Cancelling,
-    /// Cancelled and undone.
-    Cancelled,
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Pending => "PENDING",
-            Self::Confirmed => "CONFIRMED",
-            Self::Rejected => "REJECTED",
-            Self::Cancelling => "CANCELLING",
-            Self::Cancelled => "CANCELLED",
-        })
-    }
-}
-
-/// What callers, and the customer's page, see of an order.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct View {
-    /// The order's id.
-    pub id: OrderId,
-    /// Who pays.
-    pub user: UserId,
-    /// What is ordered.
-    pub lines: Vec<Line>,
-    /// What it costs altogether; nothing when a price is not known.
-    pub amount: Money,
-    /// Where it is.
-    pub status: Status,
-    /// The code of the refusal, or the customer's reason for the cancel.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Box<str>>,
-    /// The id of the delivery, once there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delivery: Option<OrderId>,
-    /// When it was placed.
-    pub placed_at: Timestamp,
-    /// When it last changed.
-    pub updated_at: Timestamp,
 }
 
 impl Entity for Order {
@@ -269,7 +219,7 @@ impl Order {
 
 impl Placed {
     fn place(place: Place, ctx: &mut Context<'_>) -> Self {
-        let (priced, amount) = (price(&place.lines), sum(&place.lines).unwrap_or(Money::ZERO));
+        let (priced, amount) = (price(&place.lines), price::sum(&place.lines).unwrap_or(Money::ZERO));
         let lines = place.lines.into_iter().map(Line::from).collect();
         let mut order = Self {
             user: place.user,
@@ -279,6 +229,7 @@ impl Placed {
             shipped: false,
             cancelling: false,
             cancel_reason: None,
+            cancel_refused: None,
             placed_at: ctx.now,
             updated_at: ctx.now,
             placers: ctx.take_caller().into_iter().collect(),
@@ -297,10 +248,12 @@ impl Placed {
     /// The same id once more. Once it is settled the kept answer is given before this is reached.
     fn place_again(&mut self, ctx: &mut Context<'_>) {
         let Some(caller) = ctx.take_caller() else { return };
-        if self.placers.first().is_some_and(|first| first.fingerprint == caller.fingerprint) {
-            wait(&mut self.placers, caller);
+        let first = self.placers.first();
+        if first.is_some_and(|first| first.fingerprint == caller.fingerprint) {
+            callers::wait(&mut self.placers, caller, ctx);
         } else {
-            ctx.answer_to(Caller { answer_row: None, ..caller }, Answer::refused(&Refusal::IdempotencyKeyReused));
+            let refusal = ctx.reused(&caller, first.and_then(|first| first.key.as_deref()));
+            ctx.answer_to(Caller { answer_row: None, ..caller }, Answer::refused(&refusal));
         }
     }
 
@@ -331,10 +284,10 @@ impl Placed {
                     && other.fingerprint != caller.fingerprint
             };
             if self.cancellers.iter().any(reused) {
-                let refused = Answer::refused(&Refusal::IdempotencyKeyReused);
+                let refused = Answer::refused(&ctx.reused(&caller, None));
                 return ctx.answer_to(Caller { answer_row: None, ..caller }, refused);
             }
-            wait(&mut self.cancellers, caller);
+            callers::wait(&mut self.cancellers, caller, ctx);
         }
         if !self.cancelling {
             self.cancelling = true;
@@ -398,7 +351,10 @@ impl Placed {
         }
         self.phase = Phase::Confirmed;
         self.cancelling = false;
-        self.cancel_reason = None;
+        let reason = self.cancel_reason.take();
+        if ctx.logic >= Logic::V3 {
+            self.cancel_refused = Some(CancelRefused { reason, delivery_status: status, at: ctx.now });
+        }
         self.updated_at = ctx.now;
         self.tell_page(ctx);
         let refusal = Refusal::NotCancellable { kind: Kind::Delivery, status: status.to_string().into() };
@@ -446,7 +402,10 @@ impl Placed {
     }
 
     fn tell_page(&self, ctx: &mut Context<'_>) {
-        let order = Box::new(self.view(ctx.id));
+        let mut order = Box::new(self.view(ctx.id));
+        if ctx.logic < Logic::V3 {
+            order.refusal = None;
+        }
         let delivery_status = self.shipped.then_some(match self.phase {
             Phase::Paying | Phase::Taking { .. } | Phase::Confirmed | Phase::Stopping | Phase::Rejected(_) => {
                 delivery::Status::Scheduled
@@ -478,10 +437,10 @@ impl Placed {
     }
 
     fn view(&self, id: &Id) -> View {
-        let reason = match &self.phase {
-            Phase::Rejected(refusal) => Some(refusal.code().name.into()),
+        let (reason, refusal) = match &self.phase {
+            Phase::Rejected(refusal) => (Some(refusal.code().name.into()), Some(Facts(refusal.clone()))),
             Phase::Paying | Phase::Taking { .. } | Phase::Confirmed | Phase::Stopping | Phase::Cancelled => {
-                self.cancel_reason.clone()
+                (self.cancel_reason.clone(), None)
             }
         };
         View {
@@ -491,6 +450,8 @@ impl Placed {
             amount: self.amount,
             status: self.status(),
             reason,
+            refusal,
+            cancel_refused: self.cancel_refused.clone(),
             delivery: self.shipped.then(|| id.clone().into()),
             placed_at: self.placed_at,
             updated_at: self.updated_at,
@@ -513,40 +474,4 @@ impl Wanted {
             (None, Some(Quote::NotFound) | None) => None,
         }
     }
-}
-
-/// What the lines cost altogether; refused when the quotes already say that it cannot work.
-pub fn price(lines: &[Wanted]) -> Result<Money, Refusal> {
-    let products: BTreeSet<_> = lines.iter().map(|line| &line.product).collect();
-    if !(1..=LINES_MAX).contains(&lines.len()) || products.len() < lines.len() {
-        let detail = format!("must be 1 to {LINES_MAX}, each product once");
-        return Err(Refusal::Invalid { pointer: "/lines".into(), detail: detail.into() });
-    }
-    for line in lines {
-        match line.quote {
-            Some(Quote::NotFound) => {
-                return Err(Refusal::NotFound { kind: Kind::Product, id: line.product.clone().into() });
-            }
-            Some(Quote::Offer { stock, .. }) if stock < line.quantity => {
-                return Err(Refusal::OutOfStock { product: line.product.clone(), stock, needed: line.quantity });
-            }
-            Some(Quote::Offer { .. }) | None => {}
-        }
-    }
-    sum(lines).ok_or_else(|| Refusal::Invalid {
-        pointer: "/quantity".into(),
-        detail: "makes the order cost more than the shop can count".into(),
-    })
-}
-
-/// What the lines cost altogether, if every price is known and the sum can be counted.
-fn sum(lines: &[Wanted]) -> Option<Money> {
-    lines.iter().try_fold(Money::ZERO, |sum, line| sum.checked_add(line.agreed_price()?.checked_mul(line.quantity)?))
-}
-
-fn wait(callers: &mut Vec<Caller>, caller: Caller) {
-    if callers.len() == CALLERS_MAX {
-        callers.remove(0);
-    }
-    callers.push(caller);
 }

@@ -73,6 +73,9 @@ pub const DONE: &str = "done";
 /// The fact that says whether repeating a request can do no harm.
 pub const RETRYABLE: &str = "retryable";
 
+/// The fact that tells an entity on which too many wait from a door that too many use: how many wait.
+pub const WAITING: &str = "waiting";
+
 /// An error answer: an RFC 9457 problem with a stable code and the facts behind it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {

@@ -4,11 +4,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    id::{Id, ProductId},
+    id::{Id, OrderId, ProductId},
     kind::Kind,
     money::{Money, Quantity},
-    problem::{Code, Problem},
+    problem::{Code, Problem, WAITING},
 };
+
+/// The fact that says what was used before: `key` or `id`.
+const REUSED: &str = "reused";
 
 /// Why something was not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +73,25 @@ pub enum Refusal {
         /// Its status.
         status: Box<str>,
     },
-    /// The same key or order id came with another body before.
+    /// The same key or order id came with another body before, as the first two logic versions say it.
     IdempotencyKeyReused,
+    /// The same key came to the same entity with another body before.
+    KeyReused {
+        /// What it came to.
+        kind: Kind,
+        /// Its id.
+        id: Id,
+    },
+    /// The order's id came with another body before.
+    OrderIdReused {
+        /// The id.
+        order: OrderId,
+    },
+    /// As many callers wait for an order already as it answers.
+    Overloaded {
+        /// How many.
+        waiting: u64,
+    },
     /// A number leaves the range that the shop can count in.
     Invalid {
         /// The member of the body, as a JSON pointer (RFC 6901).
@@ -93,7 +113,10 @@ impl Refusal {
             Self::NotCancellable { .. } => Code::NOT_CANCELLABLE,
             Self::NotDispatchable { .. } => Code::NOT_DISPATCHABLE,
             Self::NotDeliverable { .. } => Code::NOT_DELIVERABLE,
-            Self::IdempotencyKeyReused => Code::IDEMPOTENCY_KEY_REUSED,
+            Self::IdempotencyKeyReused | Self::KeyReused { .. } | Self::OrderIdReused { .. } => {
+                Code::IDEMPOTENCY_KEY_REUSED
+            }
+            Self::Overloaded { .. } => Code::OVERLOADED,
             Self::Invalid { .. } => Code::INVALID,
         }
     }
@@ -134,6 +157,20 @@ impl Refusal {
             }
             Self::IdempotencyKeyReused => {
                 problem("this idempotency key or order id was used before with another request; take a new one".into())
+            }
+            Self::KeyReused { kind, id } => problem(format!(
+                "this idempotency key was used before with another request to the {kind} {id}; take a new one"
+            ))
+            .fact(REUSED, "key")
+            .fact(kind.as_str(), id.as_str()),
+            Self::OrderIdReused { order } => {
+                problem(format!("the order id {order} was used before with another request; take a new one"))
+                    .fact(REUSED, "id")
+                    .fact("order", order.as_str())
+            }
+            Self::Overloaded { waiting } => {
+                problem(format!("{waiting} callers wait for this order already, as many as it answers; ask again"))
+                    .fact(WAITING, *waiting)
             }
             Self::Invalid { pointer, detail } => problem(format!("{pointer} {detail}"))
                 .fact("errors", json!([{ "pointer": &**pointer, "detail": &**detail }])),

@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use foldhash::HashSet;
 use serde_json::json;
 use shop_domain::{
@@ -52,9 +51,18 @@ pub struct Pending {
     /// The command.
     pub envelope: Envelope,
     /// Who is to be told as soon as the log has it.
-    pub tell_accepted: Option<ReplyTo>,
+    pub tell_accepted: Option<Acceptance>,
     /// When it came in.
     pub since: Instant,
+}
+
+/// What a caller is told who does not wait for the outcome.
+#[derive(Debug)]
+pub struct Acceptance {
+    /// Where the caller listens.
+    pub to: ReplyTo,
+    /// The status that the order will have when it handles the command, if it was looked at.
+    pub status: Option<order::Status>,
 }
 
 /// Appends commands to one partition's log.
@@ -114,9 +122,9 @@ async fn append(publisher: Publisher, mut waiting: mpsc::Receiver<Pending>, answ
             }
             for (envelope, tell_accepted) in waiting.by_ref().take((next - number) as usize) {
                 placed.remember(&envelope);
-                let Some(to) = tell_accepted else { continue };
-                let (body, traceparent) = (acceptance(&envelope), envelope.trace.map(Into::into));
-                answers.send(to, accepted(body, traceparent)).await;
+                if let Some(accepted) = tell_accepted {
+                    accept(&answers, envelope, accepted).await;
+                }
             }
             number = next;
         }
@@ -124,10 +132,7 @@ async fn append(publisher: Publisher, mut waiting: mpsc::Receiver<Pending>, answ
         link.next = number;
         for (envelope, tell_accepted) in waiting {
             match tell_accepted {
-                Some(to) if placed.remembers(&envelope) => {
-                    let (body, traceparent) = (acceptance(&envelope), envelope.trace.map(Into::into));
-                    answers.send(to, accepted(body, traceparent)).await;
-                }
+                Some(accepted) if placed.remembers(&envelope) => accept(&answers, envelope, accepted).await,
                 tell_accepted => refuse(&answers, envelope, tell_accepted, &no_room()).await,
             }
         }
@@ -182,34 +187,22 @@ impl Link {
     }
 }
 
-/// What a caller is told who does not wait for the outcome.
-fn acceptance(envelope: &Envelope) -> Bytes {
-    let status = match &envelope.message {
-        Message::Order(order::Message::Place(_)) => Some(order::Status::Pending),
-        Message::Order(order::Message::Cancel { .. }) => Some(order::Status::Cancelling),
-        Message::Order(_)
-        | Message::Wallet(_)
-        | Message::Product(_)
-        | Message::Delivery(_)
-        | Message::Mypage(_)
-        | Message::Void(_) => None,
-    };
+/// Tells a caller that the log has the command.
+async fn accept(answers: &Answers, envelope: Envelope, Acceptance { to, status }: Acceptance) {
     let mut body = json!({ "id": envelope.to });
     if let Some(status) = status {
         body["status"] = json!(status);
     }
-    body.to_string().into()
+    let (body, traceparent) = (body.to_string().into(), envelope.trace.map(Into::into));
+    let response = Response { body, error: None, replayed: false, accepted: true, ticketed: false, traceparent };
+    answers.send(to, response).await;
 }
 
-async fn refuse(answers: &Answers, envelope: Envelope, tell_accepted: Option<ReplyTo>, problem: &Problem) {
-    let reply = envelope.request.and_then(|request| request.reply).or(tell_accepted);
+async fn refuse(answers: &Answers, envelope: Envelope, tell_accepted: Option<Acceptance>, problem: &Problem) {
+    let reply = envelope.request.and_then(|request| request.reply).or(tell_accepted.map(|told| told.to));
     if let Some(to) = reply {
         answers.problem(to, problem, envelope.trace.map(Into::into)).await;
     }
-}
-
-fn accepted(body: Bytes, traceparent: Option<String>) -> Response {
-    Response { body, error: None, replayed: false, accepted: true, ticketed: false, traceparent }
 }
 
 fn late() -> Problem {

@@ -48,18 +48,8 @@ pub fn read(kind: Kind, target: &str, body: &[u8]) -> Result<Command, Problem> {
     }
 }
 
-/// Reads the idempotency key, if there is one.
-pub fn key(keys: &[String]) -> Result<Option<Key>, Problem> {
-    let mistake = |detail: &str| invalid("/Idempotency-Key", detail);
-    match keys {
-        [] => Ok(None),
-        [key] => key.parse().map(Some).map_err(|error| mistake(&format!("{error}"))),
-        [_, _, ..] => Err(mistake("must be given once")),
-    }
-}
-
-/// Reads the ticket, if there is one: of a write that has no other key, or of a void, which needs one.
-pub fn ticket(tickets: &[String], command: &Command, key: Option<&Key>) -> Result<Option<Ticket>, Problem> {
+/// Reads the ticket, if there is one: of a write that has no key, or of a void, which needs one.
+pub fn ticket(tickets: &[String], command: &Command, has_key: bool) -> Result<Option<Ticket>, Problem> {
     let mistake = |detail: &str| invalid("/Shop-Ticket", detail);
     let ticket = match tickets {
         [] => None,
@@ -68,7 +58,7 @@ pub fn ticket(tickets: &[String], command: &Command, key: Option<&Key>) -> Resul
     };
     match (command, &ticket) {
         (Command::Write(_, Message::Void(_)), None) => Err(mistake("is missing")),
-        (Command::Write(_, _), Some(_)) if key.is_some() => Err(mistake("stands in place of an Idempotency-Key")),
+        (Command::Write(_, _), Some(_)) if has_key => Err(mistake("stands in place of an Idempotency-Key")),
         (Command::Write(_, Message::Order(_)), Some(_)) => Err(mistake("is not needed: the id of an order is its key")),
         (Command::Write(_, _) | Command::Read(_), _) => Ok(ticket),
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use shop_domain::{kind::Kind, logic::Logic};
+use shop_domain::kind::Kind;
 use tokio::sync::watch;
 
 use crate::{
@@ -45,9 +45,9 @@ impl View {
         wait.await.is_some()
     }
 
-    /// The newest logic version that one of its partitions is at.
-    pub fn newest_logic(&self) -> Option<Logic> {
-        self.partitions.values().map(|partition| *partition.handle.logic.borrow()).max()
+    /// The number of the newest logic version that one of its partitions is at; 0 without partitions.
+    pub fn newest_logic(&self) -> u32 {
+        self.partitions.values().map(|partition| partition.handle.logic.load(Ordering::Relaxed)).max().unwrap_or(0)
     }
 
     /// The kind and each of its partitions, in JSON.
@@ -58,7 +58,8 @@ impl View {
                 Role::Owner => "owner",
                 Role::Standby => "standby",
             };
-            json!({ "partition": handle.number, "role": role, "settled": settled, "checkpoint": saved })
+            let logic = handle.logic.load(Ordering::Relaxed);
+            json!({ "partition": handle.number, "role": role, "settled": settled, "checkpoint": saved, "logic": logic })
         });
         let parked = self.parked.iter().map(|(number, Parked { sequence, reason })| {
             json!({ "partition": number, "parked_at": sequence, "reason": reason })

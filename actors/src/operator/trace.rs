@@ -12,7 +12,7 @@ use shop_domain::{
     id::{Id, OrderId},
     kind::Kind,
     message::Message,
-    order::{Order, Phase},
+    order::{self, Order, Phase},
     problem::Code,
     product::{self, Product, Take},
     refusal::Refusal,
@@ -236,7 +236,13 @@ fn outcome(message: &Message, id: &Id, entity: &Entity) -> Outcome {
                 Phase::Paying | Phase::Taking { .. } | Phase::Confirmed | Phase::Stopping | Phase::Cancelled => None,
             };
             let refusal = words::refusal_in(message).cloned().or(refusal);
-            return Outcome { text: Some(order.status().to_string()), refusal };
+            let late = match (message, &order.cancel_refused) {
+                (Message::Order(order::Message::DeliveryKept { .. }), Some(late)) => {
+                    format!(": the cancel came too late, the delivery is {}", late.delivery_status)
+                }
+                (_, Some(_) | None) => String::new(),
+            };
+            return Outcome { text: Some(format!("{}{late}", order.status())), refusal };
         }
         (Message::Delivery(_), State::Delivery(delivery)) => {
             let view = delivery.view(id).and_then(|view| serde_json::to_value(view).ok());

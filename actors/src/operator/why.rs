@@ -79,7 +79,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     if let Some(cut) = cut {
         say(&format_args!("what came before is not told: {cut}"));
     }
-    let text = findings.explain(&order, placed);
+    let text = findings.explain(&order, placed) + &words::too_late(placed);
     if common.json {
         writeln!(out, "{}", findings.for_programs(&order, placed, &text))?;
     } else {
@@ -155,6 +155,9 @@ impl Findings {
                 | Refusal::NotDispatchable { .. }
                 | Refusal::NotDeliverable { .. }
                 | Refusal::IdempotencyKeyReused
+                | Refusal::KeyReused { .. }
+                | Refusal::OrderIdReused { .. }
+                | Refusal::Overloaded { .. }
                 | Refusal::Invalid { .. } => None,
             };
             self.refused.push((refusal, kind, here(), before.cloned()));
@@ -244,7 +247,15 @@ impl Findings {
             })
         });
         let (user, status) = (&placed.user, placed.status());
-        json!({ "order": order, "user": user, "status": status, "refusal": refusal, "undone": self.undone, "why": text })
+        json!({
+            "order": order,
+            "user": user,
+            "status": status,
+            "refusal": refusal,
+            "cancel_refused": placed.cancel_refused,
+            "undone": self.undone,
+            "why": text,
+        })
     }
 }
 
@@ -271,6 +282,9 @@ fn won(refusal: &Refusal, Winner { order, sequence, time }: &Winner) -> String {
         | Refusal::NotDispatchable { .. }
         | Refusal::NotDeliverable { .. }
         | Refusal::IdempotencyKeyReused
+        | Refusal::KeyReused { .. }
+        | Refusal::OrderIdReused { .. }
+        | Refusal::Overloaded { .. }
         | Refusal::Invalid { .. } => String::new(),
     }
 }

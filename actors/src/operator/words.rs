@@ -8,7 +8,8 @@ use shop_domain::{
     kind::Kind,
     message::{Envelope, Message},
     mypage::{self, Item, Summary},
-    order, product, wallet,
+    order::{self, CancelRefused, Placed},
+    product, wallet,
 };
 use shop_nats::frame::{Origin, Source};
 
@@ -88,6 +89,16 @@ fn fields_of(fields: &Value) -> String {
         }
     };
     fields.iter().map(field).collect()
+}
+
+/// What became of a cancel that was accepted and came too late, if there was one.
+pub(super) fn too_late(order: &Placed) -> String {
+    let sentence = |CancelRefused { reason, delivery_status, at }: &CancelRefused| {
+        let reason =
+            reason.as_ref().map(|reason| format!(", which was asked for because \"{reason}\",")).unwrap_or_default();
+        format!(" A cancel{reason} came too late: the delivery was {delivery_status} when it was asked ({at}).")
+    };
+    order.cancel_refused.as_ref().map(sentence).unwrap_or_default()
 }
 
 /// The order that a message belongs to, if it belongs to one.

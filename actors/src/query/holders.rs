@@ -152,6 +152,12 @@ impl Holders {
                 local.products(number, after.as_ref(), limit).await.map(|states| encode(Ok(states)))
             }
             Ok(Question::Quotes(products)) => local.quotes(number, &products).await.map(|quotes| encode(Ok(quotes))),
+            Ok(Question::Outlook(envelope)) => match rmp_serde::from_slice(&envelope) {
+                Ok(envelope) => local.outlook(number, &envelope).await.map(|outlook| encode(Ok(outlook))),
+                Err(error) => {
+                    Err(Problem::new(Code::UNAVAILABLE, format!("its command is not understood: {error}")).into())
+                }
+            },
             Err(error) => Err(Problem::new(Code::UNAVAILABLE, format!("it is not understood: {error}")).into()),
         };
         let answer = match answer {

@@ -6,18 +6,19 @@ use bytes::Bytes;
 use serde_bytes::ByteBuf;
 use serde_json::Value;
 use shop_domain::{
-    entity::State,
+    entity::{self, State},
     id::{Id, ProductId},
     kind::Kind,
+    message::Envelope,
     mypage::{self, Item, Summary},
     problem::Problem,
     product::Quote,
-    rows::decode_row,
+    rows::{Rows, decode_row},
     wallet::{self, Entry},
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::{About, List, PAGE_BYTES_MAX, Page, States, decode, to_json, unavailable, view};
+use super::{About, List, Outlook, PAGE_BYTES_MAX, Page, States, decode, to_json, unavailable, view};
 use crate::{fence::Fence, kind_host::View, memory::Look, readiness::Ready, store::StoreError};
 
 /// How long a read waits for its log, and then for its partition to catch up with it and to settle what was seen. A
@@ -122,6 +123,21 @@ impl Local {
             })
         };
         self.look(number, |look| products.iter().map(|product| quote(look, product)).collect()).await
+    }
+
+    /// What would come of a command to one of the entities of a partition.
+    pub(super) async fn outlook(&self, number: u16, envelope: &Envelope) -> Result<Outlook, Unread> {
+        let kind = self.kind;
+        self.look(number, |look| {
+            let state = look.state(&envelope.to)?.map_or_else(|| State::absent(kind), |state| decode(kind, &state));
+            let mut rows = Rows::default();
+            for key in entity::rows(envelope) {
+                let bytes = look.row(&envelope.to, &key)?.map(Vec::from);
+                rows.load(key, bytes);
+            }
+            Ok(Outlook::of(envelope.clone(), state, rows))
+        })
+        .await
     }
 
     /// Looks at a partition, as of a moment after this call began, and waits until all that was seen is

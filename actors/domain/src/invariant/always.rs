@@ -141,6 +141,8 @@ pub fn check_order(id: &OrderId, cut: &impl Cut) -> Vec<Violation> {
             found.pay(&id, order, cut);
             found.takes(&id, order, cut);
             found.ship(order, delivery);
+            let told = order.cancel_refused.as_ref().map(|refused| refused.delivery_status);
+            found.unless(told.is_none() || delivery >= told, "was told more than its delivery says");
             found.page(&id, order, delivery, cut);
         }
         Some(_) | None => found.unless(delivery.is_none(), "was never placed, and has a delivery"),
@@ -231,6 +233,8 @@ impl<'a> Findings<'a> {
         self.unless(cancelling.is_none_or(|it| order.cancelling == it), "is being cancelled or not, against its phase");
         let open = matches!(order.phase, Phase::Paying | Phase::Taking { .. });
         self.unless(open || order.placers.is_empty(), "is decided, and a caller still waits");
+        let is_sent = matches!(order.phase, Phase::Confirmed | Phase::Stopping);
+        self.unless(is_sent || order.cancel_refused.is_none(), "was dispatched, and is not confirmed any more");
         let stops = order.cancelling && order.phase != Phase::Cancelled;
         self.unless(stops || order.cancellers.is_empty(), "is not being cancelled, and a caller waits for it");
     }

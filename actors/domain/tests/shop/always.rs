@@ -15,7 +15,7 @@ use shop_domain::{
     kind::Kind,
     money::Money,
     mypage::{Item, Mypage},
-    order::{Line, Order, Phase, Placed},
+    order::{CancelRefused, Line, Order, Phase, Placed},
     product::{OnSale, Product, Take},
     refusal::Refusal,
     rows::RowKey,
@@ -161,6 +161,7 @@ fn placed(phase: Phase, shipped: bool, cancelling: bool) -> Placed {
         shipped,
         cancelling,
         cancel_reason: None,
+        cancel_refused: None,
         placed_at: Timestamp::from_unix_ms(3),
         updated_at: AT,
         placers: vec![],
@@ -192,8 +193,12 @@ fn phases() -> [Phase; 6] {
     [Phase::Paying, taking(&[]), Phase::Confirmed, Phase::Stopping, rejected, Phase::Cancelled]
 }
 
+fn too_late(delivery_status: delivery::Status) -> Option<CancelRefused> {
+    Some(CancelRefused { reason: None, delivery_status, at: AT })
+}
+
 fn caller() -> Caller {
-    Caller { reply: None, answer_row: None, fingerprint: 0, trace: None }
+    Caller { reply: None, answer_row: None, key: None, fingerprint: 0, trace: None }
 }
 
 /// Breaks a sound shop, and says what must be found.
@@ -322,4 +327,21 @@ fn an_order_with_answers_that_nobody_owes_it_is_found() {
         two_lines.add_line_of_pears();
         assert_eq!(two_lines.found(), expected);
     }
+}
+
+#[test]
+fn a_refused_cancel_of_what_was_not_dispatched_is_found() {
+    for phase in phases() {
+        let mut shop = Shop::at(phase.clone());
+        shop.order.cancel_refused = too_late(delivery::Status::Dispatched);
+        shop.delivery = shop.delivery.map(|_| delivery::Status::Dispatched);
+        let is_sent = matches!(phase, Phase::Confirmed | Phase::Stopping);
+        let said = shop.found().iter().any(|found| found.ends_with("is not confirmed any more"));
+        assert_eq!(said, !is_sent, "{phase:?}");
+    }
+    let case: Case = (
+        |shop| shop.order.cancel_refused = too_late(delivery::Status::Delivered),
+        &["o-1: was told more than its delivery says"],
+    );
+    check(&Phase::Confirmed, &[case]);
 }

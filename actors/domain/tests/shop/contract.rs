@@ -109,6 +109,18 @@ fn every_refusal_tells_what_happened_in_a_sentence_and_in_facts() {
             "",
         ),
         (
+            Refusal::KeyReused { kind: Kind::Wallet, id: alice() },
+            "idempotency_key_reused",
+            "this idempotency key was used before with another request to the wallet alice; take a new one",
+            r#","reused":"key","wallet":"alice""#,
+        ),
+        (
+            Refusal::Overloaded { waiting: 256 },
+            "overloaded",
+            "256 callers wait for this order already, as many as it answers; ask again",
+            r#","waiting":256"#,
+        ),
+        (
             Refusal::Invalid { pointer: "/amount".into(), detail: "is too much".into() },
             "invalid",
             "/amount is too much",
@@ -350,8 +362,13 @@ fn a_message_reads_the_rows_that_it_needs_and_no_others() {
         let mut envelope = Envelope { to: id("x"), message, request: None, trace: None };
         assert_eq!(rows(&envelope), expected, "{:?}", envelope.message);
         let key = Some("k-1".parse().unwrap());
-        envelope.request =
-            Some(Request { key, fingerprint: envelope.message.fingerprint(), reply: None, ticket: None });
+        envelope.request = Some(Request {
+            key,
+            key_as_given: None,
+            fingerprint: envelope.message.fingerprint(),
+            reply: None,
+            ticket: None,
+        });
         let answer =
             if matches!(envelope.message, Message::Order(order::Message::Place(_))) { "answer/" } else { "answer/k-1" };
         assert_eq!(rows(&envelope), [expected, &[answer]].concat(), "{:?}", envelope.message);

@@ -51,6 +51,12 @@ fn samples() -> BTreeMap<String, Envelope> {
     let mut shop = World::with(&[("apple", 1000, 5)], &[("alice", 10_000)]);
     shop.tell("o-1", place("alice", &[("apple", 1, 1000)]));
     shop.settle();
+    shop.tell("o-2", place("alice", &[("apple", 9, 1000)]));
+    shop.tell("o-3", place("alice", &[("apple", 2, 1000)]));
+    shop.settle();
+    shop.tell("o-3", delivery::Message::Dispatch);
+    shop.tell("o-3", order::Message::Cancel { reason: Some("too many".into()) });
+    shop.settle();
     let order = || "o-1".parse().unwrap();
     let product = || "apple".parse().unwrap();
     let placed_at = Timestamp::from_unix_ms(1_700_000_000_000);
@@ -132,6 +138,14 @@ fn samples() -> BTreeMap<String, Envelope> {
             .into(),
         ),
         (
+            "mypage.order_changed.refused",
+            mypage::Message::OrderChanged { order: Box::new(shop.order("o-2")), delivery_status: None }.into(),
+        ),
+        (
+            "mypage.order_changed.cancel_refused",
+            mypage::Message::OrderChanged { order: Box::new(shop.order("o-3")), delivery_status: None }.into(),
+        ),
+        (
             "mypage.delivery_changed",
             mypage::Message::DeliveryChanged { order: order(), placed_at, status: delivery::Status::Delivered }.into(),
         ),
@@ -142,6 +156,7 @@ fn samples() -> BTreeMap<String, Envelope> {
     let full = Envelope {
         request: Some(Request {
             key: Some("k-1".parse().unwrap()),
+            key_as_given: None,
             fingerprint: u64::MAX,
             reply: Some(ReplyTo { inbox: "_INBOX.a.b".into(), format: Format::Msgpack }),
             ticket: None,
@@ -149,13 +164,16 @@ fn samples() -> BTreeMap<String, Envelope> {
         trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         ..envelope(wallet::Message::TopUp { amount: money(1) }.into())
     };
+    let mut as_given = full.clone();
+    as_given.request.iter_mut().for_each(|request| request.key_as_given = Some("k/1".into()));
     samples.insert("envelope.full".into(), full);
     let ticket = "0af7651916cd43dd8448eb211c80319c.1700000000000.1700000005000".parse().unwrap();
     let voided = Envelope {
-        request: Some(Request { key: None, fingerprint: 1, reply: None, ticket: Some(ticket) }),
+        request: Some(Request { key: None, key_as_given: None, fingerprint: 1, reply: None, ticket: Some(ticket) }),
         ..envelope(Message::Void(Kind::Wallet))
     };
     samples.insert("envelope.void".into(), voided);
+    samples.insert("envelope.full.key_as_given".into(), as_given);
     samples
 }
 

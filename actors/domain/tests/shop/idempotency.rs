@@ -1,6 +1,8 @@
 //! Asked again, under a key or an order's id: answered once more, done once.
 
-use shop_domain::{delivery, message::Message, order, product, wallet};
+use std::collections::BTreeMap;
+
+use shop_domain::{delivery, kind::Kind, logic::Logic, message::Message, order, product, wallet};
 
 use crate::world::{World, cancel, create, money, place, quantity};
 
@@ -152,13 +154,82 @@ fn every_caller_who_cancels_is_answered_with_the_reason_that_came_first() {
     shop.check();
 }
 
-#[test]
-fn callers_beyond_the_limit_push_out_the_one_that_waits_longest() {
+/// How many of so many callers who ask the same at once are answered with what, by code.
+fn crowd(logic: Logic, callers: usize, message: &order::Message) -> BTreeMap<String, usize> {
     let mut shop = World::with(&[("apple", 1000, 5)], &[("alice", 10_000)]);
-    for caller in 0..258 {
-        shop.ask("o-1", place("alice", &[("apple", 1, 1000)]), &format!("caller {caller}"));
-    }
+    shop.logic = logic;
+    shop.tell("o-1", place("alice", &[("apple", 1, 1000)]));
+    // Whoever does not listen takes nobody's place.
+    (0..300).for_each(|_| shop.tell("o-1", message.clone()));
+    (0..callers).for_each(|caller| shop.ask("o-1", message.clone(), &format!("caller {caller}")));
     shop.settle();
-    let answered: Vec<_> = (0..258).filter(|caller| !shop.answers(&format!("caller {caller}")).is_empty()).collect();
-    assert_eq!(answered, (2..258).collect::<Vec<_>>());
+    let mut told = BTreeMap::new();
+    for answer in (0..callers).flat_map(|caller| shop.answers(&format!("caller {caller}"))) {
+        let word = answer.0.get("code").unwrap_or(&answer.0["status"]).as_str().unwrap().to_owned();
+        *told.entry(word).or_default() += 1;
+    }
+    shop.check();
+    told
+}
+
+#[test]
+fn each_of_any_number_of_callers_gets_the_outcome_or_is_told_that_too_many_wait() {
+    let told = |told: &[(&str, usize)]| told.iter().map(|(word, count)| ((*word).to_owned(), *count)).collect();
+    let placed = crowd(Logic::V3, 600, &place("alice", &[("apple", 1, 1000)]));
+    // The first of them is the one that placed it, and does not listen.
+    assert_eq!(placed, told(&[("CONFIRMED", 255), ("overloaded", 345)]));
+    assert_eq!(crowd(Logic::V3, 600, &cancel()), told(&[("CANCELLED", 256), ("overloaded", 344)]));
+    assert_eq!(crowd(Logic::V3, 256, &cancel()), told(&[("CANCELLED", 256)]));
+    // The older ones forgot whoever waited longest.
+    assert_eq!(crowd(Logic::V2, 600, &cancel()), told(&[("CANCELLED", 256)]));
+}
+
+#[test]
+fn who_is_one_too_many_is_answered_when_asking_again_and_keeps_the_key() {
+    let mut shop = World::with(&[("apple", 1000, 5)], &[("alice", 10_000)]);
+    shop.tell("o-1", place("alice", &[("apple", 1, 1000)]));
+    (0..256).for_each(|caller| shop.ask("o-1", cancel(), &format!("caller {caller}")));
+    shop.ask_with_key("o-1", cancel(), "late", "k-1");
+    assert_eq!(shop.answer("late")["waiting"], 256);
+    shop.settle();
+    shop.ask_with_key("o-1", cancel(), "late again", "k-1");
+    assert_eq!(shop.answer("late again")["status"], "CANCELLED");
+}
+
+#[test]
+fn a_refusal_says_whether_the_key_or_the_id_was_used_before_and_for_what() {
+    let mut shop = World::with(&[("apple", 1000, 50)], &[("alice", 90_000)]);
+    let order = |pieces| place("alice", &[("apple", pieces, 1000)]);
+    shop.ask_with_key("o-1", order(1), "placed", "k-1");
+    for settled in [false, true] {
+        if settled {
+            shop.settle();
+        }
+        let mut refused = |key: Option<&str>| {
+            let inbox = format!("{key:?} {settled}");
+            match key {
+                Some(key) => shop.ask_with_key("o-1", order(2), &inbox, key),
+                None => shop.ask("o-1", order(2), &inbox),
+            }
+            let answer = shop.answer(&inbox);
+            assert_eq!((&answer["code"], &answer["order"]), (&"idempotency_key_reused".into(), &"o-1".into()));
+            answer["reused"].as_str().unwrap().to_owned()
+        };
+        assert_eq!([Some("k-1"), Some("k-2"), None].map(&mut refused), ["key", "id", "id"], "{settled}");
+    }
+    shop.ask_with_key("alice", top_up(5), "first", "k-1");
+    shop.ask_with_key("alice", top_up(6), "second", "k-1");
+    let answer = shop.answer("second");
+    assert_eq!((&answer["reused"], &answer["wallet"]), (&"key".into(), &"alice".into()));
+}
+
+#[test]
+fn a_key_that_the_log_keeps_under_another_name_is_shown_as_it_was_given() {
+    for (logic, shown) in [(Logic::V2, "x-1"), (Logic::V3, "a/b")] {
+        let mut shop = World::with(&[], &[("alice", 1)]);
+        shop.logic = logic;
+        shop.ask_with_key_as_given("alice", top_up(5), "first", "x-1", "a/b");
+        let entries: Vec<wallet::Entry> = shop.rows(Kind::Wallet, "alice", wallet::ENTRY_ROWS);
+        assert_eq!(entries[1].key.as_deref(), Some(shown));
+    }
 }

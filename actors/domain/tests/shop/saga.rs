@@ -3,6 +3,7 @@
 use shop_domain::{
     delivery,
     kind::Kind,
+    logic::Logic,
     message::Message,
     mypage,
     order::{self, Place, Status, Wanted},
@@ -268,6 +269,50 @@ fn a_cancel_after_the_dispatch_is_refused_and_touches_nothing() {
     assert_eq!(shop.order("o-1").status, Status::Confirmed);
     assert_eq!((shop.balance("alice"), shop.stock("apple")), (989_999, 990));
     shop.check();
+}
+
+/// An order whose cancel came when it was on its way, as the order and the page show it.
+fn cancelled_too_late(logic: Logic) -> [serde_json::Value; 2] {
+    let mut shop = shop();
+    shop.logic = logic;
+    shop.tell("o-1", place("alice", &[("apple", 10, 1000)]));
+    shop.settle();
+    shop.tell("o-1", delivery::Message::Dispatch);
+    shop.tell("o-1", order::Message::Cancel { reason: Some("too many".into()) });
+    assert_eq!(shop.order("o-1").status, Status::Cancelling);
+    shop.settle();
+    shop.check();
+    let shown = |kind, of| serde_json::from_str::<serde_json::Value>(&shop.view(kind, of).unwrap()).unwrap();
+    [shown(Kind::Order, "o-1"), shown(Kind::Mypage, "alice")[0].clone()]
+}
+
+#[test]
+fn a_cancel_that_loses_to_a_dispatch_stays_on_the_order_and_on_the_page() {
+    for shown in cancelled_too_late(Logic::V3) {
+        assert_eq!(shown["status"], "CONFIRMED", "{shown}");
+        let at = shown["updated_at"].clone();
+        let expected = serde_json::json!({ "reason": "too many", "delivery_status": "DISPATCHED", "at": at });
+        assert_eq!(shown["cancel_refused"], expected);
+    }
+    for shown in cancelled_too_late(Logic::V2) {
+        assert_eq!(shown.get("cancel_refused"), None);
+    }
+}
+
+#[test]
+fn an_order_that_is_refused_keeps_the_facts_and_the_page_has_them() {
+    let mut shop = World::with(&[("apple", 1000, 5), ("pear", 10, 3)], &[("alice", 10_000)]);
+    shop.ask("o-1", place("alice", &[("apple", 1, 1000), ("pear", 4, 10)]), "one");
+    shop.settle();
+    let shown = |kind, of| serde_json::from_str::<serde_json::Value>(&shop.view(kind, of).unwrap()).unwrap();
+    let answer = shop.answer("one");
+    for shown in [shown(Kind::Order, "o-1"), shown(Kind::Mypage, "alice")[0].clone()] {
+        let facts = &shown["refusal"];
+        assert_eq!(facts["product"], "pear");
+        for fact in ["code", "detail", "product", "stock", "needed"] {
+            assert_eq!(facts[fact], answer[fact], "{fact}");
+        }
+    }
 }
 
 #[test]

@@ -98,7 +98,21 @@ impl World {
     /// A command with a ticket.
     pub(crate) fn ask_with_ticket(&mut self, to: &str, message: impl Into<Message>, inbox: &str, ticket: &Ticket) {
         let mut envelope = command(to, message.into(), inbox, None);
-        envelope.request = envelope.request.map(|request| Request { ticket: Some(ticket.clone()), ..request });
+        envelope.request.iter_mut().for_each(|request| request.ticket = Some(ticket.clone()));
+        self.handle(envelope);
+    }
+
+    /// The same under a key that the log keeps under another name.
+    pub(crate) fn ask_with_key_as_given(
+        &mut self,
+        to: &str,
+        message: impl Into<Message>,
+        inbox: &str,
+        key: &str,
+        given: &str,
+    ) {
+        let mut envelope = command(to, message.into(), inbox, Some(key.parse().unwrap()));
+        envelope.request.iter_mut().for_each(|request| request.key_as_given = Some(given.into()));
         self.handle(envelope);
     }
 
@@ -347,7 +361,7 @@ impl Cut for Now<'_> {
 fn command(to: &str, message: Message, inbox: &str, key: Option<Key>) -> Envelope {
     let fingerprint = message.fingerprint();
     let reply = (!inbox.is_empty()).then(|| ReplyTo { inbox: inbox.into(), format: Format::Json });
-    let request = Some(Request { key, fingerprint, reply, ticket: None });
+    let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket: None });
     Envelope { to: id(to), message, request, trace: None }
 }
 

@@ -29,6 +29,7 @@ const CUSTOMERS: usize = 8;
 async fn a_write_that_froze_with_its_host_is_settled_when_that_was_told() {
     let mut cluster = Cluster::start(1, &[(HOST, ALL_KINDS)]).await;
     let client = cluster.client();
+    is_heeded(&client).await;
     // Until the end of the wait, until a look is due, and beyond.
     for (user, frozen_ms) in [("brief", 1_200), ("long", 3_500), ("longest", 9_000)] {
         open(&client, user).await;
@@ -86,6 +87,7 @@ async fn every_answer_comes_when_its_caller_has_waited_for_it_though_the_host_is
 async fn of_two_hosts_one_freezes_and_nobody_who_looks_and_repeats_pays_in_twice() {
     let mut cluster = Cluster::start(4, &TWO_HOSTS).await;
     let client = cluster.client();
+    is_heeded(&client).await;
     let mut trials = 0;
     for (round, frozen_ms) in [1_000, 2_500, 6_000].into_iter().enumerate() {
         let name = TWO_HOSTS[round % 2].0;
@@ -109,6 +111,7 @@ async fn of_two_hosts_one_freezes_and_nobody_who_looks_and_repeats_pays_in_twice
 async fn the_nats_server_freezes_and_nobody_who_looks_and_repeats_pays_in_twice() {
     let mut cluster = Cluster::start(2, &[(HOST, ALL_KINDS)]).await;
     let client = cluster.client();
+    is_heeded(&client).await;
     let mut trials = 0;
     for (round, frozen_ms) in [1_300, 6_000].into_iter().enumerate() {
         let users = CUSTOMERS * round..CUSTOMERS * (round + 1);
@@ -174,7 +177,16 @@ fn top_up(user: &str) -> Ask {
 }
 
 async fn open(client: &Client, user: &str) {
-    client.post("/wallets", &json!({ "id": user })).await.json(201);
+    let wallet = Ask::new(Method::POST, "/wallets").body(json!({ "id": user })).key(user);
+    until("a wallet is opened", async || {
+        client.exchange(&wallet).await.ok().filter(|answer| answer.status == 201).map(drop)
+    })
+    .await;
+}
+
+/// A write that is answered, by which the bridge learns that the log of wallets heeds tickets.
+async fn is_heeded(client: &Client) {
+    client.post("/wallets", &json!({ "id": "heeded" })).await.json(201);
 }
 
 async fn open_all(client: &Client, users: Range<usize>) {

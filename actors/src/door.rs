@@ -20,7 +20,7 @@ use shop_domain::{
     logic::Logic,
     message::{Envelope, Message, ReplyTo, Request},
     order,
-    problem::{Code, Problem},
+    problem::{Code, Problem, RETRYABLE},
     ticket::{self, Ticket},
     timestamp::Timestamp,
 };
@@ -313,7 +313,8 @@ fn now() -> Timestamp {
 }
 
 fn overloaded() -> Problem {
-    Problem::new(Code::OVERLOADED, "more requests wait than the shop holds at a time; nothing was done, try again")
+    let detail = "more requests wait than the shop holds at a time; nothing was done, try again";
+    Problem::new(Code::OVERLOADED, detail).fact(RETRYABLE, true)
 }
 
 fn held() -> Problem {

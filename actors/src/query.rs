@@ -13,7 +13,7 @@ use serde_bytes::ByteBuf;
 use shop_domain::{
     encode::encode,
     entity::State,
-    id::{Id, ProductId},
+    id::{Id, ProductId, UserId},
     kind::Kind,
     message::Envelope,
     problem::{Code, Problem},
@@ -40,6 +40,8 @@ pub enum Query {
     Products(Page),
     /// Price and stock of some products.
     Quotes(Vec<ProductId>),
+    /// Whose a key without an id is: see [`KeyScope`].
+    KeyScope(Id, UserId),
     /// Whether the kind is served.
     Status,
 }
@@ -53,6 +55,14 @@ pub enum About {
     Statement(Page),
     /// A customer's orders, newest first.
     Orders(Page),
+}
+
+/// Whose a key is that a customer gives with an order without an id. Before the third logic version all customers
+/// shared them, and what was placed so is found again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyScope {
+    /// Whether the order's id follows from the user as well.
+    pub by_user: bool,
 }
 
 /// Which part of a list.
@@ -75,6 +85,8 @@ enum Question {
     Quotes(Vec<ProductId>),
     /// What would come of a command to one of its entities, as it stands in the log.
     Outlook(ByteBuf),
+    /// Whose a key is: the order whose id follows from the key alone, and the user.
+    KeyScope(Id, UserId),
 }
 
 /// The states of entities that follow one another in a partition.
@@ -118,6 +130,12 @@ impl Reads {
             Query::Of(id, about) => self.of(id, about).await?,
             Query::Products(page) => self.products(page).await?,
             Query::Quotes(products) => to_json(&self.quotes(products).await?),
+            Query::KeyScope(order, user) => {
+                let number = partition_of(&order, self.partitions);
+                let here = self.local.key_scope(number, &order, &user);
+                let question = || Question::KeyScope(order.clone(), user.clone());
+                to_json(&self.here_or_there::<KeyScope>(number, here, question).await?)
+            }
             Query::Status => to_json(&self.local.describe()),
         };
         Ok(json.into())

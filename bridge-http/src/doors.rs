@@ -144,7 +144,7 @@ impl Errand {
     fn is_poor(&self, reply: &Reply, may_be_taken: bool) -> bool {
         match reply.error {
             Some(Code::UNAVAILABLE) => self.is_repeatable || reply.is_held(),
-            Some(Code::OVERLOADED) => self.is_question || may_be_taken,
+            Some(Code::OVERLOADED) => self.is_question || may_be_taken || (self.is_repeatable && reply.is_crowded()),
             _ => false,
         }
     }

@@ -4,7 +4,7 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shop_domain::{
-    id::{Id, InvalidId, Key},
+    id::{CallerKey, Id, InvalidId, InvalidKey},
     kind::Kind,
     problem::{Code, Problem},
 };
@@ -15,6 +15,9 @@ use warp::http::HeaderMap;
 /// an update has to arrive at the same entity.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6f0b_6d3c_58a1_4e53_9d0b_27c1_94aa_e1f7);
 
+/// The same for the keys that belong to a customer.
+const NAMESPACE_BY_USER: Uuid = Uuid::from_u128(0x1d94_0c7e_e2b3_4f68_a5d1_8837_6fb0_29ce);
+
 /// The entity that the path names. It goes into a subject, so that it is checked here and not
 /// only by the door.
 pub(crate) fn existing(parameter: &str, encoded: &str) -> Result<Id, Box<Problem>> {
@@ -23,27 +26,58 @@ pub(crate) fn existing(parameter: &str, encoded: &str) -> Result<Id, Box<Problem
     id.parse().map_err(|error: InvalidId| invalid(&pointer, &error.to_string()))
 }
 
+/// The entity that a request creates.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum New {
+    /// This one.
+    Named(Id),
+    /// An order that follows from a key.
+    OfKey(OfKey),
+}
+
+/// The order that follows from a customer's key, which depends on [whose keys are](shop_domain::logic::Logic::V3).
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct OfKey {
+    /// Who gave the key.
+    pub(crate) user: Id,
+    /// If all customers share them.
+    pub(crate) shared: Id,
+    /// If each has their own.
+    pub(crate) own: Id,
+}
+
 /// The entity that the request creates: the body's `id`; without one, what follows from the
 /// idempotency key; without that, a fresh one. A body that cannot be read, or whose `id` is not even a
 /// text, goes to the door under such an id all the same: the door says what is wrong with it.
-pub(crate) fn new(kind: Kind, body: &[u8], key: Option<&Key>) -> Result<Id, Box<Problem>> {
-    #[derive(Deserialize)]
+pub(crate) fn new(kind: Kind, body: &[u8], key: Option<&CallerKey>) -> Result<New, Box<Problem>> {
+    #[derive(Default, Deserialize)]
     struct Peek {
         #[serde(default)]
         id: Value,
+        #[serde(default)]
+        user: Value,
     }
-    if let Ok(Peek { id: Value::String(id) }) = serde_json::from_slice(body) {
-        return id.parse().map_err(|error: InvalidId| invalid("/id", &error.to_string()));
+    let Peek { id, user } = serde_json::from_slice(body).unwrap_or_default();
+    if let Value::String(id) = id {
+        return id.parse().map(New::Named).map_err(|error: InvalidId| invalid("/id", &error.to_string()));
     }
-    let id = match key {
-        Some(key) => Uuid::new_v5(&NAMESPACE, format!("{kind}/{key}").as_bytes()),
-        None => Uuid::now_v7(),
-    };
-    Ok(id.to_string().parse().expect("a UUID consists of digits, letters and hyphens"))
+    let Some(key) = key.map(CallerKey::as_str) else { return Ok(New::Named(id_of(Uuid::now_v7()))) };
+    let shared = id_of(Uuid::new_v5(&NAMESPACE, format!("{kind}/{key}").as_bytes()));
+    match user.as_str().and_then(|user| user.parse::<Id>().ok()) {
+        Some(user) if kind == Kind::Order => {
+            let own = id_of(Uuid::new_v5(&NAMESPACE_BY_USER, format!("{kind}/{user}/{key}").as_bytes()));
+            Ok(New::OfKey(OfKey { user, shared, own }))
+        }
+        Some(_) | None => Ok(New::Named(shared)),
+    }
+}
+
+fn id_of(uuid: Uuid) -> Id {
+    uuid.to_string().parse().expect("a UUID consists of digits, letters and hyphens")
 }
 
 /// The caller's idempotency key.
-pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Key>, Box<Problem>> {
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<CallerKey>, Box<Problem>> {
     const HEADER: &str = "idempotency-key";
     const POINTER: &str = "/Idempotency-Key";
     let mut given = headers.get_all(HEADER).iter();
@@ -52,7 +86,7 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Key>, Box<Pr
         return Err(invalid(POINTER, "must be given once"));
     }
     let key = key.to_str().map_err(|_| invalid(POINTER, "must be ASCII"))?;
-    key.parse().map(Some).map_err(|error: InvalidId| invalid(POINTER, &error.to_string()))
+    key.parse().map(Some).map_err(|error: InvalidKey| invalid(POINTER, &error.to_string()))
 }
 
 fn invalid(pointer: &str, detail: &str) -> Box<Problem> {
@@ -65,8 +99,15 @@ fn invalid(pointer: &str, detail: &str) -> Box<Problem> {
 mod tests {
     use super::*;
 
-    fn key(text: &str) -> Key {
+    fn key(text: &str) -> CallerKey {
         text.parse().unwrap()
+    }
+
+    fn named(kind: Kind, body: &[u8], key: Option<&CallerKey>) -> Id {
+        match new(kind, body, key).unwrap() {
+            New::Named(id) => id,
+            of_key @ New::OfKey(_) => panic!("{of_key:?}"),
+        }
     }
 
     fn pointer_of<T>(result: Result<T, Box<Problem>>) -> Value {
@@ -86,7 +127,7 @@ mod tests {
     #[test]
     fn the_id_in_the_body_wins_over_the_key() {
         let body = br#"{"stock":1,"id":"apple"}"#;
-        assert_eq!(new(Kind::Product, body, Some(&key("k"))).unwrap().as_str(), "apple");
+        assert_eq!(named(Kind::Product, body, Some(&key("k"))).as_str(), "apple");
         for bad in [r#"{"id":"a.b"}"#, r#"{"id":""}"#, r#"{"id":"*"}"#] {
             assert_eq!(pointer_of(new(Kind::Product, bad.as_bytes(), None)), "/id");
         }
@@ -94,15 +135,27 @@ mod tests {
 
     #[test]
     fn a_retry_with_the_same_key_arrives_at_the_same_entity_for_ever() {
-        let id = new(Kind::Order, b"{}", Some(&key("k"))).unwrap();
+        let id = named(Kind::Order, b"{}", Some(&key("k")));
         assert_eq!(id.as_str(), "af9a4b55-6563-5ceb-9b5e-572a34650c30");
-        assert_ne!(id, new(Kind::Order, b"{}", Some(&key("K"))).unwrap());
-        assert_ne!(id, new(Kind::Product, b"{}", Some(&key("k"))).unwrap());
+        assert_eq!(id, named(Kind::Order, b"{}", Some(&key("\"k\""))));
+        assert_ne!(id, named(Kind::Order, b"{}", Some(&key("K"))));
+        assert_ne!(id, named(Kind::Product, b"{}", Some(&key("k"))));
+        let order_of = |user: &str| {
+            let body = json!({ "user": user }).to_string();
+            match new(Kind::Order, body.as_bytes(), Some(&key("k"))).unwrap() {
+                New::OfKey(of_key) => of_key,
+                named @ New::Named(_) => panic!("{named:?}"),
+            }
+        };
+        let (alices, bobs) = (order_of("alice"), order_of("bob"));
+        assert_eq!((&alices.shared, &bobs.shared), (&id, &id));
+        assert_eq!(alices.own.as_str(), "74563a54-e024-5dd1-801c-a6891d565952");
+        assert_ne!(alices.own, bobs.own);
     }
 
     #[test]
     fn who_gives_neither_gets_a_fresh_id() {
-        let fresh = || new(Kind::Order, br#"{"user":"alice"}"#, None).unwrap();
+        let fresh = || named(Kind::Order, br#"{"user":"alice"}"#, None);
         assert_ne!(fresh(), fresh());
     }
 
@@ -124,7 +177,8 @@ mod tests {
         };
         assert_eq!(read(&[]).unwrap(), None);
         assert_eq!(read(&["k-1"]).unwrap(), Some(key("k-1")));
-        for bad in [&["a", "a"][..], &["a b"], &[""], &["schlüssel"], &["a,b"]] {
+        assert_eq!(read(&["\"a,b\""]).unwrap(), Some(key("a,b")));
+        for bad in [&["a", "a"][..], &["a b"], &[""], &["schlüssel"], &["\"a"]] {
             assert_eq!(pointer_of(read(bad)), "/Idempotency-Key", "{bad:?}");
         }
     }

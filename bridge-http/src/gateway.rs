@@ -11,6 +11,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use futures::{FutureExt, Stream};
+use serde_json::json;
 use shop_domain::{
     id::Id,
     problem::{Code, Problem, RETRYABLE},
@@ -33,7 +34,7 @@ use warp::{
 use crate::{
     Config, body,
     doors::{Doors, Errand, Unanswered},
-    entity,
+    entity::{self, New, OfKey},
     fate::{self, Heeded, Wait},
     observe::{self, Metrics},
     prefer::Prefer,
@@ -127,24 +128,28 @@ impl Gateway {
     {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| self.overloaded())?;
         let key = if route.is_write() { entity::idempotency_key(headers)? } else { None };
+        let prefer = Prefer::of(headers);
         let arguments = match route.input {
             Input::Nothing => Bytes::new(),
             Input::Body => body::read(headers, body).await?,
             Input::Query(allowed) => query::to_json(query, allowed)?,
         };
+        let wait = Wait::begin(prefer.wait());
         let id = match route.about {
             About::Existing => Some(entity::existing(route.parameter_name(), id)?),
-            About::New => Some(entity::new(route.kind, &arguments, key.as_ref())?),
+            About::New => Some(match entity::new(route.kind, &arguments, key.as_ref())? {
+                New::Named(id) => id,
+                New::OfKey(of_key) => self.order_of_key(route, of_key, wait).await?,
+            }),
             About::Whole => None,
         };
-        let prefer = Prefer::of(headers);
         let request = Request {
             subject: match &id {
                 Some(id) => subject::door(route.kind, id.as_str(), route.verb),
                 None => subject::door_of_kind(route.kind, route.verb),
             },
             body: arguments,
-            idempotency_key: key.map(|key| key.as_str().to_owned()),
+            idempotency_key: key.map(|key| key.to_header()),
             traceparent: headers.get("traceparent").and_then(|context| context.to_str().ok()).map(str::to_owned),
             respond_async: route.is_write() && prefer.respond_async(),
             ticket: None,
@@ -152,17 +157,16 @@ impl Gateway {
         let asked = Asked { route, id, prefer };
         match &asked.id {
             Some(id) if route.repeat == Repeat::WithKey && request.idempotency_key.is_none() => {
-                self.ask_once(request, id, &asked).await
+                self.ask_once(request, id, &asked, wait).await
             }
-            _ => self.ask(request, &asked, permit).await,
+            _ => self.ask(request, &asked, wait, permit).await,
         }
     }
 
     /// Asks a door for what must not be repeated. When its caller's wait ends, its fate is known; or else it is told
     /// when it will be.
-    async fn ask_once(&self, request: Request, id: &Id, asked: &Asked) -> Result<Response, Box<Problem>> {
+    async fn ask_once(&self, request: Request, id: &Id, asked: &Asked, wait: Wait) -> Result<Response, Box<Problem>> {
         let Asked { route, prefer, .. } = asked;
-        let wait = Wait::begin(prefer.wait());
         let ticket = wait.ticket();
         let void = fate::void(route.kind, id, ticket.clone(), request.traceparent.clone());
         let request = Request { ticket: Some(ticket.clone()), ..request };
@@ -195,17 +199,47 @@ impl Gateway {
         }
     }
 
+    /// The order that a customer's key leads to: whether that depends on the customer is asked where the order would be
+    /// that does not, so that the same key is always told the same.
+    async fn order_of_key(
+        &self,
+        route: &Route,
+        OfKey { user, shared, own }: OfKey,
+        wait: Wait,
+    ) -> Result<Id, Box<Problem>> {
+        let request = Request {
+            subject: subject::door(route.kind, shared.as_str(), "key-scope"),
+            body: json!({ "user": user.as_str() }).to_string().into(),
+            idempotency_key: None,
+            traceparent: None,
+            respond_async: false,
+            ticket: None,
+        };
+        let left = wait.question.saturating_duration_since(Instant::now().into());
+        let mut errand = Errand::new(route.kind, request, true, left, left);
+        let reply = self.doors.ask(&mut errand).await.map_err(|_| unserved(route))?;
+        match reply.error {
+            None => {
+                let scope: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
+                Ok(if scope["by_user"] == true { own } else { shared })
+            }
+            // A host that does not know the question knows no such keys either.
+            Some(Code::NOT_FOUND) => Ok(shared),
+            Some(_) => Err(unanswered_read(route)),
+        }
+    }
+
     /// Asks a door; where it stays unknown whether a write was taken, says so, or promises it.
     async fn ask(
         &self,
         request: Request,
         asked: &Asked,
+        wait: Wait,
         permit: OwnedSemaphorePermit,
     ) -> Result<Response, Box<Problem>> {
         let Asked { route, id, prefer } = asked;
         let with_key = request.idempotency_key.is_some();
         let is_repeatable = route.repeat == Repeat::Always || with_key;
-        let wait = Wait::begin(prefer.wait());
         let mut errand = Errand::new(route.kind, request, is_repeatable, wait.left(), prefer.wait());
         let (heard, questioned) = if route.is_write() {
             self.ask_and_question(&mut errand, wait).await
@@ -225,17 +259,23 @@ impl Gateway {
             self.insist(errand, id.clone(), permit);
             return Ok(reply::promised(asked));
         }
-        match (unanswered, questioned, id) {
+        let is_known = match &unanswered {
+            Unanswered::Unknown => !route.is_write(),
+            // What too many wait for was taken; as what, the question tells.
+            Unanswered::Refused(reply) => !reply.is_crowded(),
+            Unanswered::Unreachable | Unanswered::Unserved => true,
+        };
+        match (questioned, id) {
+            (_, _) if is_known => refusal(unanswered, asked),
             // There is no room for the question, which says nothing of what was asked first.
-            (Unanswered::Unknown, Some(Err(Unanswered::Refused(Reply { error: Some(Code::OVERLOADED), .. }))), _) => {
+            (Some(Err(Unanswered::Refused(Reply { error: Some(Code::OVERLOADED), .. }))), _) => {
                 Err(fate::unknown(asked, with_key))
             }
-            (Unanswered::Unknown, _, Some(id)) if route.is_write() && route.repeat == Repeat::Always => {
+            (_, Some(id)) if route.repeat == Repeat::Always => {
                 self.insist(errand, id.clone(), permit);
                 Ok(reply::promised(asked))
             }
-            (Unanswered::Unknown, _, _) if route.is_write() => Err(fate::unknown(asked, with_key)),
-            (unanswered, _, _) => refusal(unanswered, asked),
+            (_, _) => Err(fate::unknown(asked, with_key)),
         }
     }
 
@@ -249,6 +289,9 @@ impl Gateway {
         let mut questioned = pin!(self.doors.ask(&mut question));
         let (heard, questioned) = match heard {
             Some(Err(Unanswered::Unknown)) => (Err(Unanswered::Unknown), Some(questioned.await)),
+            Some(Err(Unanswered::Refused(reply))) if reply.is_crowded() => {
+                (Err(Unanswered::Refused(reply)), Some(questioned.await))
+            }
             Some(heard) => return (heard, None),
             None => tokio::select! {
                 biased;
@@ -307,7 +350,7 @@ impl Gateway {
 
     fn overloaded(&self) -> Box<Problem> {
         let detail = format!("{} requests are under way, as many as one bridge holds; try again", self.in_flight_max);
-        Box::new(Problem::new(Code::OVERLOADED, detail))
+        Box::new(Problem::new(Code::OVERLOADED, detail).fact(RETRYABLE, true))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What HTTP callers see: the only place that picks statuses and headers.
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::json;
 use shop_domain::{
     id::Id,
     problem::{Code, Problem},
@@ -15,10 +15,7 @@ use warp::{
     reply::Response,
 };
 
-use crate::{
-    prefer::Prefer,
-    routes::{About, Route},
-};
+use crate::{prefer::Prefer, routes::Route};
 
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -57,9 +54,9 @@ pub(crate) fn of(reply: Reply, asked: &Asked) -> Response {
 }
 
 /// An order of which no door says that it was taken, and that the bridge goes on asking for: accepted,
-/// but it may take a while until it can be seen.
+/// but it may take a while until it can be seen, and nobody has looked how it is.
 pub(crate) fn promised(asked: &Asked) -> Response {
-    let mut response = accepted(promise(asked).to_string().into(), asked);
+    let mut response = accepted(json!({ "id": asked.id.as_ref().map(Id::as_str) }).to_string().into(), asked);
     response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_DEFAULT);
     response
 }
@@ -125,12 +122,6 @@ fn error(code: Code, body: Bytes, retry_after: Option<&str>) -> Response {
         response.headers_mut().insert(RETRY_AFTER, retry_after.unwrap_or(RETRY_AFTER_DEFAULT));
     }
     response
-}
-
-/// What a door says of an order that the log has taken.
-fn promise(asked: &Asked) -> Value {
-    let status = if asked.route.about == About::New { "PENDING" } else { "CANCELLING" };
-    json!({ "id": asked.id.as_ref().map(Id::as_str), "status": status })
 }
 
 fn build(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response {
@@ -209,13 +200,10 @@ mod tests {
 
     #[test]
     fn what_is_promised_is_accepted_under_its_id_and_may_not_be_seen_at_once() {
-        for (method, path, status) in
-            [(Method::POST, "/orders", "PENDING"), (Method::DELETE, "/orders/o-1", "CANCELLING")]
-        {
+        for (method, path) in [(Method::POST, "/orders"), (Method::DELETE, "/orders/o-1")] {
             let Found::Route { number, .. } = routes::find(&method, path) else { panic!("no route for {path}") };
             let prefer = Prefer::of(&HeaderMap::new());
             let asked = Asked { route: &ROUTES[number], id: "o-1".parse().ok(), prefer };
-            assert_eq!(promise(&asked), json!({ "id": "o-1", "status": status }));
             let response = promised(&asked);
             assert_eq!(response.status(), 202);
             for (name, value) in [(LOCATION, "/orders/o-1"), (PREFERENCE_APPLIED, "wait=5"), (RETRY_AFTER, "1")] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::{HeaderMap, Request as NatsRequest, RequestErrorKind};
 use bytes::Bytes;
 use shop_domain::{
-    problem::{Code, HELD},
+    problem::{Code, HELD, WAITING},
     ticket::Ticket,
 };
 
@@ -50,6 +50,12 @@ impl Reply {
     pub fn is_held(&self) -> bool {
         let is_held = |problem: serde_json::Value| problem[HELD] == true;
         self.error == Some(Code::UNAVAILABLE) && serde_json::from_slice(&self.body).is_ok_and(is_held)
+    }
+
+    /// Whether an order said that too many wait for its outcome, which it will have; to a question in JSON.
+    pub fn is_crowded(&self) -> bool {
+        let is_crowded = |problem: serde_json::Value| problem[WAITING].is_number();
+        self.error == Some(Code::OVERLOADED) && serde_json::from_slice(&self.body).is_ok_and(is_crowded)
     }
 }
 

@@ -202,6 +202,104 @@ async fn a_key_without_an_id_leads_to_the_same_entity_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_any_visible_characters_counts_once_with_and_without_quotation_marks() {
+    let shop = TestShop::open().await;
+    shop.wallet("alice", 0).await;
+    let long = "~".repeat(255);
+    let keys = [
+        ("a.b:c/d,e", r#""a.b:c/d,e""#, "a.b:c/d,e"),
+        ("k-1", r#""k-1""#, "k-1"),
+        (r#"a"b\c"#, r#""a\"b\\c""#, r#"a"b\c"#),
+        (&*long, &*format!("\"{long}\""), &*long),
+    ];
+    for (number, (bare, quoted, shown)) in keys.into_iter().enumerate() {
+        let top_up = shop.post("/wallets/alice/top-up", json!({ "amount": 5 }));
+        let first = top_up.clone().key(bare).await.is(200).has("/balance", 5 * (number + 1));
+        for key in [bare, quoted] {
+            top_up.clone().key(key).await.repeats(&first);
+            let other = shop.post("/wallets/alice/top-up", json!({ "amount": 6 })).key(key).await;
+            other.refused(409, "idempotency_key_reused").has("/reused", "key").has("/wallet", "alice");
+        }
+        shop.get("/wallets/alice/statement").await.is(200).has("/items/0/key", shown);
+    }
+    // One that has to be quoted on its way.
+    let order = json!({ "amount": 1 });
+    let first = shop.post("/wallets/alice/top-up", order.clone()).key(r#""\"x""#).await.is(200);
+    shop.post("/wallets/alice/top-up", order).key(r#""\"x""#).await.repeats(&first);
+    shop.get("/wallets/alice/statement").await.is(200).has("/items/0/key", "\"x");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_key_of_two_customers_makes_an_order_for_each() {
+    let shop = TestShop::open_with(3).await;
+    shop.product("apple", 1, 100).await;
+    let mut placed = Vec::new();
+    for user in ["alice", "bob"] {
+        shop.wallet(user, 10).await;
+        let order = shop.post("/orders", json!({ "user": user, "product": "apple", "quantity": 1 })).key("1");
+        let first = order.clone().await.is(201).has("/user", user);
+        order.await.repeats(&first);
+        let id = first.text("/id");
+        let other = shop.post("/orders", json!({ "user": user, "product": "apple", "quantity": 2 })).key("1").await;
+        other.refused(409, "idempotency_key_reused").has("/reused", "key").has("/order", &*id);
+        placed.push(id);
+    }
+    assert_ne!(placed[0], placed[1]);
+    assert_eq!((shop.balance("alice").await, shop.balance("bob").await), (9, 9));
+    let other = json!({ "id": placed[0], "user": "bob", "product": "apple", "quantity": 3 });
+    shop.post("/orders", other).await.refused(409, "idempotency_key_reused").has("/reused", "id");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_wait_is_told_at_once_what_is_known() {
+    let shop = TestShop::open().await;
+    shop.product("apple", 1, 100).await;
+    shop.wallet("alice", 50).await;
+    let order = |quantity: u64| json!({ "id": "o-1", "user": "alice", "product": "apple", "quantity": quantity });
+    shop.order("sent", "alice", "apple", 1).await;
+    shop.ask(Method::POST, "/deliveries/sent/dispatch").await.is(200);
+    let hurry = |ask: Ask| ask.prefer("respond-async");
+    hurry(shop.post("/orders", order(1))).await.is(202).has("/status", "PENDING");
+    let first = shop.post("/orders", order(1)).await.is(201);
+    hurry(shop.post("/orders", order(1))).await.repeats(&first).without("preference-applied");
+    hurry(shop.post("/orders", order(2))).await.refused(409, "idempotency_key_reused").has("/order", "o-1");
+    hurry(shop.post("/orders/none/cancel", json!({}))).await.refused(404, "not_found");
+    let late = hurry(shop.post("/orders/sent/cancel", json!({ "reason": "x" }))).await;
+    late.refused(409, "not_cancellable").has("/delivery_status", "DISPATCHED");
+    hurry(shop.post("/orders/o-1/cancel", json!({}))).await.is(202).has("/status", "CANCELLING");
+    let cancelled = shop.post("/orders/o-1/cancel", json!({})).await.is(200);
+    assert_eq!(hurry(shop.post("/orders/o-1/cancel", json!({}))).await.is(200).body, cancelled.body);
+    hurry(shop.post("/wallets/none/top-up", json!({ "amount": 1 }))).await.refused(404, "not_found");
+    hurry(shop.post("/wallets", json!({ "id": "alice" }))).await.refused(409, "already_exists");
+    let top_up = shop.post("/wallets/alice/top-up", json!({ "amount": 1 })).key("k");
+    hurry(top_up.clone()).await.is(202).lacks("/status");
+    let topped_up = top_up.clone().await.is(200);
+    hurry(top_up).await.repeats(&topped_up);
+    assert_eq!(shop.balance("alice").await, 50);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_hundred_who_place_the_same_order_are_all_told_that_it_is_confirmed() {
+    let mut shop = TestShop::open().await;
+    shop.product("apple", 1, 100).await;
+    shop.wallet("alice", 50).await;
+    shop.shop.stop_kind(shop_domain::kind::Kind::Wallet).await.unwrap();
+    let order = json!({ "id": "o-1", "user": "alice", "product": "apple", "quantity": 1, "unit_price": 1 });
+    shop.post("/orders", order.clone()).prefer("respond-async").await.is(202);
+    let asks = (0..300).map(|_| shop.post("/orders", order.clone()).prefer("wait=20").into_future());
+    let asks: Vec<_> = asks.collect();
+    let (answers, started) = tokio::join!(join_all(asks), shop.shop.start_kind(shop_domain::kind::Kind::Wallet));
+    started.unwrap();
+    for answer in answers {
+        answer.is(201).has("/status", "CONFIRMED");
+    }
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_counts_for_one_entity() {
     let shop = TestShop::open().await;
     shop.wallet("alice", 0).await;

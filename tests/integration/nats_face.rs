@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_nats::{Client, HeaderMap, Message, jetstream};
 use futures::{StreamExt, stream};
+use hyper::Method;
 use serde_json::{Value, json};
 use shop_domain::kind::Kind;
 use shop_local::nats_server::NatsServer;
@@ -234,6 +235,78 @@ async fn keys_preferences_and_traces_are_headers_as_in_http() {
         ask(&nats, "shop.wallet.alice.top-up", "{", &[trace]).await,
     ] {
         assert_eq!(header(&message, "traceparent"), Some(trace.1), "{message:?}");
+    }
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_nine_hundred_callers_of_one_order_is_told_the_outcome_or_that_many_wait() {
+    let mut shop = TestShop::open().await;
+    let nats = client(&shop).await;
+    shop.product("apple", 1, 10).await;
+    shop.wallet("alice", 10).await;
+    shop.shop.stop_kind(Kind::Wallet).await.unwrap();
+    let line = json!({ "product": "apple", "quantity": 1, "unit_price": 1 });
+    let place = json!({ "user": "alice", "lines": [line] }).to_string();
+    ask(&nats, "shop.order.o-1.place", place.clone(), &[("Prefer", "respond-async")]).await;
+    let callers = (0..900).map(|number| {
+        let (verb, body) = if number % 3 == 0 { ("place", place.clone()) } else { ("cancel", String::new()) };
+        let nats = &nats;
+        async move { (verb, ask(nats, &format!("shop.order.o-1.{verb}"), body, &[]).await) }
+    });
+    let all = futures::future::join_all(callers);
+    let back = async {
+        // Until then nobody can be told the outcome.
+        let is_asked = async || shop.order_status("o-1").await == "CANCELLING";
+        until("the cancel", async || is_asked().await.then_some(())).await;
+        shop.shop.start_kind(Kind::Wallet).await.unwrap();
+    };
+    let (answers, ()) = tokio::join!(all, back);
+    let mut told = std::collections::BTreeMap::new();
+    for (verb, message) in &answers {
+        let answer = Format::Json.read(message);
+        let word = answer.get("code").unwrap_or(&answer["status"]).as_str().unwrap().to_owned();
+        *told.entry((*verb, word)).or_insert(0) += 1;
+    }
+    assert_eq!(told.values().sum::<i32>(), 900, "{told:?}");
+    assert!(told.keys().all(|(_, word)| word == "CANCELLED" || word == "overloaded"), "{told:?}");
+    assert!(told[&("place", "CANCELLED".to_owned())] >= 255, "{told:?}");
+    assert!(told[&("cancel", "CANCELLED".to_owned())] >= 256, "{told:?}");
+    assert_eq!((shop.balance("alice").await, shop.stock("apple").await), (10, 10));
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_wait_is_told_at_once_what_is_known_also_over_nats() {
+    let shop = TestShop::open_with(2).await;
+    let nats = client(&shop).await;
+    shop.product("apple", 1, 10).await;
+    shop.wallet("alice", 10).await;
+    shop.order("sent", "alice", "apple", 1).await;
+    shop.ask(Method::POST, "/deliveries/sent/dispatch").await.is(200);
+    let place = |quantity: u64| json!({ "user": "alice", "product": "apple", "quantity": quantity });
+    let hurry = [("Prefer", "respond-async")];
+    for format in [Format::Json, Format::Msgpack] {
+        let order = format!("o-{format:?}");
+        let first = ask(&nats, &format!("shop.order.{order}.place"), format.write(&place(1)), &[]).await;
+        let again = ask(&nats, &format!("shop.order.{order}.place"), format.write(&place(1)), &hurry).await;
+        assert_eq!((&again.payload, header(&again, "Idempotency-Replayed")), (&first.payload, Some("true")));
+        assert_eq!(header(&again, "Preference-Applied"), None);
+        for (subject, body, status, code) in [
+            (format!("shop.order.{order}.place"), place(2), 409, "idempotency_key_reused"),
+            ("shop.order.none.cancel".into(), json!({}), 404, "not_found"),
+            ("shop.order.sent.cancel".into(), json!({}), 409, "not_cancellable"),
+            ("shop.wallet.none.top-up".into(), json!({ "amount": 1 }), 404, "not_found"),
+            ("shop.product.apple.create".into(), json!({ "name": "x", "price": 1, "stock": 1 }), 409, "already_exists"),
+            (format!("shop.delivery.{order}.deliver"), json!({}), 409, "not_deliverable"),
+        ] {
+            refused(&ask(&nats, &subject, format.write(&body), &hurry).await, format, status, code);
+        }
+        let fresh = ask(&nats, &format!("shop.order.{order}-2.place"), format.write(&place(1)), &hurry).await;
+        assert_eq!(header(&fresh, "Preference-Applied"), Some("respond-async"));
+        assert_eq!(format.read(&fresh), json!({ "id": format!("{order}-2"), "status": "PENDING" }));
+        let cancel = ask(&nats, &format!("shop.order.{order}.cancel"), format.write(&json!({})), &hurry).await;
+        assert_eq!(format.read(&cancel), json!({ "id": order, "status": "CANCELLING" }));
     }
     shop.close().await;
 }

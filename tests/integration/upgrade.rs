@@ -6,7 +6,7 @@ use serde_json::json;
 use shop_domain::{kind::Kind, logic::Logic};
 use shop_nats::{access::Access, connection::Connection, frame::Upgrade, topology::Topology};
 use shop_tests::{
-    client::Client,
+    client::{Ask, Client},
     cluster::{ALL_KINDS, Cluster, delete},
     process::Process,
     wait::until,
@@ -74,10 +74,27 @@ async fn an_old_shop_behaves_as_it_did_until_it_is_upgraded_also_when_it_is_repl
     assert!(counts_as_a_change(&client, "apple").await);
     assert_eq!(entries_after_nothing(&client).await, 2);
 
+    // Before the upgrade all customers share their keys.
+    client.post("/wallets", &json!({ "id": "bob", "balance": 10 })).await.json(201);
+    let order_of = |user: &str| {
+        let body = json!({ "user": user, "product": "apple", "quantity": 1 });
+        Ask::new(hyper::Method::POST, "/orders").body(body).key("1")
+    };
+    let (alices, bobs) = (order_of("alice"), order_of("bob"));
+    let placed = client.exchange(&alices).await.unwrap();
+    let reused = client.exchange(&bobs).await.unwrap().json(409);
+    assert_eq!((&reused["code"], reused.get("reused")), (&json!("idempotency_key_reused"), None));
+
     let said = tool_at(&url, "upgrade").await.exits(0);
     said.says(&["wallet/1     logic version 3 behind sequence", "mypage/0 "]);
     assert!(!counts_as_a_change(&client, "apple").await);
     assert_eq!(entries_after_nothing(&client).await, 2);
+
+    assert_eq!(client.exchange(&alices).await.unwrap().json(201), placed.json(201));
+    client.post("/products/apple/restock", &json!({ "quantity": 1 })).await.json(200);
+    let own = client.exchange(&bobs).await.unwrap().json(201);
+    assert_ne!(own["id"], placed.json(201)["id"]);
+    assert_eq!(client.exchange(&bobs).await.unwrap().json(201), own);
 
     let product = client.read("/products/apple").await.json(200);
     host.kill().await;

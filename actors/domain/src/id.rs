@@ -162,6 +162,15 @@ impl CallerKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The key as it is sent on: in quotation marks where it would be read otherwise without them.
+    pub fn to_header(&self) -> String {
+        if self.0.starts_with('"') {
+            format!("\"{}\"", self.0.replace('\\', "\\\\").replace('"', "\\\""))
+        } else {
+            self.0.to_string()
+        }
+    }
 }
 
 impl FromStr for CallerKey {
@@ -249,10 +258,12 @@ mod tests {
             ("a.b:c/d,e", "a.b:c/d,e"),
             (r#""a\"b\\c""#, r#"a"b\c"#),
             (r#"a"b\c"#, r#"a"b\c"#),
+            (r#""\"a\\b""#, r#""a\b"#),
             (&long, &long),
             (&format!("\"{long}\""), &long),
         ] {
             assert_eq!(read(given).as_deref(), Ok(key));
+            assert_eq!(read(&given.parse::<CallerKey>().unwrap().to_header()).as_deref(), Ok(key));
         }
         for bad in [r#"""#, r#""a"#, r#""a"b"#, r#""a\"#, r#""a\b""#, r#""a""a""#] {
             assert_eq!(read(bad), Err(InvalidKey::Quotes), "{bad}");

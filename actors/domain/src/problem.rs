@@ -95,7 +95,7 @@ impl Problem {
 
     /// The doors let nothing in for a while that changes something: nothing was done, and it may be asked again.
     pub fn held(detail: impl Into<String>) -> Self {
-        Self::new(Code::UNAVAILABLE, detail).fact(HELD, true)
+        Self::new(Code::UNAVAILABLE, detail).fact(HELD, true).fact(RETRYABLE, true)
     }
 
     /// The same problem with one more fact.

@@ -79,6 +79,7 @@ fn about_one(kind: Kind, id: Id, verb: &str, mut fields: Fields) -> Result<Comma
         (Kind::Product, "change") => write(change(f)),
         (Kind::Order, "place") => write(place(&id, f)),
         (Kind::Order, "cancel") => write(cancel(f)),
+        (Kind::Order, "key-scope") => f.id("user").and_then(|user| read(Query::KeyScope(id.clone(), user))),
         (Kind::Delivery, "dispatch") => write(Some(delivery::Message::Dispatch.into())),
         (Kind::Delivery, "deliver") => write(Some(delivery::Message::Deliver.into())),
         (Kind::Wallet | Kind::Product | Kind::Delivery, "void") => write(Some(Message::Void(kind))),

@@ -58,8 +58,7 @@ impl View {
                 Role::Owner => "owner",
                 Role::Standby => "standby",
             };
-            let logic = handle.logic.load(Ordering::Relaxed);
-            json!({ "partition": handle.number, "role": role, "settled": settled, "checkpoint": saved, "logic": logic })
+            json!({ "partition": handle.number, "role": role, "settled": settled, "checkpoint": saved })
         });
         let parked = self.parked.iter().map(|(number, Parked { sequence, reason })| {
             json!({ "partition": number, "parked_at": sequence, "reason": reason })

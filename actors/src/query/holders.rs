@@ -152,6 +152,9 @@ impl Holders {
                 local.products(number, after.as_ref(), limit).await.map(|states| encode(Ok(states)))
             }
             Ok(Question::Quotes(products)) => local.quotes(number, &products).await.map(|quotes| encode(Ok(quotes))),
+            Ok(Question::KeyScope(order, user)) => {
+                local.key_scope(number, &order, &user).await.map(|scope| encode(Ok(scope)))
+            }
             Ok(Question::Outlook(envelope)) => match rmp_serde::from_slice(&envelope) {
                 Ok(envelope) => local.outlook(number, &envelope).await.map(|outlook| encode(Ok(outlook))),
                 Err(error) => {

@@ -1,16 +1,21 @@
 //! Reads of the partitions that this host holds.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde_bytes::ByteBuf;
 use serde_json::Value;
 use shop_domain::{
     entity::{self, State},
-    id::{Id, ProductId},
+    id::{Id, ProductId, UserId},
     kind::Kind,
+    logic::Logic,
     message::Envelope,
     mypage::{self, Item, Summary},
+    order::Order,
     problem::Problem,
     product::Quote,
     rows::{Rows, decode_row},
@@ -18,7 +23,7 @@ use shop_domain::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::{About, List, Outlook, PAGE_BYTES_MAX, Page, States, decode, to_json, unavailable, view};
+use super::{About, KeyScope, List, Outlook, PAGE_BYTES_MAX, Page, States, decode, to_json, unavailable, view};
 use crate::{fence::Fence, kind_host::View, memory::Look, readiness::Ready, store::StoreError};
 
 /// How long a read waits for its log, and then for its partition to catch up with it and to settle what was seen. A
@@ -138,6 +143,19 @@ impl Local {
             Ok(Outlook::of(envelope.clone(), state, rows))
         })
         .await
+    }
+
+    /// Whose a key is, if `order` is the one that it leads to without regard to the user.
+    pub(super) async fn key_scope(&self, number: u16, order: &Id, user: &UserId) -> Result<KeyScope, Unread> {
+        let is_of_user = self.look(number, |look| {
+            let state = look.state(order)?.map(|state| decode(Kind::Order, &state));
+            Ok(matches!(state, Some(State::Order(Order::Placed(placed))) if placed.user == *user))
+        });
+        let is_of_user = is_of_user.await?;
+        let view = self.view.borrow();
+        let partition = view.partitions.get(&number).ok_or(Unread::NotHere)?;
+        let logic = Logic::try_from(partition.handle.logic.load(Relaxed)).unwrap_or(Logic::NEWEST);
+        Ok(KeyScope { by_user: logic >= Logic::V3 && !is_of_user })
     }
 
     /// Looks at a partition, as of a moment after this call began, and waits until all that was seen is

@@ -1,5 +1,6 @@
 //! What is told of one order.
 
+use hyper::Method;
 use serde_json::{Value, json};
 
 use super::{rejected_order, small_shop, tool};
@@ -72,6 +73,21 @@ async fn why_names_the_facts_and_who_was_faster() {
     tool(&shop, "why o-1").await.exits(0).says(&["Order o-1 of alice is CONFIRMED: 20 were paid"]);
     shop.post("/orders/o-1/cancel", json!({ "reason": "too many" })).await.is(200);
     tool(&shop, "why o-1").await.exits(0).says(&["is CANCELLED", "\"too many\"", "20 given back", "2 put back"]);
+
+    shop.order("sent", "alice", "apple", 1).await;
+    shop.ask(Method::POST, "/deliveries/sent/dispatch").await.is(200);
+    let late = shop.post("/orders/sent/cancel", json!({ "reason": "too slow" })).await;
+    late.refused(409, "not_cancellable");
+    let kept = shop.get("/orders/sent").await.is(200).has("/status", "CONFIRMED").body;
+    assert_eq!(
+        (&kept["cancel_refused"]["reason"], &kept["cancel_refused"]["at"]),
+        (&json!("too slow"), &kept["updated_at"])
+    );
+    assert_eq!(shop.on_page("alice", "sent").await["cancel_refused"], kept["cancel_refused"]);
+    let sentence = "A cancel, which was asked for because \"too slow\", came too late: the delivery was DISPATCHED";
+    tool(&shop, "why sent").await.exits(0).says(&["is CONFIRMED", sentence]);
+    tool(&shop, "trace sent").await.exits(0).says(&["CONFIRMED: the cancel came too late, the delivery is DISPATCHED"]);
+    shop.post("/products/apple/restock", json!({ "quantity": 1 })).await.is(200);
 
     shop.wallet("bob", 150).await;
     shop.order("o-4", "bob", "apple", 1).await;

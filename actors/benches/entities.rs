@@ -56,8 +56,8 @@ fn place() -> Envelope {
     let message = order::Message::Place(Place { user: "alice".parse().expect("an id"), lines: vec![line] });
     let mut envelope = to("o-1", message);
     let reply = Some(ReplyTo { inbox: "_INBOX.1234567890123456789012.1".into(), format: Format::Msgpack });
-    envelope.request =
-        Some(Request { key: None, key_as_given: None, fingerprint: envelope.message.fingerprint(), reply });
+    let fingerprint = envelope.message.fingerprint();
+    envelope.request = Some(Request { key: None, key_as_given: None, fingerprint, reply, ticket: None });
     envelope
 }
 

@@ -9,7 +9,7 @@ pub mod quotes;
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -17,9 +17,12 @@ use shop_domain::{
     delivery,
     id::Id,
     kind::Kind,
+    logic::Logic,
     message::{Envelope, Message, ReplyTo, Request},
     order,
-    problem::{Code, Problem},
+    problem::{Code, Problem, RETRYABLE},
+    ticket::{self, Ticket},
+    timestamp::Timestamp,
 };
 use shop_nats::{
     door::{Incoming, Listener, Response},
@@ -70,6 +73,7 @@ struct Admitted {
     /// Nobody waits for the answer when there is none.
     reply: Option<ReplyTo>,
     key: Option<Named>,
+    ticket: Option<Ticket>,
     trace: Option<String>,
     respond_async: bool,
     since: Instant,
@@ -124,19 +128,22 @@ impl Door {
     /// Sends a request on its way: plain writes at once and in their order, the rest beside it.
     async fn admit(self: &Arc<Self>, incoming: Incoming, tasks: &TaskTracker) {
         let since = Instant::now();
-        let Incoming { target, body, inbox, idempotency_keys, traceparent, respond_async } = incoming;
+        let Incoming { target, body, inbox, idempotency_keys, traceparent, respond_async, tickets } = incoming;
         let format = format_of(&body);
         let reply = inbox.map(|inbox| ReplyTo { inbox: inbox.into(), format });
-        let read =
-            command::read(self.kind, &target, &body).and_then(|command| Ok((command, key::read(&idempotency_keys)?)));
-        let (command, key) = match read {
+        let read = command::read(self.kind, &target, &body).and_then(|command| {
+            let key = key::read(&idempotency_keys)?;
+            let ticket = command::ticket(&tickets, &command, key.is_some())?;
+            Ok((command, key, ticket))
+        });
+        let (command, key, ticket) = match read {
             Ok(read) => read,
             Err(problem) => {
                 self.answers.stats.request(since.elapsed());
                 return self.refuse(reply, &problem, traceparent).await;
             }
         };
-        let admitted = Admitted { command, reply, key, trace: traceparent, respond_async, since };
+        let admitted = Admitted { command, reply, key, ticket, trace: traceparent, respond_async, since };
         if admitted.is_quick() {
             return self.serve(admitted).await;
         }
@@ -153,11 +160,13 @@ impl Door {
     }
 
     async fn serve(&self, admitted: Admitted) {
-        let Admitted { command, reply, key, trace, respond_async, since } = admitted;
+        let Admitted { command, reply, key, ticket, trace, respond_async, since } = admitted;
         match command {
             Command::Read(query) => match (self.reads.answer(query).await, reply) {
                 (Ok(body), Some(to)) => {
-                    let response = Response { body, error: None, replayed: false, accepted: false, traceparent: trace };
+                    let (error, traceparent) = (None, trace);
+                    let response =
+                        Response { body, error, replayed: false, accepted: false, ticketed: false, traceparent };
                     self.answers.send(to, response).await;
                 }
                 (Ok(_), None) => {}
@@ -165,10 +174,15 @@ impl Door {
             },
             Command::Write(to, message) => {
                 let fingerprint = message.fingerprint();
+                if let Err(problem) = self.check(&message, ticket.as_ref()) {
+                    self.refuse(reply, &problem, trace).await;
+                    return self.answers.stats.request(since.elapsed());
+                }
                 match self.quote(&to, message, respond_async).await {
                     Ok(message) => {
                         let (key, key_as_given) = key.map(|Named { key, as_given }| (key, as_given)).unzip();
-                        let request = Some(Request { key, key_as_given: key_as_given.flatten(), fingerprint, reply });
+                        let key_as_given = key_as_given.flatten();
+                        let request = Some(Request { key, key_as_given, fingerprint, reply, ticket });
                         let envelope = Envelope { to, message, request, trace: trace.map(Into::into) };
                         let mut pending = Pending { envelope, tell_accepted: None, since };
                         if respond_async {
@@ -181,6 +195,16 @@ impl Door {
             }
         }
         self.answers.stats.request(since.elapsed());
+    }
+
+    /// Whether a ticket may be good, which its entity decides; and whether a void may go into the log, where a program
+    /// from before tickets would take it for a dead letter: none is left once the shop is upgraded.
+    fn check(&self, message: &Message, ticket: Option<&Ticket>) -> Result<(), Problem> {
+        match (message, ticket) {
+            (Message::Void(_), _) if self.reads.newest_logic() < Logic::V3.number() => Err(ticket::unknown()),
+            (Message::Void(_), _) | (_, None) => Ok(()),
+            (_, Some(ticket)) => ticket.check(now()),
+        }
     }
 
     /// Lets a caller who does not want to wait be told that the log has the request, and what was seen of it; but
@@ -209,8 +233,8 @@ impl Door {
     /// Whether the delivery of an order is known to be on its way, which it then stays.
     async fn is_dispatched(&self, order: &Id) -> bool {
         let subject = subject::door(Kind::Delivery, order.as_str(), "get");
-        let (body, idempotency_key, traceparent) = (Bytes::new(), None, None);
-        let question = NatsRequest { subject, body, idempotency_key, traceparent, respond_async: false };
+        let (body, idempotency_key, traceparent, ticket) = (Bytes::new(), None, None, None);
+        let question = NatsRequest { subject, body, idempotency_key, traceparent, respond_async: false, ticket };
         let Ok(reply) = self.answers.connection.request(question, LOOK_WAIT).await else { return false };
         let delivery: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
         let on_its_way = [delivery::Status::Dispatched, delivery::Status::Delivered];
@@ -282,8 +306,15 @@ impl Admitted {
     }
 }
 
+/// By the clock of this machine.
+fn now() -> Timestamp {
+    let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    Timestamp::from_unix_ms(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX))
+}
+
 fn overloaded() -> Problem {
-    Problem::new(Code::OVERLOADED, "more requests wait than the shop holds at a time; nothing was done, try again")
+    let detail = "more requests wait than the shop holds at a time; nothing was done, try again";
+    Problem::new(Code::OVERLOADED, detail).fact(RETRYABLE, true)
 }
 
 fn held() -> Problem {

@@ -318,7 +318,7 @@ async fn serve(
     stats.describe(move || described.borrow().describe(kind));
     let local = Local::new(kind, identity.partitions, fence, seen.clone(), ready);
     let holders = Holders::new(kind, shared.decided.generation(), shared.doors.clone());
-    let reads = Reads::new(kind, identity.partitions, local.clone(), holders.clone());
+    let reads = Reads::new(kind, &identity, local.clone(), holders.clone());
     let opened = async {
         let listening = async {
             caught_up(seen.clone(), 0).await;

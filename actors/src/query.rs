@@ -19,7 +19,7 @@ use shop_domain::{
     problem::{Code, Problem},
     product::Quote,
 };
-use shop_nats::subject::partition_of;
+use shop_nats::{log::Identity, subject::partition_of};
 
 pub use self::{
     holders::Holders,
@@ -112,14 +112,16 @@ struct List<T> {
 pub struct Reads {
     kind: Kind,
     partitions: u16,
+    /// The number of the logic version that the log began with.
+    logic: u32,
     local: Local,
     holders: Holders,
 }
 
 impl Reads {
-    /// Reads what is here, and asks for what is not.
-    pub fn new(kind: Kind, partitions: u16, local: Local, holders: Holders) -> Self {
-        Self { kind, partitions, local, holders }
+    /// Reads what is here of a log, and asks for what is not.
+    pub fn new(kind: Kind, log: &Identity, local: Local, holders: Holders) -> Self {
+        Self { kind, partitions: log.partitions, logic: log.logic, local, holders }
     }
 
     /// Answers a query with JSON, or says why not.
@@ -137,6 +139,12 @@ impl Reads {
             Query::Status => to_json(&self.local.describe()),
         };
         Ok(json.into())
+    }
+
+    /// The number of the newest logic version that is in force in a log of the kind, as far as this host knows. Others
+    /// may be behind it for a moment, but no program is left that does not know it.
+    pub fn newest_logic(&self) -> u32 {
+        self.local.view.borrow().newest_logic().max(self.logic)
     }
 
     /// Whether an entity is known to exist.

@@ -32,10 +32,10 @@ impl Answers {
     pub async fn run(self, mut replies: mpsc::Receiver<Reply>) {
         let mut taken = Vec::new();
         while replies.recv_many(&mut taken, ANSWERS_MAX).await > 0 {
-            let answers = taken.drain(..).map(|Reply { to, answer, replayed, trace }| {
+            let answers = taken.drain(..).map(|Reply { to, answer, replayed, ticketed, trace }| {
                 let error = answer.code();
                 let (body, traceparent) = (answer.body.into(), trace.map(Into::into));
-                self.counted(to, Response { body, error, replayed, accepted: false, traceparent })
+                self.counted(to, Response { body, error, replayed, accepted: false, ticketed, traceparent })
             });
             self.connection.respond_all(answers.collect()).await;
         }
@@ -44,7 +44,7 @@ impl Answers {
     /// Sends an error answer that no entity gave.
     pub async fn problem(&self, to: ReplyTo, problem: &Problem, traceparent: Option<String>) {
         let (body, error) = (problem.to_json().into(), Some(problem.code));
-        self.send(to, Response { body, error, replayed: false, accepted: false, traceparent }).await;
+        self.send(to, Response { body, error, replayed: false, accepted: false, ticketed: false, traceparent }).await;
     }
 
     /// Sends an answer whose body is JSON.

@@ -21,7 +21,7 @@ use shop_nats::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use uuid::Uuid;
 
@@ -42,6 +42,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(4);
 /// How long a kind may be away and be waited for: what is away longer is not being restarted, and
 /// whoever asks for it then is told so at once.
 const ABSENCE_MAX: Duration = Duration::from_secs(5);
+/// How often a ticket is voided in the time for it: of two hosts one is frozen, and which door gets a request is chance.
+const VOIDS: u32 = 8;
 /// How long anybody may wait for a process once the bridge is stopping, before the question that ends
 /// a wait in vain; together with the longest silence it is less than the bridge has to stop.
 const CLOSING_WAIT_MAX: Duration = Duration::from_secs(4);
@@ -121,13 +123,14 @@ impl Errand {
     }
 
     /// The question whether it was taken, which is the request once more; for those that may be repeated.
-    pub(crate) fn was_it_taken(self, wait: Duration) -> Self {
+    pub(crate) fn was_it_taken(&self, wait: Duration) -> Self {
         let request = Arc::new(Request { respond_async: true, ..(*self.request).clone() });
-        Self { request, wait, patience: wait, is_question: true, ..self }
+        let Self { kind, is_repeatable, is_promise, .. } = *self;
+        Self { kind, request, is_repeatable, wait, patience: wait, is_question: true, is_promise, place: None }
     }
 
     /// The same, until it is, however long nobody is there.
-    fn insistent(self, wait: Duration) -> Self {
+    fn insistent(&self, wait: Duration) -> Self {
         Self { is_promise: true, ..self.was_it_taken(wait) }
     }
 
@@ -188,6 +191,31 @@ impl Doors {
     /// long as a process may be away.
     pub(crate) async fn insist(&self, errand: Errand) -> Result<Reply, Unanswered> {
         self.ask(&mut errand.insistent(self.insistence)).await
+    }
+
+    /// Voids a ticket until the log has it one way or the other: through several doors, of which any may be frozen. What
+    /// an entity says to it is final.
+    pub(crate) async fn void(&self, request: Request, until: Instant) -> Option<Reply> {
+        let request = Arc::new(request);
+        let pause = until.saturating_duration_since(Instant::now()) / VOIDS;
+        let mut asks = FuturesUnordered::new();
+        loop {
+            if self.connection.is_connected() {
+                asks.push(self.multiplexer.ask(Arc::clone(&request)));
+            }
+            let again = (Instant::now() + pause.max(PAUSE_MIN)).min(until);
+            while let Ok(Some(heard)) = timeout_at(again, asks.next()).await {
+                if let Ok(reply) = heard
+                    && reply.ticketed
+                {
+                    return Some(reply);
+                }
+            }
+            if Instant::now() >= until {
+                return None;
+            }
+            sleep_until(again).await;
+        }
     }
 
     /// Asks, and asks again where that is safe, until there is an answer or the wait is over.

@@ -1,26 +1,30 @@
 //! HTTP in, a NATS request out, its answer back. No business rule, no state of its own.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::{Buf, Bytes};
-use futures::Stream;
+use futures::{FutureExt, Stream};
 use serde_json::json;
 use shop_domain::{
     id::Id,
-    problem::{Code, Problem},
+    problem::{Code, Problem, RETRYABLE},
 };
 use shop_nats::{
     connection::Connection,
     request::{Reply, Request},
     subject,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout_at,
+};
 use warp::{
     http::{HeaderMap, Method},
     path::FullPath,
@@ -31,6 +35,7 @@ use crate::{
     Config, body,
     doors::{Doors, Errand, Unanswered},
     entity::{self, New, OfKey},
+    fate::{self, Heeded, Wait},
     observe::{self, Metrics},
     prefer::Prefer,
     query,
@@ -38,8 +43,8 @@ use crate::{
     routes::{self, About, Found, Input, PAGES, Page, ROUTES, Repeat, Route},
 };
 
-/// How long a door may take to say that the log has taken a request. Nobody waits for less.
-const ACCEPT_WAIT: Duration = Duration::from_secs(1);
+/// What came of an errand.
+type Heard = Result<Reply, Unanswered>;
 
 /// One HTTP request.
 pub(crate) struct Call<S> {
@@ -54,6 +59,7 @@ pub(crate) struct Call<S> {
 pub(crate) struct Gateway {
     connection: Connection,
     doors: Arc<Doors>,
+    heeded: Heeded,
     permits: Arc<Semaphore>,
     in_flight_max: usize,
     metrics: Metrics,
@@ -64,7 +70,8 @@ impl Gateway {
     pub(crate) fn new(connection: Connection, config: &Config) -> Self {
         let (doors, in_flight_max) = (Arc::new(Doors::new(connection.clone(), config)), config.in_flight_max);
         let (permits, leaving) = (Arc::new(Semaphore::new(in_flight_max)), AtomicBool::new(false));
-        Self { connection, doors, permits, in_flight_max, metrics: Metrics::new(), leaving }
+        let (heeded, metrics) = (Heeded::default(), Metrics::new());
+        Self { connection, doors, heeded, permits, in_flight_max, metrics, leaving }
     }
 
     /// From now on whoever asks is told to go to another bridge next time, and is served.
@@ -127,11 +134,12 @@ impl Gateway {
             Input::Body => body::read(headers, body).await?,
             Input::Query(allowed) => query::to_json(query, allowed)?,
         };
+        let wait = Wait::begin(prefer.wait());
         let id = match route.about {
             About::Existing => Some(entity::existing(route.parameter_name(), id)?),
             About::New => Some(match entity::new(route.kind, &arguments, key.as_ref())? {
                 New::Named(id) => id,
-                New::OfKey(of_key) => self.order_of_key(route, of_key, prefer.wait()).await?,
+                New::OfKey(of_key) => self.order_of_key(route, of_key, wait).await?,
             }),
             About::Whole => None,
         };
@@ -144,9 +152,51 @@ impl Gateway {
             idempotency_key: key.map(|key| key.to_header()),
             traceparent: headers.get("traceparent").and_then(|context| context.to_str().ok()).map(str::to_owned),
             respond_async: route.is_write() && prefer.respond_async(),
+            ticket: None,
         };
         let asked = Asked { route, id, prefer };
-        self.ask(request, &asked, permit).await
+        match &asked.id {
+            Some(id) if route.repeat == Repeat::WithKey && request.idempotency_key.is_none() => {
+                self.ask_once(request, id, &asked, wait).await
+            }
+            _ => self.ask(request, &asked, wait, permit).await,
+        }
+    }
+
+    /// Asks a door for what must not be repeated. When its caller's wait ends, its fate is known; or else it is told
+    /// when it will be.
+    async fn ask_once(&self, request: Request, id: &Id, asked: &Asked, wait: Wait) -> Result<Response, Box<Problem>> {
+        let Asked { route, prefer, .. } = asked;
+        let ticket = wait.ticket();
+        let void = fate::void(route.kind, id, ticket.clone(), request.traceparent.clone());
+        let request = Request { ticket: Some(ticket.clone()), ..request };
+        let mut errand = Errand::new(route.kind, request, false, wait.left(), prefer.wait());
+        let mut answer = pin!(self.doors.ask(&mut errand));
+        let mut heard = timeout_at(wait.question, &mut answer).await.ok();
+        if let None | Some(Err(Unanswered::Unknown)) = heard {
+            let is_over = heard.is_some();
+            let mut voided = pin!(self.doors.void(void, wait.end));
+            heard = tokio::select! {
+                biased;
+                // That it was taken says no more whether the void was taken before it.
+                late = &mut answer, if !is_over => match late {
+                    Err(Unanswered::Unknown) => voided.await.map(Ok),
+                    Ok(Reply { accepted: true, .. }) => voided.await.map(Ok),
+                    heard => Some(heard),
+                },
+                reply = &mut voided => reply.map(Ok),
+            };
+        }
+        match heard {
+            Some(Ok(reply)) => {
+                if reply.ticketed {
+                    self.heeded.note(route.kind);
+                }
+                Ok(reply::of(reply, asked))
+            }
+            Some(Err(unanswered)) => refusal(unanswered, asked),
+            None => Err(fate::unsettled(asked, self.heeded.look_after(route.kind, &ticket))),
+        }
     }
 
     /// The order that a customer's key leads to: whether that depends on the customer is asked where the order would be
@@ -155,7 +205,7 @@ impl Gateway {
         &self,
         route: &Route,
         OfKey { user, shared, own }: OfKey,
-        wait: Duration,
+        wait: Wait,
     ) -> Result<Id, Box<Problem>> {
         let request = Request {
             subject: subject::door(route.kind, shared.as_str(), "key-scope"),
@@ -163,8 +213,10 @@ impl Gateway {
             idempotency_key: None,
             traceparent: None,
             respond_async: false,
+            ticket: None,
         };
-        let mut errand = Errand::new(route.kind, request, true, wait.max(ACCEPT_WAIT), wait);
+        let left = wait.question.saturating_duration_since(Instant::now().into());
+        let mut errand = Errand::new(route.kind, request, true, left, left);
         let reply = self.doors.ask(&mut errand).await.map_err(|_| unserved(route))?;
         match reply.error {
             None => {
@@ -182,13 +234,19 @@ impl Gateway {
         &self,
         request: Request,
         asked: &Asked,
+        wait: Wait,
         permit: OwnedSemaphorePermit,
     ) -> Result<Response, Box<Problem>> {
         let Asked { route, id, prefer } = asked;
         let with_key = request.idempotency_key.is_some();
         let is_repeatable = route.repeat == Repeat::Always || with_key;
-        let mut errand = Errand::new(route.kind, request, is_repeatable, prefer.wait().max(ACCEPT_WAIT), prefer.wait());
-        let unanswered = match self.doors.ask(&mut errand).await {
+        let mut errand = Errand::new(route.kind, request, is_repeatable, wait.left(), prefer.wait());
+        let (heard, questioned) = if route.is_write() {
+            self.ask_and_question(&mut errand, wait).await
+        } else {
+            (self.doors.ask(&mut errand).await, None)
+        };
+        let unanswered = match heard {
             Ok(reply) => return Ok(reply::of(reply, asked)),
             Err(unanswered) => unanswered,
         };
@@ -201,28 +259,59 @@ impl Gateway {
             self.insist(errand, id.clone(), permit);
             return Ok(reply::promised(asked));
         }
-        match unanswered {
-            Unanswered::Unreachable => Err(unavailable("the shop cannot reach NATS; try again".to_owned())),
-            Unanswered::Unserved => Err(unserved(route)),
-            Unanswered::Refused(reply) if !reply.is_crowded() => Ok(reply::of(reply, asked)),
-            Unanswered::Unknown if !route.is_write() => Err(unanswered_read(route)),
-            Unanswered::Unknown if !is_repeatable => Err(unknown_fate(asked, with_key)),
+        let is_known = match &unanswered {
+            Unanswered::Unknown => !route.is_write(),
             // What too many wait for was taken; as what, the question tells.
-            Unanswered::Unknown | Unanswered::Refused(_) => {
-                let mut question = errand.was_it_taken(ACCEPT_WAIT);
-                match (self.doors.ask(&mut question).await, id) {
-                    (Ok(reply), _) => Ok(reply::of(reply, asked)),
-                    // There is no room for the question, which says nothing of what was asked first.
-                    (Err(Unanswered::Refused(Reply { error: Some(Code::OVERLOADED), .. })), _) => {
-                        Err(unknown_fate(asked, with_key))
-                    }
-                    (Err(_), Some(id)) if route.repeat == Repeat::Always => {
-                        self.insist(question, id.clone(), permit);
-                        Ok(reply::promised(asked))
-                    }
-                    (Err(_), _) => Err(unknown_fate(asked, with_key)),
-                }
+            Unanswered::Refused(reply) => !reply.is_crowded(),
+            Unanswered::Unreachable | Unanswered::Unserved => true,
+        };
+        match (questioned, id) {
+            (_, _) if is_known => refusal(unanswered, asked),
+            // There is no room for the question, which says nothing of what was asked first.
+            (Some(Err(Unanswered::Refused(Reply { error: Some(Code::OVERLOADED), .. }))), _) => {
+                Err(fate::unknown(asked, with_key))
             }
+            (_, Some(id)) if route.repeat == Repeat::Always => {
+                self.insist(errand, id.clone(), permit);
+                Ok(reply::promised(asked))
+            }
+            (_, _) => Err(fate::unknown(asked, with_key)),
+        }
+    }
+
+    /// Asks a door for a write that may be repeated, and before the wait ends also whether it was taken: that is
+    /// returned beside it, if it was answered.
+    async fn ask_and_question(&self, errand: &mut Errand, wait: Wait) -> (Heard, Option<Heard>) {
+        let mut question = errand.was_it_taken(wait.left());
+        let mut answer = pin!(self.doors.ask(errand));
+        let heard = timeout_at(wait.question, &mut answer).await.ok();
+        question.wait = wait.left();
+        let mut questioned = pin!(self.doors.ask(&mut question));
+        let (heard, questioned) = match heard {
+            Some(Err(Unanswered::Unknown)) => (Err(Unanswered::Unknown), Some(questioned.await)),
+            Some(Err(Unanswered::Refused(reply))) if reply.is_crowded() => {
+                (Err(Unanswered::Refused(reply)), Some(questioned.await))
+            }
+            Some(heard) => return (heard, None),
+            None => tokio::select! {
+                biased;
+                heard = &mut answer => match heard {
+                    Ok(_) => return (heard, None),
+                    Err(Unanswered::Unknown) => (heard, questioned.now_or_never()),
+                    Err(_) => (heard, Some(questioned.await)),
+                },
+                heard = &mut questioned => match heard {
+                    // It is taken, and may still be settled in time.
+                    Ok(Reply { accepted: true, .. }) | Err(_) => (answer.await, Some(heard)),
+                    Ok(_) => return (heard, None),
+                },
+            },
+        };
+        match (heard, questioned) {
+            (Ok(reply), _) | (Err(_), Some(Ok(reply))) => (Ok(reply), None),
+            // The question may have been taken, and with it what it asks about.
+            (Err(_), None | Some(Err(Unanswered::Unknown))) => (Err(Unanswered::Unknown), None),
+            (Err(unanswered), questioned) => (Err(unanswered), questioned),
         }
     }
 
@@ -261,12 +350,12 @@ impl Gateway {
 
     fn overloaded(&self) -> Box<Problem> {
         let detail = format!("{} requests are under way, as many as one bridge holds; try again", self.in_flight_max);
-        Box::new(Problem::new(Code::OVERLOADED, detail))
+        Box::new(Problem::new(Code::OVERLOADED, detail).fact(RETRYABLE, true))
     }
 }
 
 fn unavailable(detail: String) -> Box<Problem> {
-    Box::new(Problem::new(Code::UNAVAILABLE, detail))
+    Box::new(Problem::new(Code::UNAVAILABLE, detail).fact(RETRYABLE, true))
 }
 
 fn unserved(route: &Route) -> Box<Problem> {
@@ -277,20 +366,14 @@ fn unanswered_read(route: &Route) -> Box<Problem> {
     unavailable(format!("the process that serves {} did not answer in time; try again", route.collection()))
 }
 
-/// Says honestly that nobody knows, which entity it is about, and how to repeat it without harm.
-fn unknown_fate(asked: &Asked, with_key: bool) -> Box<Problem> {
-    let Asked { route, id, .. } = asked;
-    let id = id.as_ref().map_or_else(String::new, ToString::to_string);
-    let advice = match route.repeat {
-        _ if with_key => "repeating it with the same Idempotency-Key is safe".to_owned(),
-        Repeat::Always => format!("repeating it with the id {id} is safe"),
-        Repeat::WithKey => format!(
-            "look at /{}/{id} before you repeat it; with an Idempotency-Key repeating would be safe",
-            route.collection()
-        ),
-    };
-    let problem = unavailable(format!("it is not known whether the request was taken: {advice}"));
-    Box::new(problem.fact(route.kind.as_str(), id))
+/// What is told of what was not done, or only read in vain.
+fn refusal(unanswered: Unanswered, asked: &Asked) -> Result<Response, Box<Problem>> {
+    match unanswered {
+        Unanswered::Unreachable => Err(unavailable("the shop cannot reach NATS; try again".to_owned())),
+        Unanswered::Unserved => Err(unserved(asked.route)),
+        Unanswered::Refused(reply) => Ok(reply::of(reply, asked)),
+        Unanswered::Unknown => Err(unanswered_read(asked.route)),
+    }
 }
 
 #[cfg(test)]
@@ -300,17 +383,6 @@ mod tests {
     fn asked(method: Method, path: &str) -> Asked {
         let Found::Route { number, .. } = routes::find(&method, path) else { panic!("no route for {path}") };
         Asked { route: &ROUTES[number], id: "x-1".parse().ok(), prefer: Prefer::of(&HeaderMap::new()) }
-    }
-
-    #[test]
-    fn who_does_not_learn_the_fate_of_a_write_learns_how_to_repeat_it() {
-        let order = unknown_fate(&asked(Method::POST, "/orders"), false);
-        assert!(order.detail.ends_with("repeating it with the id x-1 is safe"), "{}", order.detail);
-        assert_eq!(order.facts["order"], "x-1");
-        let with_key = unknown_fate(&asked(Method::POST, "/wallets/x-1/top-up"), true);
-        assert!(with_key.detail.ends_with("with the same Idempotency-Key is safe"), "{}", with_key.detail);
-        let without_key = unknown_fate(&asked(Method::POST, "/wallets/x-1/top-up"), false);
-        assert!(without_key.detail.contains("look at /wallets/x-1 before you repeat it"), "{}", without_key.detail);
     }
 
     #[test]

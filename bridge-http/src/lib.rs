@@ -8,6 +8,7 @@ mod body;
 pub mod cli;
 mod doors;
 mod entity;
+mod fate;
 mod gateway;
 mod hold;
 mod observe;

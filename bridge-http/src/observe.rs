@@ -73,6 +73,7 @@ async fn status_of(kind: Kind, connection: &Connection) -> Value {
         idempotency_key: None,
         traceparent: None,
         respond_async: false,
+        ticket: None,
     };
     let reply = connection.request(request, STATUS_WAIT).await.ok().filter(|reply| reply.error.is_none());
     let answer: Option<Value> = reply.and_then(|reply| serde_json::from_slice(&reply.body).ok());

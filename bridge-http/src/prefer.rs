@@ -12,6 +12,10 @@ const WAIT_SECONDS_MAX: u64 = 30;
 /// short enough for a person to sit through.
 const WAIT_SECONDS_DEFAULT: u64 = 5;
 
+/// How long who does not want to wait at all is kept for the word that the log has taken a write: an acceptance takes
+/// some milliseconds.
+const NO_WAIT: Duration = Duration::from_millis(80);
+
 /// What the caller prefers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Prefer {
@@ -43,9 +47,9 @@ impl Prefer {
         self.respond_async || self.wait_seconds == 0
     }
 
-    /// How long the caller wants to wait.
+    /// How long the caller wants to wait: after that there is an answer, whatever it is.
     pub(crate) fn wait(self) -> Duration {
-        Duration::from_secs(self.wait_seconds)
+        if self.wait_seconds == 0 { NO_WAIT } else { Duration::from_secs(self.wait_seconds) }
     }
 
     /// The preference that an answer before the outcome honours, for `Preference-Applied`.

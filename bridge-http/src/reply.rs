@@ -26,6 +26,9 @@ const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json"
 /// When to try again if nobody says, in seconds: a process restarts faster.
 const RETRY_AFTER_DEFAULT: HeaderValue = HeaderValue::from_static("1");
 
+/// The fact that says in how many seconds a look shows what became of a write.
+pub(crate) const LOOK_AFTER: &str = "look_after";
+
 /// What was asked, as far as the answer depends on it.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -66,7 +69,8 @@ pub(crate) fn last(mut response: Response) -> Response {
 
 /// What the bridge itself has to refuse.
 pub(crate) fn problem(problem: &Problem) -> Response {
-    error(problem.code, problem.to_json().into(), None)
+    let look_after = problem.facts.get(LOOK_AFTER).map(ToString::to_string);
+    error(problem.code, problem.to_json().into(), look_after.as_deref())
 }
 
 /// The path exists, with these other methods.
@@ -161,7 +165,7 @@ mod tests {
     }
 
     fn reply() -> Reply {
-        Reply { body: Bytes::new(), error: None, replayed: false, accepted: false, retry_after: None }
+        Reply { body: Bytes::new(), error: None, replayed: false, accepted: false, retry_after: None, ticketed: false }
     }
 
     #[test]

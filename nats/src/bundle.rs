@@ -5,7 +5,7 @@
 //! by who asks; the message's reply subject is `<inbox>.b<number of the bundle>`. The answer to a
 //! request goes to `<inbox>.<number>` by itself, as any answer does, or with others to `<inbox>.answers`.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -25,8 +25,8 @@ const INBOX_PREFIX: &str = "_INBOX.shop.";
 /// Most bytes of one bundle, unless a single request or answer is larger. Half of the server's default
 /// `max_payload` (1 MiB).
 pub(crate) const BUNDLE_BYTES_MAX: usize = 512 * 1024;
-/// What a request or an answer has in a bundle beside its variable parts, in bytes, at most.
-const OVERHEAD_BYTES: usize = 128;
+/// What a request or an answer has in a bundle beside its variable parts, in bytes, at most; a ticket has a hundred.
+const OVERHEAD_BYTES: usize = 256;
 
 /// Where answers to bundled requests come in: unlike any other.
 pub(crate) fn new_inbox() -> String {
@@ -58,6 +58,8 @@ struct Numbered<'a> {
     traceparent: Option<&'a str>,
     #[serde(default)]
     respond_async: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ticket: Option<Cow<'a, str>>,
 }
 
 /// About how many bytes a request adds to a bundle.
@@ -76,6 +78,7 @@ pub(crate) fn encode_requests<'a>(prefix: &str, requests: impl Iterator<Item = (
         idempotency_key: request.idempotency_key.as_deref(),
         traceparent: request.traceparent.as_deref(),
         respond_async: request.respond_async,
+        ticket: request.ticket.as_ref().map(|ticket| ticket.to_string().into()),
     };
     encode(&Requests { requests: requests.map(numbered).collect() }).into()
 }
@@ -91,6 +94,7 @@ pub(crate) fn decode_requests(payload: &Bytes, reply_to: Option<&str>) -> Option
         idempotency_keys: request.idempotency_key.into_iter().map(str::to_owned).collect(),
         traceparent: request.traceparent.map(str::to_owned),
         respond_async: request.respond_async,
+        tickets: request.ticket.into_iter().map(Cow::into_owned).collect(),
     };
     Some(requests.into_iter().map(incoming).collect())
 }
@@ -111,6 +115,8 @@ struct Answer<'a> {
     error: Option<&'a str>,
     #[serde(default)]
     replayed: bool,
+    #[serde(default)]
+    ticketed: bool,
 }
 
 /// About how many bytes an answer adds to a bundle.
@@ -125,6 +131,7 @@ pub(crate) fn encode_answers(answers: &[(u64, Response)]) -> Bytes {
         body: &response.body,
         error: response.error.map(|code| code.name),
         replayed: response.replayed,
+        ticketed: response.ticketed,
     });
     encode(&Answers { answers: answers.collect() }).into()
 }
@@ -138,6 +145,7 @@ pub(crate) fn decode_answers(payload: &Bytes) -> Option<Vec<(u64, Reply)>> {
         replayed: answer.replayed,
         accepted: false,
         retry_after: None,
+        ticketed: answer.ticketed,
     };
     Some(answers.into_iter().map(|answer| (answer.number, reply(answer))).collect())
 }
@@ -187,7 +195,14 @@ mod tests {
 
     fn request(subject: &str, body: &str) -> Request {
         let body = body.to_owned().into();
-        Request { subject: subject.to_owned(), body, idempotency_key: None, traceparent: None, respond_async: false }
+        Request {
+            subject: subject.to_owned(),
+            body,
+            idempotency_key: None,
+            traceparent: None,
+            respond_async: false,
+            ticket: None,
+        }
     }
 
     #[test]
@@ -196,6 +211,7 @@ mod tests {
             idempotency_key: Some("k".to_owned()),
             traceparent: Some("00-1".to_owned()),
             respond_async: true,
+            ticket: "t.1.2".parse().ok(),
             ..request("shop.order.o-1.place", r#"{"user":"alice"}"#)
         };
         let get = request("shop.order.o-2.get", "");
@@ -207,6 +223,7 @@ mod tests {
             (Some("_INBOX.shop.b.7"), &["k".to_owned()][..])
         );
         assert_eq!((first.traceparent.as_deref(), first.respond_async), (Some("00-1"), true));
+        assert_eq!((&first.tickets[..], &second.tickets[..]), (&["t.1.2".to_owned()][..], &[][..]));
         assert_eq!((&*second.target, second.inbox.as_deref()), ("o-2.get", Some("_INBOX.shop.b.9")));
         assert!(second.body.is_empty() && second.idempotency_keys.is_empty() && !second.respond_async);
     }
@@ -226,12 +243,16 @@ mod tests {
     fn answers_come_out_of_a_bundle_as_they_went_in() {
         let answer = |body: &str, error, replayed| {
             let body = body.to_owned().into();
-            Response { body, error, replayed, accepted: false, traceparent: None }
+            Response { body, error, replayed, accepted: false, ticketed: !replayed, traceparent: None }
         };
         let answers = [(3, answer("{}", None, true)), (1, answer("no", Some(Code::OUT_OF_STOCK), false))];
         let read = decode_answers(&encode_answers(&answers)).unwrap();
-        let read: Vec<_> = read.iter().map(|(at, reply)| (*at, &reply.body[..], reply.error, reply.replayed)).collect();
-        assert_eq!(read, [(3, &b"{}"[..], None, true), (1, &b"no"[..], Some(Code::OUT_OF_STOCK), false)]);
+        let read: Vec<_> = read
+            .iter()
+            .map(|(at, reply)| (*at, &reply.body[..], reply.error, reply.replayed, reply.ticketed))
+            .collect();
+        let expected = [(3, &b"{}"[..], None, true, false), (1, &b"no"[..], Some(Code::OUT_OF_STOCK), false, true)];
+        assert_eq!(read, expected);
     }
 
     #[test]

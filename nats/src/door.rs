@@ -47,6 +47,8 @@ pub struct Incoming {
     pub traceparent: Option<String>,
     /// Whether the caller wants an answer as soon as the log has the request.
     pub respond_async: bool,
+    /// The tickets; there should be at most one.
+    pub tickets: Vec<String>,
 }
 
 /// An answer, ready to be sent.
@@ -60,6 +62,8 @@ pub struct Response {
     pub replayed: bool,
     /// Whether the request was taken but is not settled.
     pub accepted: bool,
+    /// Whether it is kept under the request's ticket.
+    pub ticketed: bool,
     /// The W3C trace context.
     pub traceparent: Option<String>,
 }
@@ -178,6 +182,7 @@ impl Listener {
             idempotency_keys: all(header::IDEMPOTENCY_KEY),
             traceparent: all(header::TRACEPARENT).pop().filter(|trace| trace.len() <= TRACEPARENT_BYTES_MAX),
             respond_async: all(header::PREFER).iter().any(|prefer| prefer.contains(header::RESPOND_ASYNC)),
+            tickets: all(header::TICKET),
             body: message.payload,
         }
     }
@@ -215,6 +220,9 @@ fn headers_of(response: &Response) -> HeaderMap {
     }
     if response.replayed {
         headers.insert(header::IDEMPOTENCY_REPLAYED, "true");
+    }
+    if response.ticketed {
+        headers.insert(header::TICKET, header::KEPT);
     }
     if response.accepted {
         headers.insert(header::PREFERENCE_APPLIED, header::RESPOND_ASYNC);

@@ -2,6 +2,9 @@
 
 /// Request: makes a write idempotent; see `Key` in the domain.
 pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+/// Request and answer: the ticket of a write without a key, see `Ticket` in the domain; and with an answer that is kept
+/// under it, [`KEPT`].
+pub const TICKET: &str = "Shop-Ticket";
 /// Request: `respond-async` asks for an answer as soon as the log has taken the request.
 pub const PREFER: &str = "Prefer";
 /// Request and answer: the W3C trace context, carried through.
@@ -30,3 +33,6 @@ pub const LEAVING: &str = "Shop-Leaving";
 
 /// The value of [`PREFER`] and [`PREFERENCE_APPLIED`] for an answer before the outcome.
 pub const RESPOND_ASYNC: &str = "respond-async";
+
+/// The value of [`TICKET`] in an answer.
+pub const KEPT: &str = "kept";

@@ -57,8 +57,14 @@ impl Connection {
         wait: Duration,
     ) -> Result<Bytes, RequestError> {
         let subject = subject::holders(kind, generation, partition);
-        let request =
-            Request { subject, body: question, idempotency_key: None, traceparent: None, respond_async: false };
+        let request = Request {
+            subject,
+            body: question,
+            idempotency_key: None,
+            traceparent: None,
+            respond_async: false,
+            ticket: None,
+        };
         self.request(request, wait).await.map(|reply| reply.body)
     }
 

@@ -168,6 +168,13 @@ impl MemoryLog {
         self.disruptions.tell(1);
     }
 
+    /// What its clock says.
+    pub fn now(&self) -> Timestamp {
+        let elapsed = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let time = BEGIN_UNIX_MS.saturating_add(elapsed).saturating_sub(self.put_back_ms.load(Relaxed));
+        Timestamp::from_unix_ms(time)
+    }
+
     /// Puts its clock back, as one is that had gone ahead.
     pub fn put_back(&self, by: Duration) {
         self.put_back_ms.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Relaxed);
@@ -210,9 +217,7 @@ impl MemoryLog {
 
     /// Stores bytes as they are, whatever the chaos says.
     pub fn store(&self, kind: Kind, partition: u16, payload: Bytes) -> u64 {
-        let elapsed = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let time = BEGIN_UNIX_MS.saturating_add(elapsed).saturating_sub(self.put_back_ms.load(Relaxed));
-        let time = Timestamp::from_unix_ms(time);
+        let time = self.now();
         let mut logs = self.logs();
         let log = logs.get_mut(&kind).expect("every kind has a log");
         let sequence = log.records.len() as u64 + 1;

@@ -200,13 +200,26 @@ mod tests {
     use super::*;
 
     fn reply() -> Reply {
-        Reply { body: Bytes::from_static(b"{}"), error: None, replayed: false, accepted: false, retry_after: None }
+        Reply {
+            body: Bytes::from_static(b"{}"),
+            error: None,
+            replayed: false,
+            accepted: false,
+            retry_after: None,
+            ticketed: false,
+        }
     }
 
     fn request(number: u64) -> Numbered {
         let subject = format!("shop.order.o-{number}.get");
-        let request =
-            Request { subject, body: Bytes::new(), idempotency_key: None, traceparent: None, respond_async: false };
+        let request = Request {
+            subject,
+            body: Bytes::new(),
+            idempotency_key: None,
+            traceparent: None,
+            respond_async: false,
+            ticket: None,
+        };
         (number, Arc::new(request))
     }
 

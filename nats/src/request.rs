@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, Request as NatsRequest, RequestErrorKind};
 use bytes::Bytes;
-use shop_domain::problem::{Code, HELD, WAITING};
+use shop_domain::{
+    problem::{Code, HELD, WAITING},
+    ticket::Ticket,
+};
 
 use crate::{connection::Connection, header};
 
@@ -21,6 +24,8 @@ pub struct Request {
     pub traceparent: Option<String>,
     /// Whether to answer as soon as the log has taken the request.
     pub respond_async: bool,
+    /// What lets a write without a key in once at most, or what is to be voided.
+    pub ticket: Option<Ticket>,
 }
 
 /// What a door, or the entity behind it, answered.
@@ -36,6 +41,8 @@ pub struct Reply {
     pub accepted: bool,
     /// Seconds after which a retry makes sense.
     pub retry_after: Option<String>,
+    /// Whether it is kept under the request's ticket, and so will never be another one.
+    pub ticketed: bool,
 }
 
 impl Reply {
@@ -109,6 +116,9 @@ fn headers_of(request: &Request) -> HeaderMap {
     if let Some(traceparent) = &request.traceparent {
         headers.insert(header::TRACEPARENT, traceparent.as_str());
     }
+    if let Some(ticket) = &request.ticket {
+        headers.insert(header::TICKET, ticket.to_string());
+    }
     if request.respond_async {
         headers.insert(header::PREFER, header::RESPOND_ASYNC);
     }
@@ -123,6 +133,7 @@ pub(crate) fn read_reply(headers: Option<&HeaderMap>, body: Bytes) -> Reply {
         replayed: get(header::IDEMPOTENCY_REPLAYED).is_some(),
         accepted: get(header::PREFERENCE_APPLIED).is_some(),
         retry_after: get(header::RETRY_AFTER).map(str::to_owned),
+        ticketed: get(header::TICKET).is_some(),
     }
 }
 

@@ -152,7 +152,7 @@ async fn each_kind_may_be_down_while_the_others_answer() {
     for stopped in Kind::ALL {
         shop.shop.stop_kind(stopped).await.unwrap();
         for (kind, path) in reads {
-            let answer = shop.get(path).prefer("wait=0").await;
+            let answer = shop.get(path).prefer("wait=1").await;
             if kind == stopped { retry_after(problem(answer, 503, "unavailable")) } else { drop(answer.is(200)) }
         }
         for (_, path, body) in writes.iter().filter(|(kind, _, _)| *kind == stopped) {

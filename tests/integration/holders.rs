@@ -66,12 +66,12 @@ impl Servers {
     async fn host_under(&self, generation: u32) -> Host {
         let connection = Connection::connect(&Access::to(self.nats.url()), "test").await.unwrap();
         let log = MemoryLog::new(1, Arc::new(Calm));
-        let epoch = log.identity(Kind::Wallet).await.unwrap().epoch;
-        let fence = Fence::new(Arc::new(log), Kind::Wallet, epoch);
+        let identity = log.identity(Kind::Wallet).await.unwrap();
+        let fence = Fence::new(Arc::new(log), Kind::Wallet, identity.epoch);
         let (view, seen) = watch::channel(Arc::default());
         let local = Local::new(Kind::Wallet, 1, fence, seen, watch::channel(Some(0)).1);
         let holders = Holders::new(Kind::Wallet, generation, connection);
-        let reads = Reads::new(Kind::Wallet, 1, local.clone(), holders.clone());
+        let reads = Reads::new(Kind::Wallet, &identity, local.clone(), holders.clone());
         let serving = tokio::spawn(holders.serve(local, CancellationToken::new()));
         Host { view, reads, _serving: AbortOnDropHandle::new(serving) }
     }

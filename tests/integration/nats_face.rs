@@ -607,7 +607,8 @@ async fn hosts_that_leave_while_they_are_asked_leave_no_request_unanswered() {
     let serve_and_leave = async |(connection, mut listener): (Connection, Listener), most: usize| {
         let mut answered = 0;
         while let Some(Incoming { body, inbox, .. }) = listener.next().await {
-            let response = Response { body, error: None, replayed: false, accepted: false, traceparent: None };
+            let response =
+                Response { body, error: None, replayed: false, accepted: false, ticketed: false, traceparent: None };
             connection.respond(inbox.unwrap(), response).await;
             answered += 1;
             if answered == most {
@@ -640,4 +641,47 @@ async fn hosts_that_leave_while_they_are_asked_leave_no_request_unanswered() {
     assert_eq!(unanswered, [""; 0]);
     assert!(after_they_closed > 0, "none was asked any more when it left");
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_with_a_ticket_is_done_once_or_voided_and_both_are_told_it_in_either_format() {
+    let shop = TestShop::open().await;
+    let nats = client(&shop).await;
+    for format in [Format::Json, Format::Msgpack] {
+        let user = format!("{format:?}");
+        shop.wallet(&user, 100).await;
+        let (top_up, void) = (format!("shop.wallet.{user}.top-up"), format!("shop.wallet.{user}.void"));
+        let (body, nothing) = (format.write(&json!({ "amount": 5 })), format.write(&json!({})));
+        let now_ms = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+        let ticket = |token: &str| format!("{user}-{token}.{now_ms}.{}", now_ms + 30_000);
+        let put_in = async |ticket: &str| ask(&nats, &top_up, body.clone(), &[("Shop-Ticket", ticket)]).await;
+        let is_voided = async |ticket: &str| ask(&nats, &void, nothing.clone(), &[("shop-ticket", ticket)]).await;
+
+        let used = ticket("used");
+        let first = put_in(&used).await;
+        assert_eq!((header(&first, "Shop-Ticket"), &format.read(&first)["balance"]), (Some("kept"), &json!(105)));
+        for again in [put_in(&used).await, is_voided(&used).await] {
+            assert_eq!((header(&again, "Shop-Ticket"), &again.payload), (Some("kept"), &first.payload));
+        }
+        let void = ticket("void");
+        for answer in [is_voided(&void).await, put_in(&void).await, is_voided(&void).await] {
+            let problem = refused(&answer, format, 503, "unavailable");
+            assert_eq!((&problem["done"], &problem["retryable"]), (&json!(false), &json!(true)), "{problem}");
+            assert_eq!(header(&answer, "Shop-Ticket"), Some("kept"));
+        }
+        let expired = format!("{user}-expired.{}.{}", now_ms - 10_000, now_ms - 5_000);
+        assert_eq!(refused(&put_in(&expired).await, format, 503, "unavailable")["done"], false);
+        assert_eq!(shop.balance(&user).await, 105);
+
+        for bad in ["", "x", "a.1", "a.2.1", "a b.1.2", &format!("x.{now_ms}.{}", now_ms + 60_001)] {
+            refused(&put_in(bad).await, format, 422, "invalid");
+        }
+        let with_key = [("Shop-Ticket", &*ticket("both")), ("Idempotency-Key", "k")];
+        refused(&ask(&nats, &top_up, body.clone(), &with_key).await, format, 422, "invalid");
+        refused(&ask(&nats, &format!("shop.wallet.{user}.void"), nothing.clone(), &[]).await, format, 422, "invalid");
+        let of_order = ask(&nats, "shop.order.o-1.void", nothing.clone(), &[("Shop-Ticket", &ticket("order"))]).await;
+        refused(&of_order, format, 404, "not_found");
+        assert_eq!(shop.balance(&user).await, 105);
+    }
+    shop.close().await;
 }

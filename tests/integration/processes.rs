@@ -3,6 +3,7 @@
 mod access;
 mod answers;
 mod crashes;
+mod fates;
 mod kinds;
 mod local;
 mod refusals;

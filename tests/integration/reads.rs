@@ -339,55 +339,56 @@ impl Model {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_wait_is_answered_at_once_and_the_work_is_done_all_the_same() {
     let shop = TestShop::open().await;
-    for preference in ["respond-async", "wait=0"] {
-        let [apple, alice, order, sent] =
-            ["apple", "alice", "o", "sent"].map(|id| format!("{id}-{}", preference.replace('=', "-")));
-        let accepted = async |method: Method, path: String, body: Value, location: String| {
-            let answer = shop.ask(method, path).json(&body).prefer(preference).await.is(202);
-            answer.with("location", &location).with("preference-applied", preference);
-        };
-        let shows = async |path: String, pointer: &str, value: Value| {
-            let get = || shop.get(&*path).into_future();
-            eventually(&format!("{value} at {pointer} of {path}"), get, |answer| {
-                answer.body.pointer(pointer) == Some(&value)
-            })
-            .await;
-        };
-        let post = Method::POST;
-        let (product, wallet) = (format!("/products/{apple}"), format!("/wallets/{alice}"));
-        let new = json!({ "id": apple, "name": "apple", "price": 10, "stock": 10 });
-        accepted(post.clone(), "/products".into(), new, product.clone()).await;
-        shows(product.clone(), "/stock", json!(10)).await;
-        accepted(post.clone(), format!("{product}/restock"), json!({ "quantity": 5 }), product.clone()).await;
-        shows(product.clone(), "/stock", json!(15)).await;
-        accepted(Method::PATCH, product.clone(), json!({ "price": 11 }), product.clone()).await;
-        shows(product.clone(), "/price", json!(11)).await;
-        accepted(post.clone(), "/wallets".into(), json!({ "id": alice, "balance": 100 }), wallet.clone()).await;
-        shows(wallet.clone(), "/balance", json!(100)).await;
-        accepted(post.clone(), format!("{wallet}/top-up"), json!({ "amount": 1 }), wallet.clone()).await;
-        shows(wallet.clone(), "/balance", json!(101)).await;
-        for id in [&order, &sent] {
-            let body = json!({ "id": id, "user": alice, "product": apple, "quantity": 2 });
-            accepted(post.clone(), "/orders".into(), body, format!("/orders/{id}")).await;
-            shows(format!("/orders/{id}"), "/status", json!("CONFIRMED")).await;
-        }
-        accepted(post.clone(), format!("/orders/{order}/cancel"), json!({}), format!("/orders/{order}")).await;
-        shows(format!("/orders/{order}"), "/status", json!("CANCELLED")).await;
-        let delivery = format!("/deliveries/{sent}");
-        accepted(post.clone(), format!("{delivery}/dispatch"), json!({}), delivery.clone()).await;
-        shows(delivery.clone(), "/status", json!("DISPATCHED")).await;
-        accepted(post.clone(), format!("{delivery}/deliver"), json!({}), delivery.clone()).await;
-        shows(delivery, "/status", json!("DELIVERED")).await;
-        assert_eq!((shop.balance(&alice).await, shop.stock(&apple).await), (79, 13));
-
-        // The outcome of a request under a key is told to whoever asks again.
-        let top_up = shop.post(format!("{wallet}/top-up"), json!({ "amount": 1 })).key("later");
-        top_up.clone().prefer(preference).await.is(202);
-        top_up.await.is(200).has("/balance", 80).with("idempotency-replayed", "true");
-        // What breaks a rule is refused all the same, and reads are not affected.
-        shop.post(format!("{wallet}/top-up"), json!({})).prefer(preference).await.invalid(&["/amount"]);
-        shop.get(&*wallet).prefer(preference).await.is(200).without("preference-applied");
+    let preference = "respond-async";
+    let [apple, alice, order, sent] = ["apple", "alice", "o", "sent"].map(str::to_owned);
+    let accepted = async |method: Method, path: String, body: Value, location: String| {
+        let answer = shop.ask(method, path).json(&body).prefer(preference).await.is(202);
+        answer.with("location", &location).with("preference-applied", preference);
+    };
+    let shows = async |path: String, pointer: &str, value: Value| {
+        let get = || shop.get(&*path).into_future();
+        eventually(&format!("{value} at {pointer} of {path}"), get, |answer| {
+            answer.body.pointer(pointer) == Some(&value)
+        })
+        .await;
+    };
+    let post = Method::POST;
+    let (product, wallet) = (format!("/products/{apple}"), format!("/wallets/{alice}"));
+    let new = json!({ "id": apple, "name": "apple", "price": 10, "stock": 10 });
+    accepted(post.clone(), "/products".into(), new, product.clone()).await;
+    shows(product.clone(), "/stock", json!(10)).await;
+    accepted(post.clone(), format!("{product}/restock"), json!({ "quantity": 5 }), product.clone()).await;
+    shows(product.clone(), "/stock", json!(15)).await;
+    accepted(Method::PATCH, product.clone(), json!({ "price": 11 }), product.clone()).await;
+    shows(product.clone(), "/price", json!(11)).await;
+    accepted(post.clone(), "/wallets".into(), json!({ "id": alice, "balance": 100 }), wallet.clone()).await;
+    shows(wallet.clone(), "/balance", json!(100)).await;
+    accepted(post.clone(), format!("{wallet}/top-up"), json!({ "amount": 1 }), wallet.clone()).await;
+    shows(wallet.clone(), "/balance", json!(101)).await;
+    for id in [&order, &sent] {
+        let body = json!({ "id": id, "user": alice, "product": apple, "quantity": 2 });
+        accepted(post.clone(), "/orders".into(), body, format!("/orders/{id}")).await;
+        shows(format!("/orders/{id}"), "/status", json!("CONFIRMED")).await;
     }
+    accepted(post.clone(), format!("/orders/{order}/cancel"), json!({}), format!("/orders/{order}")).await;
+    shows(format!("/orders/{order}"), "/status", json!("CANCELLED")).await;
+    let delivery = format!("/deliveries/{sent}");
+    accepted(post.clone(), format!("{delivery}/dispatch"), json!({}), delivery.clone()).await;
+    shows(delivery.clone(), "/status", json!("DISPATCHED")).await;
+    accepted(post.clone(), format!("{delivery}/deliver"), json!({}), delivery.clone()).await;
+    shows(delivery, "/status", json!("DELIVERED")).await;
+    assert_eq!((shop.balance(&alice).await, shop.stock(&apple).await), (79, 13));
+
+    // The outcome of a request under a key is told to whoever asks again.
+    let top_up = shop.post(format!("{wallet}/top-up"), json!({ "amount": 1 })).key("later");
+    top_up.clone().prefer(preference).await.is(202);
+    top_up.await.is(200).has("/balance", 80).with("idempotency-replayed", "true");
+    // What breaks a rule is refused all the same, and reads are not affected.
+    shop.post(format!("{wallet}/top-up"), json!({})).prefer(preference).await.invalid(&["/amount"]);
+    shop.get(&*wallet).prefer(preference).await.is(200).without("preference-applied");
+    // Who does not wait at all is told so of an order, however busy everybody is.
+    let order = json!({ "id": "at-once", "user": "alice", "product": "apple", "quantity": 1 });
+    shop.post("/orders", order).prefer("wait=0").await.is(202).with("preference-applied", "wait=0");
     // Who would wait is answered when there is something to say.
     let quick = shop.post("/wallets", json!({ "id": "quick" })).prefer("wait=30").await.is(201);
     quick.without("preference-applied");

@@ -60,7 +60,10 @@ pub(crate) fn status(sim: &Sim, order: &str) -> Status {
 /// only where there is somebody to take it.
 fn brought_in(sim: &Sim) -> Totals {
     let (mut totals, mut made, mut keys) = (Totals::default(), BTreeSet::new(), BTreeSet::new());
-    for asked in &sim.asked {
+    // Customers without a key know what was done.
+    let done = sim.errands.iter().filter(|errand| errand.is_done == Some(true));
+    totals.money += done.map(|errand| u128::from(errand.amount)).sum::<u128>();
+    for asked in sim.asked.iter().filter(|asked| asked.ticket.is_none()) {
         let first = keys.insert((asked.message.kind(), &asked.to, &asked.key));
         match &asked.message {
             Message::Wallet(wallet::Message::Open { balance }) if made.insert((Kind::Wallet, &asked.to)) => {
@@ -83,7 +86,8 @@ fn brought_in(sim: &Sim) -> Totals {
             | Message::Product(_)
             | Message::Order(_)
             | Message::Delivery(_)
-            | Message::Mypage(_) => {}
+            | Message::Mypage(_)
+            | Message::Void(_) => {}
         }
     }
     totals

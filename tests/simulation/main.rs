@@ -1,6 +1,7 @@
 //! The production host over a log in memory, on one thread, with paused time: one seed decides
 //! everything that happens and everything that goes wrong.
 
+mod careful;
 mod chaos;
 mod check;
 mod door;

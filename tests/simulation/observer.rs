@@ -27,6 +27,7 @@ use shop_domain::{
     kind::Kind,
     message::Message,
     order::{self, Order, Phase},
+    wallet::Wallet,
 };
 use shop_nats::{
     frame::{Origin, Payload, Source},
@@ -121,6 +122,23 @@ impl Observer {
         book.checks += 1;
         if let Some(missing) = book.missing((kind, partition), cursor) {
             book.violations.push(format!("{what} of {kind}/{partition} at {cursor} runs ahead: {missing}"));
+        }
+    }
+
+    /// What a wallet holds after all that its log has taken.
+    pub(crate) fn balance(&self, user: &Id) -> u64 {
+        let mut book = self.book();
+        book.follow();
+        match book.replay.entity(Kind::Wallet, user).map(|entity| &entity.state) {
+            Some(State::Wallet(Wallet::Open(open))) => open.balance.get(),
+            Some(
+                State::Wallet(Wallet::Absent)
+                | State::Product(_)
+                | State::Order(_)
+                | State::Delivery(_)
+                | State::Mypage(_),
+            )
+            | None => 0,
         }
     }
 

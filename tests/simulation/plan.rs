@@ -13,7 +13,7 @@ use shop_domain::{
     product, wallet,
 };
 
-use crate::{chaos::Keep, sim::Sim, trace::Fault, vault::Spoil};
+use crate::{careful::CAREFUL, chaos::Keep, sim::Sim, trace::Fault, vault::Spoil};
 
 /// What every wallet holds at first, and every product.
 const MONEY: u64 = 200;
@@ -37,6 +37,10 @@ pub(crate) async fn play(sim: &mut Sim) {
     for product in PRODUCTS {
         sim.ask(product, create(PRICE, PIECES));
     }
+    for user in CAREFUL {
+        sim.ask(user, wallet::Message::Open { balance: money(0) });
+    }
+    sim.trusts_clocks = sim.chance.bool();
     pause(sim, 50).await;
     let (mut orders, mut old) = (0, vec![]);
     for _ in 0..sim.chance.usize(20..80) {
@@ -57,7 +61,7 @@ pub(crate) async fn play(sim: &mut Sim) {
             }
             14..=16 => bring(sim),
             // Before the third version what is seen of a log whose clock goes back is not in order.
-            17 if sim.shape.logic >= Logic::V3 => sim.put_back(),
+            17 if sim.shape.logic >= Logic::V3 && !sim.trusts_clocks => sim.put_back(),
             17 => {
                 let partition = sim.chance.u16(0..sim.shape.partitions);
                 let kind = any_kind(sim);
@@ -67,6 +71,10 @@ pub(crate) async fn play(sim: &mut Sim) {
             20..=23 if sim.shape.hosts > 1 => estrange(sim),
             24 | 25 if sim.shape.snapshots.is_some() => cut_or_spoil(sim),
             20.. => harm(sim, &mut old),
+        }
+        // Before the third version tickets are not heeded.
+        if sim.shape.logic >= Logic::V3 && sim.chance.u8(0..3) == 0 {
+            sim.pay_in();
         }
         look(sim, orders);
         let pause_ms = if sim.chance.u8(0..4) == 0 { 1_500 } else { 4 };

@@ -21,6 +21,7 @@ use shop_domain::{
     logic::Logic,
     message::{Envelope, Format, Message, ReplyTo, Request},
     order,
+    ticket::Ticket,
 };
 use shop_nats::{
     log::Log,
@@ -34,6 +35,7 @@ use tokio::{
 
 use self::{company::Company, snapshots::Queue};
 use crate::{
+    careful::Errand,
     chaos::{Act, Keep, Mischief, Moment, Script},
     door::Door,
     hearsay::Hearsay,
@@ -50,6 +52,9 @@ pub(crate) type Slot = (Kind, u16);
 /// How long nothing may happen until the shop counts as at rest: longer than any publisher waits
 /// before it sends again (5 s for an acknowledgement, then at most 1 s).
 const REST: Duration = Duration::from_secs(10);
+
+/// Longer than anything is frozen on its way.
+const LATE_MAX: Duration = Duration::from_secs(3_600);
 
 /// How long hosts disagree in a script: longer than a standby is patient.
 const STRIFE: Duration = Duration::from_secs(4);
@@ -73,6 +78,11 @@ pub(crate) struct Sim {
     doors: BTreeMap<(Kind, u16), Door>,
     lives: u64,
     pub(crate) asked: Vec<Asked>,
+    /// Requests that are frozen on their way, and until when.
+    frozen: Vec<(Instant, usize)>,
+    pub(crate) errands: Vec<Errand>,
+    /// Whether no clock is set, so that customers may go by the time that they are told.
+    pub(crate) trusts_clocks: bool,
     /// The moments that the script had to choose from.
     pub(crate) moments: Vec<Moment>,
 }
@@ -116,6 +126,7 @@ pub(crate) struct Asked {
     pub(crate) to: Id,
     pub(crate) message: Message,
     pub(crate) key: Option<Key>,
+    pub(crate) ticket: Option<Ticket>,
     pub(crate) inbox: Box<str>,
     /// The caller gave up on the answer, and asked the same again.
     pub(crate) asked_again: bool,
@@ -148,6 +159,9 @@ impl Sim {
             doors: BTreeMap::new(),
             lives: 0,
             asked: vec![],
+            frozen: vec![],
+            errands: vec![],
+            trusts_clocks: false,
             moments: vec![],
         };
         for kind in Kind::ALL {
@@ -169,28 +183,59 @@ impl Sim {
 
     /// Sends a command through the door of its kind.
     pub(crate) fn ask(&mut self, to: &str, message: impl Into<Message>) {
-        self.ask_with(to.parse().expect("the plan names proper ids"), message.into(), None);
+        self.ask_with(to.parse().expect("the plan names proper ids"), message.into(), None, None);
+    }
+
+    /// A write with a ticket, or the void of one; returns where it is answered.
+    pub(crate) fn ask_with_ticket(&mut self, to: &str, message: Message, ticket: &Ticket) -> Box<str> {
+        let number = self.note(to.parse().expect("the plan names proper ids"), message, None, Some(ticket.clone()));
+        self.let_in(number);
+        self.asked[number].inbox.clone()
+    }
+
+    /// The same, frozen on its way for a while.
+    pub(crate) fn ask_late(&mut self, to: &str, message: Message, ticket: &Ticket, late: Duration) -> Box<str> {
+        let number = self.note(to.parse().expect("the plan names proper ids"), message, None, Some(ticket.clone()));
+        self.frozen.push((Instant::now() + late, number));
+        self.asked[number].inbox.clone()
     }
 
     /// The same under an idempotency key.
     pub(crate) fn ask_with_key(&mut self, to: &str, message: impl Into<Message>, key: &str) {
         let key = key.parse().expect("the plan names proper keys");
-        self.ask_with(to.parse().expect("the plan names proper ids"), message.into(), Some(key));
+        self.ask_with(to.parse().expect("the plan names proper ids"), message.into(), Some(key), None);
     }
 
     /// The client who asked this asks once more.
     pub(crate) fn ask_again(&mut self, request: usize) {
-        let Asked { to, message, key, .. } = self.asked[request].clone();
-        self.ask_with(to, message, key);
+        let Asked { to, message, key, ticket, .. } = self.asked[request].clone();
+        self.ask_with(to, message, key, ticket);
     }
 
-    fn ask_with(&mut self, to: Id, message: Message, key: Option<Key>) {
-        let (number, kind) = (self.asked.len(), message.kind());
+    fn ask_with(&mut self, to: Id, message: Message, key: Option<Key>, ticket: Option<Ticket>) {
+        let number = self.note(to, message, key, ticket);
+        self.let_in(number);
+    }
+
+    fn note(&mut self, to: Id, message: Message, key: Option<Key>, ticket: Option<Ticket>) -> usize {
+        let number = self.asked.len();
         let inbox: Box<str> = format!("caller {number}").into();
-        let asked = Asked { to: to.clone(), message: message.clone(), key: key.clone(), inbox, asked_again: false };
-        let reply = Some(ReplyTo { inbox: asked.inbox.clone(), format: Format::Json });
-        let request = Some(Request { key, key_as_given: None, fingerprint: message.fingerprint(), reply });
-        self.asked.push(asked);
+        self.asked.push(Asked { to, message, key, ticket, inbox, asked_again: false });
+        number
+    }
+
+    /// What was frozen long enough comes to its door.
+    fn thaw(&mut self, now: Instant) {
+        for (_, number) in self.frozen.extract_if(.., |(until, _)| *until <= now).collect::<Vec<_>>() {
+            self.let_in(number);
+        }
+    }
+
+    fn let_in(&mut self, number: usize) {
+        let Asked { to, message, key, ticket, inbox, .. } = self.asked[number].clone();
+        let (kind, fingerprint) = (message.kind(), message.fingerprint());
+        let reply = Some(ReplyTo { inbox, format: Format::Json });
+        let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket });
         let partition = partition_of(&to, self.shape.partitions);
         if !self.doors.contains_key(&(kind, partition)) {
             self.lives += 1;
@@ -215,6 +260,8 @@ impl Sim {
                         break;
                     }
                     self.mind_the_hosts();
+                    self.thaw(Instant::now());
+                    self.mind_the_careful();
                     self.let_one_in().await;
                 }
             }
@@ -295,6 +342,11 @@ impl Sim {
         self.hearsay.calm();
         self.bring_together();
         self.rest().await;
+        while !self.careful_are_content() {
+            self.pass(REST).await;
+        }
+        self.thaw(Instant::now() + LATE_MAX);
+        self.rest().await;
         let lost = {
             let answers = self.world.answers.lock().expect("nobody panics while adding");
             let given: BTreeSet<_> = answers.given.iter().map(|reply| &reply.to.inbox).collect();
@@ -325,6 +377,11 @@ impl Sim {
     /// Every answer given so far.
     pub(crate) fn replies(&self) -> Vec<Reply> {
         self.world.answers.lock().expect("nobody panics while adding").given.clone()
+    }
+
+    /// What a wallet holds after all that its log has taken.
+    pub(crate) fn balance_in_log(&self, user: &Id) -> u64 {
+        self.world.observer.balance(user)
     }
 
     /// How many records the logs have taken.

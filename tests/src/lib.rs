@@ -6,6 +6,7 @@
 
 pub mod balancer;
 pub mod bench;
+pub mod careful;
 pub mod client;
 pub mod cluster;
 pub mod disk;

@@ -35,6 +35,7 @@ impl Ledger {
         let entries = ledger::all(counter, &format!("/wallets/{}/statement", self.user)).await?;
         let mut balance = Some(self.balance);
         let (mut of_orders, mut of_keys) = (BTreeMap::<String, Entries>::new(), BTreeMap::<String, Entries>::new());
+        let mut without_key = Entries::new();
         for entry in &entries {
             if entry["balance"].as_u64() != balance {
                 return untrue(format!("{} has {balance:?} after this entry: {entry}", self.user));
@@ -45,11 +46,17 @@ impl Ledger {
             match (text("order"), text("key")) {
                 (Some(order), None) => of_orders.entry(order).or_default().insert(0, what),
                 (None, Some(key)) => of_keys.entry(key).or_default().insert(0, what),
-                (_, _) => return untrue(format!("{} has never heard of {entry}", self.user)),
+                (None, None) => without_key.insert(0, what),
+                (Some(_), Some(_)) => return untrue(format!("{} has never heard of {entry}", self.user)),
             }
         }
         if balance != Some(0) {
             return untrue(format!("{} had {balance:?} before the first entry", self.user));
+        }
+        let expected: Entries = self.top_ups_without_key.iter().map(|amount| ("TOP_UP".to_owned(), *amount)).collect();
+        if without_key != expected {
+            let (user, told) = (&self.user, expected.len());
+            return untrue(format!("{user} has put in {told} times without a key: {expected:?}, not {without_key:?}"));
         }
         self.top_ups_are(of_keys)?;
         self.charges_are(of_orders)?;

@@ -78,6 +78,16 @@ impl Counter {
         self.asked_until(ask, |answer| answer.header("retry-after").is_none()).await
     }
 
+    /// Asks once, and takes what comes of it.
+    pub(crate) async fn once(&self, ask: &Ask) -> Result<Answer, String> {
+        self.count(|figures| figures.requests += 1);
+        let answer = self.client.exchange(ask).await;
+        if answer.as_ref().is_ok_and(|answer| answer.status != 503) {
+            self.count(|figures| figures.answered += 1);
+        }
+        answer
+    }
+
     async fn asked_until(&self, ask: &Ask, is_enough: impl Fn(&Answer) -> bool) -> Found<Answer> {
         let start = Instant::now();
         loop {

@@ -3,13 +3,17 @@
 
 mod outcome;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use fastrand::Rng;
 use futures::future::try_join_all;
 use hyper::Method;
 use serde_json::{Value, json};
-use shop_tests::client::Ask;
+use shop_tests::{careful, client::Ask};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -22,6 +26,12 @@ use crate::{
 const BALANCE: u64 = 50_000;
 /// Below it, the customer thinks of putting money in.
 const LITTLE: u64 = 20_000;
+/// How long a top-up without a key may take: the longest fault and the way back from it.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// The pause before what was not done is sent anew.
+const PAUSE: Duration = Duration::from_millis(50);
+/// After what time he looks who was told nothing, because the bridge died: the wait, and twice what clocks may differ.
+const UNTOLD: Duration = Duration::from_secs(6);
 /// An order of so many pieces cannot be paid.
 const TOO_MANY: u64 = 1_000_000;
 
@@ -49,6 +59,7 @@ impl Customer {
             balance: BALANCE,
             orders: vec![],
             top_ups: vec![(key.clone(), BALANCE)],
+            top_ups_without_key: vec![],
             told: vec![],
             user: user.clone(),
         };
@@ -74,7 +85,8 @@ impl Customer {
             return self.top_up().await;
         }
         match self.rng.u8(0..100) {
-            0..4 => self.top_up().await,
+            0..2 => self.top_up().await,
+            2..4 => self.top_up_without_key().await,
             4..9 => self.restock().await,
             9..21 => self.cancel_something().await,
             21..29 => self.send_something().await,
@@ -125,6 +137,43 @@ impl Customer {
             return untrue(format!("{amount} more make {}, not {wallet}", self.ledger.balance));
         }
         Ok(())
+    }
+
+    /// Without a key he does as he is told: looks when it is time, and repeats what was not done.
+    async fn top_up_without_key(&mut self) -> Found<()> {
+        let amount = self.rng.u64(1..40_000);
+        let path = format!("/wallets/{}/top-up", self.ledger.user);
+        let ask = Ask::new(Method::POST, path).body(json!({ "amount": amount }));
+        let before = self.ledger.balance;
+        self.ledger.balance += amount;
+        self.ledger.top_ups_without_key.push(amount);
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            let look_after = match self.counter.once(&ask).await {
+                Ok(answer) if answer.status == 200 => {
+                    let wallet = answer.json(200);
+                    if wallet["balance"] != self.ledger.balance {
+                        return untrue(format!("{amount} more make {}, not {wallet}", self.ledger.balance));
+                    }
+                    return Ok(());
+                }
+                Ok(answer) if answer.status == 503 => careful::look_after(&answer).map(Duration::from_secs),
+                Ok(answer) => return untrue(format!("{ask}: {}", said(&answer))),
+                Err(_) => Some(UNTOLD),
+            };
+            let Some(look_after) = look_after else {
+                sleep(PAUSE).await;
+                continue;
+            };
+            sleep(look_after).await;
+            let wallet = read(&self.counter, format!("/wallets/{}", self.ledger.user), 200).await?;
+            match wallet["balance"].as_u64() {
+                Some(balance) if balance == self.ledger.balance => return self.counter.read_was_true(),
+                Some(balance) if balance == before => {}
+                _ => return untrue(format!("{amount} more make {}, not {wallet}", self.ledger.balance)),
+            }
+        }
+        untrue(format!("{ask} is not done after {PATIENCE:?}"))
     }
 
     async fn restock(&mut self) -> Found<()> {

@@ -22,6 +22,8 @@ pub(crate) struct Ledger {
     pub(crate) orders: Vec<Order>,
     /// Keys and amounts.
     pub(crate) top_ups: Vec<(String, u64)>,
+    /// Amounts that were put in without a key, in their order.
+    pub(crate) top_ups_without_key: Vec<u64>,
     /// First answers, which last for ever.
     pub(crate) told: Vec<Told>,
 }

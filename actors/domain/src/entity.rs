@@ -11,10 +11,11 @@ use crate::{
     message::{Envelope, Message, ReplyTo},
     mypage::Mypage,
     order::{self, Order},
-    problem::Code,
+    problem::{Code, Problem},
     product::Product,
     refusal::Refusal,
     rows::{RowKey, Rows},
+    ticket::{self, Fate, Stubs, Ticket},
     timestamp::Timestamp,
     wallet::Wallet,
 };
@@ -49,6 +50,8 @@ pub struct Reply {
     pub answer: Answer,
     /// Whether it is a repeated first answer.
     pub replayed: bool,
+    /// Whether it is kept under the request's ticket, and so will never be another one.
+    pub ticketed: bool,
     /// The caller's trace context.
     pub trace: Option<Box<str>>,
 }
@@ -72,7 +75,12 @@ impl Answer {
 
     /// A refusal.
     pub fn refused(refusal: &Refusal) -> Self {
-        Self { error: Some(refusal.code().name.into()), body: refusal.problem().to_json() }
+        Self::problem(&refusal.problem())
+    }
+
+    /// A problem.
+    pub fn problem(problem: &Problem) -> Self {
+        Self { error: Some(problem.code.name.into()), body: problem.to_json() }
     }
 
     /// A refusal of an order that stays readable under its id.
@@ -108,9 +116,9 @@ pub struct Caller {
     pub trace: Option<Box<str>>,
 }
 
-/// A first answer, kept beside the entity for as long as the entity exists.
-#[derive(Debug, Serialize, Deserialize)]
-struct KeptAnswer {
+/// A first answer, kept beside the entity: for as long as it exists under a key, for a while under a ticket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct KeptAnswer {
     fingerprint: u64,
     /// The key that an order was placed with, which the row does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -131,6 +139,8 @@ pub struct Context<'a> {
     kind: Kind,
     caller: Option<Caller>,
     key: Option<Box<str>>,
+    /// Of the command, where tickets are in force.
+    ticket: Option<Ticket>,
     trace: Option<Box<str>>,
     rows: &'a mut Rows,
     effects: Vec<Effect>,
@@ -165,9 +175,12 @@ impl Context<'_> {
 
     /// Answers the caller of this command, if there is one.
     pub fn answer(&mut self, answer: Answer) {
-        if let Some(caller) = self.caller.take() {
-            self.answer_to(caller, answer);
+        let Some(caller) = self.caller.take() else { return };
+        if let Some(ticket) = self.ticket.clone() {
+            let kept = KeptAnswer { fingerprint: caller.fingerprint, key: None, answer: answer.clone() };
+            self.keep_stub(&ticket, Some(kept));
         }
+        self.answer_to(caller, answer);
     }
 
     /// Refuses what the caller of this command asked.
@@ -183,7 +196,8 @@ impl Context<'_> {
         if let Some(row) = answer_row {
             self.rows.put(row, &kept);
         }
-        let reply = reply.map(|to| Effect::Reply(Reply { to, answer: kept.answer, replayed: false, trace }));
+        let ticketed = self.ticket.is_some();
+        let reply = reply.map(|to| Effect::Reply(Reply { to, answer: kept.answer, replayed: false, ticketed, trace }));
         self.effects.extend(reply);
     }
 
@@ -207,16 +221,68 @@ impl Context<'_> {
         let Some(kept) = caller.answer_row.as_deref().and_then(|row| self.rows.get::<KeptAnswer>(row)) else {
             return false;
         };
-        let (answer, replayed) = if kept.fingerprint == caller.fingerprint {
+        let (answer, replayed) = self.repeat(kept, caller);
+        self.reply(answer, replayed, false);
+        true
+    }
+
+    /// The answer to whoever asks once more what was answered before, and whether it is that.
+    fn repeat(&self, kept: KeptAnswer, caller: &Caller) -> (Answer, bool) {
+        if kept.fingerprint == caller.fingerprint {
             (kept.answer, true)
         } else {
             (Answer::refused(&self.reused(caller, kept.key.as_deref())), false)
+        }
+    }
+
+    /// Answers as the command's ticket has it, unless that lets a write in that is to be handled now.
+    fn answer_from_ticket(&mut self, is_void: bool) -> bool {
+        let Some(ticket) = self.ticket.clone() else {
+            if is_void {
+                self.reply(Answer::problem(&ticket::unknown()), false, false);
+            }
+            return is_void;
         };
+        let stubs = self.stubs(&ticket);
+        match stubs.fate(&ticket, self.now) {
+            Fate::Used(kept) if is_void => self.reply(kept.answer, false, true),
+            Fate::Used(kept) => {
+                let caller = self.caller.as_ref().expect("what has a ticket has a caller");
+                let (answer, replayed) = self.repeat(kept, caller);
+                self.reply(answer, replayed, true);
+            }
+            Fate::Voided => self.reply(Answer::problem(&ticket::voided()), false, true),
+            Fate::Open if is_void && !stubs.are_full() => {
+                self.keep_stub(&ticket, None);
+                self.reply(Answer::problem(&ticket::voided()), false, true);
+            }
+            Fate::Open | Fate::Forgotten if is_void => self.reply(Answer::problem(&ticket::unsaid()), false, false),
+            Fate::Open if stubs.are_full() => self.reply(Answer::problem(&ticket::full()), false, true),
+            Fate::Open | Fate::Forgotten => match ticket.check(self.now) {
+                Ok(()) => return false,
+                // Also one that is in the future: it must not be let in when that has come.
+                Err(problem) => self.answer(Answer::problem(&problem)),
+            },
+        }
+        true
+    }
+
+    /// Gives an answer that is not to be kept.
+    fn reply(&mut self, answer: Answer, replayed: bool, ticketed: bool) {
         let caller = self.caller.take();
         self.effects.extend(caller.and_then(|Caller { reply, trace, .. }| {
-            Some(Effect::Reply(Reply { to: reply?, answer, replayed, trace }))
+            Some(Effect::Reply(Reply { to: reply?, answer, replayed, ticketed, trace }))
         }));
-        true
+    }
+
+    fn stubs(&self, ticket: &Ticket) -> Stubs {
+        self.row::<Stubs>(&ticket.row()).unwrap_or_default().at(self.now)
+    }
+
+    fn keep_stub(&mut self, ticket: &Ticket, answer: Option<KeptAnswer>) {
+        let mut stubs = self.stubs(ticket);
+        stubs.keep(ticket, answer);
+        self.put_row(ticket.row(), &stubs);
     }
 }
 
@@ -279,10 +345,12 @@ impl State {
         let answer_row = answer_row(&envelope);
         let Envelope { to, message, request, trace } = envelope;
         let kind = message.kind();
+        let is_void = matches!(message, Message::Void(_));
         let key: Option<Box<str>> = request.as_ref().and_then(|request| match &request.key_as_given {
             Some(given) if logic >= Logic::V3 => Some(given.clone()),
             Some(_) | None => request.key.as_ref().map(|key| key.as_str().into()),
         });
+        let ticket = request.as_ref().and_then(|request| request.ticket.clone()).filter(|_| logic >= Logic::V3);
         let caller = request.map(|request| Caller {
             reply: request.reply,
             answer_row,
@@ -290,8 +358,8 @@ impl State {
             fingerprint: request.fingerprint,
             trace: trace.clone(),
         });
-        let mut ctx = Context { id: &to, now, logic, kind, caller, key, trace, rows, effects: Vec::new() };
-        if !ctx.answer_from_memory() {
+        let mut ctx = Context { id: &to, now, logic, kind, caller, key, ticket, trace, rows, effects: Vec::new() };
+        if !ctx.answer_from_memory() && !ctx.answer_from_ticket(is_void) {
             match (self, message) {
                 (Self::Wallet(wallet), Message::Wallet(message)) => wallet.handle(message, &mut ctx),
                 (Self::Product(product), Message::Product(message)) => product.handle(message, &mut ctx),
@@ -305,7 +373,7 @@ impl State {
     }
 }
 
-/// The rows that handling an envelope may read: what its message names, and the kept answer.
+/// The rows that handling an envelope may read: what its message names, the kept answer, and the ticket's stub.
 pub fn rows(envelope: &Envelope) -> Vec<RowKey> {
     let mut rows = match &envelope.message {
         Message::Wallet(message) => Wallet::rows(message),
@@ -313,7 +381,10 @@ pub fn rows(envelope: &Envelope) -> Vec<RowKey> {
         Message::Order(message) => Order::rows(message),
         Message::Delivery(message) => Delivery::rows(message),
         Message::Mypage(message) => Mypage::rows(message),
+        Message::Void(_) => vec![],
     };
+    let ticket = envelope.request.as_ref().and_then(|request| request.ticket.as_ref());
+    rows.extend(ticket.map(Ticket::row));
     rows.extend(answer_row(envelope));
     rows
 }

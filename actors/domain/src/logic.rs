@@ -20,7 +20,7 @@ pub enum Logic {
     /// a top-up makes no entry in the statement.
     V2 = 2,
     /// A partition's clock never goes back: where that of the log does, what happens next happens at
-    /// the latest time that there was before.
+    /// the latest time that there was before. Tickets are heeded, see [`ticket`](crate::ticket).
     V3 = 3,
 }
 

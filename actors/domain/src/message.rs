@@ -10,7 +10,9 @@ use crate::{
     encode::encode,
     id::{Id, Key},
     kind::Kind,
-    mypage, order, product, wallet,
+    mypage, order, product,
+    ticket::Ticket,
+    wallet,
 };
 
 /// A message to an entity of any kind.
@@ -27,6 +29,8 @@ pub enum Message {
     Delivery(delivery::Message),
     /// To a customer's page.
     Mypage(mypage::Message),
+    /// Command to an entity of that kind: a write with the request's ticket is to be refused, unless it was handled.
+    Void(Kind),
 }
 
 impl Message {
@@ -38,6 +42,7 @@ impl Message {
             Self::Order(_) => Kind::Order,
             Self::Delivery(_) => Kind::Delivery,
             Self::Mypage(_) => Kind::Mypage,
+            Self::Void(kind) => *kind,
         }
     }
 
@@ -91,6 +96,9 @@ pub struct Request {
     /// Where the answer goes; nobody waits when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<ReplyTo>,
+    /// What lets a write without a key in once at most, or what is to be voided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<Ticket>,
 }
 
 /// Where an answer goes, and how it is written.

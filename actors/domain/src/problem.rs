@@ -68,6 +68,10 @@ impl Code {
 
 /// The fact that tells a door that holds from one that cannot: `true`.
 pub const HELD: &str = "held";
+/// The fact that says of a write that it was not done and never will be: `false`.
+pub const DONE: &str = "done";
+/// The fact that says whether repeating a request can do no harm.
+pub const RETRYABLE: &str = "retryable";
 
 /// The fact that tells an entity on which too many wait from a door that too many use: how many wait.
 pub const WAITING: &str = "waiting";
@@ -91,7 +95,7 @@ impl Problem {
 
     /// The doors let nothing in for a while that changes something: nothing was done, and it may be asked again.
     pub fn held(detail: impl Into<String>) -> Self {
-        Self::new(Code::UNAVAILABLE, detail).fact(HELD, true)
+        Self::new(Code::UNAVAILABLE, detail).fact(HELD, true).fact(RETRYABLE, true)
     }
 
     /// The same problem with one more fact.

@@ -14,7 +14,7 @@ use shop_domain::{
     message::Message,
     message::{Envelope, ReplyTo},
     order,
-    problem::{Code, Problem},
+    problem::{Code, Problem, RETRYABLE},
 };
 use shop_nats::{
     door::Response,
@@ -194,7 +194,8 @@ async fn accept(answers: &Answers, envelope: Envelope, Acceptance { to, status }
         body["status"] = json!(status);
     }
     let (body, traceparent) = (body.to_string().into(), envelope.trace.map(Into::into));
-    answers.send(to, Response { body, error: None, replayed: false, accepted: true, traceparent }).await;
+    let response = Response { body, error: None, replayed: false, accepted: true, ticketed: false, traceparent };
+    answers.send(to, response).await;
 }
 
 async fn refuse(answers: &Answers, envelope: Envelope, tell_accepted: Option<Acceptance>, problem: &Problem) {
@@ -205,9 +206,11 @@ async fn refuse(answers: &Answers, envelope: Envelope, tell_accepted: Option<Acc
 }
 
 fn late() -> Problem {
-    Problem::new(Code::UNAVAILABLE, "the log did not take the request in time; nothing was done, try again")
+    let detail = "the log did not take the request in time; nothing was done, try again";
+    Problem::new(Code::UNAVAILABLE, detail).fact(RETRYABLE, true)
 }
 
 fn no_room() -> Problem {
-    Problem::new(Code::OVERLOADED, "the log has no room for more; nothing was done, try again later")
+    let detail = "the log has no room for more; nothing was done, try again later";
+    Problem::new(Code::OVERLOADED, detail).fact(RETRYABLE, true)
 }

@@ -10,7 +10,9 @@ use shop_domain::{
     money::{Money, Quantity},
     order::{self, LINES_MAX, Place, Wanted},
     problem::{Code, Problem},
-    product, wallet,
+    product,
+    ticket::{InvalidTicket, Ticket},
+    wallet,
 };
 
 use super::body::{Fields, invalid};
@@ -46,6 +48,22 @@ pub fn read(kind: Kind, target: &str, body: &[u8]) -> Result<Command, Problem> {
     }
 }
 
+/// Reads the ticket, if there is one: of a write that has no key, or of a void, which needs one.
+pub fn ticket(tickets: &[String], command: &Command, has_key: bool) -> Result<Option<Ticket>, Problem> {
+    let mistake = |detail: &str| invalid("/Shop-Ticket", detail);
+    let ticket = match tickets {
+        [] => None,
+        [ticket] => Some(ticket.parse().map_err(|error: InvalidTicket| mistake(&error.to_string()))?),
+        [_, _, ..] => return Err(mistake("must be given once")),
+    };
+    match (command, &ticket) {
+        (Command::Write(_, Message::Void(_)), None) => Err(mistake("is missing")),
+        (Command::Write(_, _), Some(_)) if has_key => Err(mistake("stands in place of an Idempotency-Key")),
+        (Command::Write(_, Message::Order(_)), Some(_)) => Err(mistake("is not needed: the id of an order is its key")),
+        (Command::Write(_, _) | Command::Read(_), _) => Ok(ticket),
+    }
+}
+
 fn about_one(kind: Kind, id: Id, verb: &str, mut fields: Fields) -> Result<Command, Problem> {
     let f = &mut fields;
     let write = |message: Option<Message>| message.map(|message| Command::Write(id.clone(), message));
@@ -64,6 +82,7 @@ fn about_one(kind: Kind, id: Id, verb: &str, mut fields: Fields) -> Result<Comma
         (Kind::Order, "key-scope") => f.id("user").and_then(|user| read(Query::KeyScope(id.clone(), user))),
         (Kind::Delivery, "dispatch") => write(Some(delivery::Message::Dispatch.into())),
         (Kind::Delivery, "deliver") => write(Some(delivery::Message::Deliver.into())),
+        (Kind::Wallet | Kind::Product | Kind::Delivery, "void") => write(Some(Message::Void(kind))),
         (Kind::Mypage, "get") => {
             page(f, orders_place)?.and_then(|page| read(Query::Of(id.clone(), About::Orders(page))))
         }

@@ -109,6 +109,7 @@ async fn ask(
         idempotency_key: None,
         traceparent: None,
         respond_async: false,
+        ticket: None,
     };
     let reply = persistently(connection, request).await?;
     let quotes: Vec<Quote> = serde_json::from_slice(&reply.body).unwrap_or_default();

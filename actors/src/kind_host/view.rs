@@ -45,6 +45,11 @@ impl View {
         wait.await.is_some()
     }
 
+    /// The number of the newest logic version that one of its partitions is at; 0 without partitions.
+    pub fn newest_logic(&self) -> u32 {
+        self.partitions.values().map(|partition| partition.handle.logic.load(Ordering::Relaxed)).max().unwrap_or(0)
+    }
+
     /// The kind and each of its partitions, in JSON.
     pub fn describe(&self, kind: Kind) -> Value {
         let running = self.partitions.values().map(|PartitionView { handle, .. }| {

@@ -249,7 +249,12 @@ fn outcome(message: &Message, id: &Id, entity: &Entity) -> Outcome {
             view.and_then(|view| view["status"].as_str().map(str::to_owned))
         }
         (
-            Message::Wallet(_) | Message::Product(_) | Message::Order(_) | Message::Delivery(_) | Message::Mypage(_),
+            Message::Wallet(_)
+            | Message::Product(_)
+            | Message::Order(_)
+            | Message::Delivery(_)
+            | Message::Mypage(_)
+            | Message::Void(_),
             _,
         ) => None,
     };

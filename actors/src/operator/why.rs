@@ -131,7 +131,8 @@ impl Findings {
             )
             | Message::Order(_)
             | Message::Delivery(_)
-            | Message::Mypage(_) => {}
+            | Message::Mypage(_)
+            | Message::Void(_) => {}
         }
     }
 
@@ -173,7 +174,8 @@ impl Findings {
             | Message::Wallet(_)
             | Message::Product(_)
             | Message::Delivery(_)
-            | Message::Mypage(_) => {}
+            | Message::Mypage(_)
+            | Message::Void(_) => {}
         }
     }
 

@@ -56,6 +56,7 @@ pub(super) fn json_of(message: &Message) -> Value {
         Message::Order(message) => serde_json::to_value(message),
         Message::Delivery(message) => serde_json::to_value(message),
         Message::Mypage(message) => serde_json::to_value(message),
+        Message::Void(_) => Ok("void".into()),
     };
     value.expect("a message always encodes")
 }
@@ -111,7 +112,8 @@ pub(super) fn order_of(envelope: &Envelope) -> Option<&str> {
         Message::Wallet(wallet::Message::Open { .. } | wallet::Message::TopUp { .. })
         | Message::Product(
             product::Message::Create { .. } | product::Message::Restock { .. } | product::Message::Change { .. },
-        ) => None,
+        )
+        | Message::Void(_) => None,
     }
 }
 
@@ -142,7 +144,8 @@ pub(super) fn refusal_in(message: &Message) -> Option<&shop_domain::refusal::Ref
         | Message::Wallet(_)
         | Message::Product(_)
         | Message::Delivery(_)
-        | Message::Mypage(_) => None,
+        | Message::Mypage(_)
+        | Message::Void(_) => None,
     }
 }
 

@@ -28,7 +28,9 @@ pub enum Outlook {
 
 impl Outlook {
     /// Of a command to an entity with this state and these rows. A refusal is the same in all logic versions.
-    pub fn of(envelope: Envelope, mut state: State, mut rows: Rows) -> Self {
+    pub fn of(mut envelope: Envelope, mut state: State, mut rows: Rows) -> Self {
+        // Whether a ticket is still good is a matter of time, which stands still here.
+        envelope.request.iter_mut().for_each(|request| request.ticket = None);
         // What a bug makes of a copy is no answer to anybody.
         let handle = AssertUnwindSafe(|| state.handle(envelope, Timestamp::default(), Logic::NEWEST, &mut rows));
         let Ok(effects) = catch_unwind(handle) else { return Self::Open(None) };

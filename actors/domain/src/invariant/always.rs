@@ -18,6 +18,7 @@ use crate::{
     product::{self, OnSale, Product, Take},
     refusal::Refusal,
     rows::{RowKey, decode_row},
+    ticket::TICKET_ROWS,
     wallet::{self, Charge, Entry, EntryKind, Open, Wallet},
 };
 
@@ -49,7 +50,8 @@ pub fn order_of(envelope: &Envelope) -> Option<OrderId> {
         Message::Wallet(wallet::Message::Open { .. } | wallet::Message::TopUp { .. })
         | Message::Product(
             product::Message::Create { .. } | product::Message::Restock { .. } | product::Message::Change { .. },
-        ) => None,
+        )
+        | Message::Void(_) => None,
     }
 }
 
@@ -63,7 +65,8 @@ pub fn check_entity(entity: Seen<'_>) -> Vec<Violation> {
         State::Product(Product::OnSale(on_sale)) => found.product(on_sale, entity),
         State::Order(Order::Placed(order)) => found.order(order),
         State::Wallet(Wallet::Absent) | State::Product(Product::Absent) => {
-            found.unless(entity.rows.keys().all(|row| row.starts_with("answer/")), "is absent, but was undone");
+            let is_answer = |row: &RowKey| row.starts_with("answer/") || row.starts_with(TICKET_ROWS);
+            found.unless(entity.rows.keys().all(is_answer), "is absent, but was undone");
         }
         State::Delivery(delivery) => found.unless(*delivery != Delivery::Void, "was cancelled before it was made"),
         State::Order(Order::Absent) | State::Mypage(_) => {}
@@ -85,7 +88,8 @@ pub fn check_step(id: &Id, before: &State, message: &Message, after: &State) -> 
                 | Message::Product(_)
                 | Message::Order(_)
                 | Message::Delivery(_)
-                | Message::Mypage(_) => 0,
+                | Message::Mypage(_)
+                | Message::Void(_) => 0,
             };
             found.came_in(put_in(before), came, put_in(after), message);
         }
@@ -100,7 +104,8 @@ pub fn check_step(id: &Id, before: &State, message: &Message, after: &State) -> 
                 | Message::Wallet(_)
                 | Message::Order(_)
                 | Message::Delivery(_)
-                | Message::Mypage(_) => 0,
+                | Message::Mypage(_)
+                | Message::Void(_) => 0,
             };
             found.came_in(brought_in(before), came, brought_in(after), message);
         }

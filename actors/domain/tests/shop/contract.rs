@@ -362,8 +362,13 @@ fn a_message_reads_the_rows_that_it_needs_and_no_others() {
         let mut envelope = Envelope { to: id("x"), message, request: None, trace: None };
         assert_eq!(rows(&envelope), expected, "{:?}", envelope.message);
         let key = Some("k-1".parse().unwrap());
-        envelope.request =
-            Some(Request { key, key_as_given: None, fingerprint: envelope.message.fingerprint(), reply: None });
+        envelope.request = Some(Request {
+            key,
+            key_as_given: None,
+            fingerprint: envelope.message.fingerprint(),
+            reply: None,
+            ticket: None,
+        });
         let answer =
             if matches!(envelope.message, Message::Order(order::Message::Place(_))) { "answer/" } else { "answer/k-1" };
         assert_eq!(rows(&envelope), [expected, &[answer]].concat(), "{:?}", envelope.message);

@@ -159,6 +159,7 @@ fn samples() -> BTreeMap<String, Envelope> {
             key_as_given: None,
             fingerprint: u64::MAX,
             reply: Some(ReplyTo { inbox: "_INBOX.a.b".into(), format: Format::Msgpack }),
+            ticket: None,
         }),
         trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         ..envelope(wallet::Message::TopUp { amount: money(1) }.into())
@@ -166,6 +167,12 @@ fn samples() -> BTreeMap<String, Envelope> {
     let mut as_given = full.clone();
     as_given.request.iter_mut().for_each(|request| request.key_as_given = Some("k/1".into()));
     samples.insert("envelope.full".into(), full);
+    let ticket = "0af7651916cd43dd8448eb211c80319c.1700000000000.1700000005000".parse().unwrap();
+    let voided = Envelope {
+        request: Some(Request { key: None, key_as_given: None, fingerprint: 1, reply: None, ticket: Some(ticket) }),
+        ..envelope(Message::Void(Kind::Wallet))
+    };
+    samples.insert("envelope.void".into(), voided);
     samples.insert("envelope.full.key_as_given".into(), as_given);
     samples
 }

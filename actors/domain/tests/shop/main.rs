@@ -8,5 +8,6 @@ mod interleavings;
 mod invariant;
 mod saga;
 mod storm;
+mod tickets;
 mod wallet_and_stock;
 mod world;

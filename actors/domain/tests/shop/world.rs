@@ -1,7 +1,7 @@
 //! A whole shop in memory: entities, rows, and links that keep their order but nothing else does.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     hash::{DefaultHasher, Hash, Hasher},
 };
 
@@ -22,6 +22,7 @@ use shop_domain::{
     order::{self, Place, Wanted},
     product,
     rows::{RowKey, Rows, decode_row},
+    ticket::Ticket,
     timestamp::Timestamp,
     wallet,
 };
@@ -38,6 +39,8 @@ pub(crate) struct World {
     /// None is empty.
     links: BTreeMap<Link, VecDeque<Envelope>>,
     answers: Vec<(String, Answer, bool)>,
+    /// Inboxes with an answer that is final by its ticket.
+    pub(crate) ticketed: BTreeSet<String>,
     pub(crate) now: u64,
     /// How entities behave.
     pub(crate) logic: Logic,
@@ -54,6 +57,7 @@ impl Default for World {
             rows: BTreeMap::new(),
             links: BTreeMap::new(),
             answers: vec![],
+            ticketed: BTreeSet::new(),
             now: 0,
             logic: Logic::NEWEST,
             stutters: false,
@@ -89,6 +93,13 @@ impl World {
     /// A command under an idempotency key.
     pub(crate) fn ask_with_key(&mut self, to: &str, message: impl Into<Message>, inbox: &str, key: &str) {
         self.command(to, message, inbox, Some(key.parse().unwrap()));
+    }
+
+    /// A command with a ticket.
+    pub(crate) fn ask_with_ticket(&mut self, to: &str, message: impl Into<Message>, inbox: &str, ticket: &Ticket) {
+        let mut envelope = command(to, message.into(), inbox, None);
+        envelope.request.iter_mut().for_each(|request| request.ticket = Some(ticket.clone()));
+        self.handle(envelope);
     }
 
     /// The same under a key that the log keeps under another name.
@@ -189,7 +200,12 @@ impl World {
                     let link = (to.clone(), envelope.message.kind());
                     self.links.entry(link).or_default().push_back(envelope);
                 }
-                Effect::Reply(reply) => self.answers.push((reply.to.inbox.into(), reply.answer, reply.replayed)),
+                Effect::Reply(reply) => {
+                    if reply.ticketed {
+                        self.ticketed.insert(reply.to.inbox.clone().into());
+                    }
+                    self.answers.push((reply.to.inbox.into(), reply.answer, reply.replayed));
+                }
             }
         }
     }
@@ -345,7 +361,7 @@ impl Cut for Now<'_> {
 fn command(to: &str, message: Message, inbox: &str, key: Option<Key>) -> Envelope {
     let fingerprint = message.fingerprint();
     let reply = (!inbox.is_empty()).then(|| ReplyTo { inbox: inbox.into(), format: Format::Json });
-    let request = Some(Request { key, key_as_given: None, fingerprint, reply });
+    let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket: None });
     Envelope { to: id(to), message, request, trace: None }
 }
 

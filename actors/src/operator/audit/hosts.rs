@@ -149,6 +149,7 @@ async fn get(connection: &Connection, kind: Kind, id: &Id) -> Result<Option<Valu
 }
 
 async fn request(connection: &Connection, subject: String, body: Bytes) -> Result<Reply, String> {
-    let request = Request { subject, body, idempotency_key: None, traceparent: None, respond_async: false };
+    let request =
+        Request { subject, body, idempotency_key: None, traceparent: None, respond_async: false, ticket: None };
     connection.request(request, ANSWER_WAIT).await.map_err(|error| error.to_string())
 }

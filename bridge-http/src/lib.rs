@@ -15,7 +15,7 @@ mod query;
 mod reply;
 pub mod routes;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future;
 use shop_nats::connection::Connection;
@@ -64,6 +64,9 @@ pub async fn run(
     answer_without_delay(&listener);
     if let Ok(address) = listener.local_addr() {
         tracing::info!("listening on http://{address}");
+        if !address.ip().to_canonical().is_loopback() {
+            tracing::warn!("{}", without_login(address));
+        }
     }
     let gateway = Arc::new(Gateway::new(connection, &config));
     let (leaving, listening, finishing) = (Arc::clone(&gateway), Arc::clone(&gateway), Arc::clone(&gateway));
@@ -101,6 +104,14 @@ pub async fn run(
         () = listening.listen() => {}
         () = out_of_time => tracing::warn!("some connections did not finish within {STOP_TIME_MAX:?}"),
     }
+}
+
+/// What it means to listen where other machines can come in.
+fn without_login(address: SocketAddr) -> String {
+    format!(
+        "there is no login: whoever can reach {address} may use the shop and see what is in it; listen on 127.0.0.1, or \
+         let only what asks for a login through to it"
+    )
 }
 
 /// Lets pass all but CONNECT, which has no path: warp's path filters panic on it (warp 0.4.3, http 1.5).

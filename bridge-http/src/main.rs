@@ -40,6 +40,11 @@ async fn main() -> ExitCode {
 
 async fn serve(Arguments { nats, http_addr, leave_ms }: Arguments) -> Result<(), Box<dyn Error>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let connection = tokio::select! {
+        connected = Connection::connect_patiently(&nats, "shop-bridge-http") => connected?,
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    };
     let stop = async move {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         tracing::info!("leaving; once more ends at once");
@@ -48,7 +53,6 @@ async fn serve(Arguments { nats, http_addr, leave_ms }: Arguments) -> Result<(),
             std::process::exit(130);
         });
     };
-    let connection = Connection::connect(&nats, "shop-bridge-http").await?;
     let bound = tokio::net::TcpListener::bind(http_addr).await;
     let listener = bound.map_err(|error| format!("cannot listen on {http_addr}: {error}"))?;
     let config = Config { leave_time: Duration::from_millis(leave_ms), ..Config::default() };

@@ -16,7 +16,9 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     access::{Access, FileError},
-    bundle, cut_off, subject,
+    bundle, cut_off,
+    start::Wait,
+    subject,
 };
 
 /// Oldest server that the shop runs on: before 2.12, `sync_interval: always` could still
@@ -86,6 +88,18 @@ impl Connection {
     pub fn connect(access: &Access, name: &str) -> BoxFuture<'static, Result<Self, ConnectError>> {
         // Boxed, because the compiler cannot see through the client's future that it is `Send`.
         Box::pin(Self::connect_to(access.clone(), name.to_owned()))
+    }
+
+    /// The same, of a program that may be started before its nats-server, or while that is busy: waits for it, for a
+    /// minute at most, and says so.
+    pub async fn connect_patiently(access: &Access, name: &str) -> Result<Self, ConnectError> {
+        let mut wait = Wait::begin();
+        loop {
+            match Self::connect(access, name).await {
+                Err(error @ ConnectError::Unreachable { .. }) if wait.goes_on(&error).await => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     async fn connect_to(access: Access, name: String) -> Result<Self, ConnectError> {

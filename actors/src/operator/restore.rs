@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     cli::copies,
+    joined::joined,
     object::{ObjectError, Received},
     snapshot::{self, Name, Snapshots},
     store::Meta,
@@ -63,7 +64,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let start = Instant::now();
     let backup = Backup::find(&from)?;
     let contents = check::check(&backup).await?;
-    let snapshots = common.snapshots.as_deref().filter(|url| !url.is_empty());
+    let snapshots = common.named_snapshots();
     if !dry_run {
         if let (Some(kind), None) = (contents.cut(), snapshots) {
             return Ok(no(&format!(
@@ -149,7 +150,7 @@ async fn fill(
     while let Some(message) = read.recv().await {
         stream.put(change(message)).await?;
     }
-    let read: Result<(), ObjectError> = reading.await.expect("reading a backup does not panic");
+    let read: Result<(), ObjectError> = joined(reading).await;
     read.map_err(|error| BackupError::File { file: name, error })?;
     Ok(stream.settle().await?)
 }

@@ -10,7 +10,10 @@ use std::{
 
 use serde_json::Value;
 use shop_domain::kind::Kind;
-use shop_nats::access::Access;
+use shop_nats::{
+    access::Access,
+    connection::{ConnectError, Connection},
+};
 use tokio::{
     net::TcpListener,
     sync::mpsc,
@@ -89,6 +92,9 @@ pub enum ShopError {
         /// Its log file.
         log: PathBuf,
     },
+    /// There is no connection to it.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// A part ended, or did not.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -120,6 +126,10 @@ impl Shop {
             log_max_bytes: options.log_max_bytes,
             snapshots: options.snapshots.or_in(&folder.join("snapshots")),
         };
+        if let Nats::Foreign(_) = nats {
+            // Here once, so that not every part of the shop says that it waits.
+            drop(Connection::connect_patiently(&settings.nats, "shop-local").await?);
+        }
         // One failure ends the shop, so one place is enough.
         let failures = mpsc::channel(1);
         let host = |kind| Ok((kind, spawn_host(kind, &settings, &failures.0)?));
@@ -166,7 +176,7 @@ impl Shop {
         let hosts: Vec<_> = self.hosts.into_values().map(|host| tokio::spawn(host.stop(HOST_STOP_LIMIT))).collect();
         for host in hosts {
             outcomes.push(host.await.unwrap_or_else(|error| {
-                Err(ServiceError::Ended { name: "a host".to_owned(), reason: error.to_string() })
+                Err(ServiceError::Unfinished { name: "a host".to_owned(), reason: error.to_string() })
             }));
         }
         if let Nats::Own(mut server) = self.nats {

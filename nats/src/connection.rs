@@ -196,7 +196,9 @@ impl Connection {
         if self.is_connected()
             && let Err(error) = self.round_trip(limit).await
         {
-            tracing::warn!("not everything published has arrived within {limit:?}: {error}");
+            tracing::warn!(
+                "the nats-server does not say at the end, within {limit:?}, that all has arrived which was published: {error}"
+            );
         }
         if let Err(error) = self.client.drain().await {
             tracing::debug!("the connection was closed already: {error}");

@@ -195,14 +195,15 @@ impl Connection {
         let Some(wanted) = topology.log_max_bytes.map(max_bytes).filter(|wanted| *wanted != config.max_bytes) else {
             return Ok(());
         };
-        let failed = |reason: String| TopologyError::Server { stream: config.name.clone(), reason };
         tracing::info!("the stream {} may have {wanted} bytes from now on (-1: without limit)", config.name);
         let context = jetstream::new(self.client().clone());
-        // Whatever else is changed with it, and the shop may have been repartitioned since it was found.
-        let found = context.get_stream(&config.name).await.map_err(|error| failed(error.to_string()))?;
-        let now = found.cached_info().config.clone();
-        let changed = context.update_stream(Config { max_bytes: wanted, ..now }).await;
-        changed.map(drop).map_err(|error| failed(error.to_string()))
+        let mut wait = Wait::begin();
+        loop {
+            match give_room(&context, &config.name, wanted).await {
+                Err(error @ TopologyError::Server { .. }) if wait.goes_on(&error).await => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Asks again what was not answered or not possible yet.
@@ -218,6 +219,15 @@ impl Connection {
             }
         }
     }
+}
+
+async fn give_room(context: &jetstream::Context, name: &str, max_bytes: i64) -> Result<(), TopologyError> {
+    let failed = |reason: String| TopologyError::Server { stream: name.to_owned(), reason };
+    // Whatever else is changed with it, and the shop may have been repartitioned since it was found.
+    let found = context.get_stream(name).await.map_err(|error| failed(error.to_string()))?;
+    let now = found.cached_info().config.clone();
+    let changed = context.update_stream(Config { max_bytes, ..now }).await;
+    changed.map(drop).map_err(|error| failed(error.to_string()))
 }
 
 /// As a stream's configuration says it.

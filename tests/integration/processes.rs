@@ -12,3 +12,4 @@ mod servers;
 mod several;
 mod spread;
 mod standby;
+mod waiting;

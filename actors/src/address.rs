@@ -2,7 +2,7 @@
 //! Azure Blob. Credentials and endpoints of these come from the environment, under the names that their own
 //! tools use: `AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT`, `AZURE_STORAGE_ACCOUNT_NAME` and so on.
 
-use std::{path::Path, sync::Arc};
+use std::{io::ErrorKind::NotFound, path::Path, sync::Arc};
 
 use object_store::{ObjectStore, local::LocalFileSystem};
 
@@ -30,6 +30,13 @@ pub fn make(url: &str) -> Result<(), AddressError> {
 /// The object store at an address.
 pub fn open(url: &str) -> Result<Arc<dyn ObjectStore>, AddressError> {
     let Some(folder) = folder_in(url) else { return remote(url) };
+    // In words of our own: a store of files would speak of what it does with a path.
+    match std::fs::metadata(folder) {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => return Err(failed(url, "it is no folder".to_owned())),
+        Err(error) if error.kind() == NotFound => return Err(failed(url, "there is no such folder".to_owned())),
+        Err(error) => return Err(failed(url, error.to_string())),
+    }
     let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| failed(url, error.to_string()))?;
     // What is written there is on the disk before it counts: the log may be cut because of it.
     Ok(Arc::new(store.with_fsync(true)))
@@ -105,7 +112,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for url in [folder.path().join("one").display().to_string(), format!("file://{}/two", folder.path().display())]
         {
-            assert!(Snapshots::find(&url).is_err(), "{url} is not there yet");
+            let refusal = Snapshots::find(&url).unwrap_err().to_string();
+            assert!(refusal.contains("there is no such folder"), "{refusal}");
             assert_eq!(Snapshots::open(&url).unwrap().url(), url);
         }
     }

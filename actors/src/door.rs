@@ -8,7 +8,7 @@ pub mod key;
 pub mod quotes;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -62,6 +62,8 @@ pub struct Door {
     quotes: Quotes,
     answers: Answers,
     appenders: Vec<Appender>,
+    /// What came in for the log, and is not known to be in it.
+    waiting: Arc<AtomicUsize>,
     busy: Arc<Semaphore>,
     /// Whether to let nothing in that changes something.
     held: watch::Receiver<bool>,
@@ -89,16 +91,23 @@ impl Door {
         answers: Answers,
         held: watch::Receiver<bool>,
     ) -> Arc<Self> {
-        let appender = |partition| Appender::new(log.clone(), kind, partition, answers.clone());
+        let waiting = Arc::<AtomicUsize>::default();
+        let appender = |partition| Appender::new(log.clone(), kind, partition, answers.clone(), Arc::clone(&waiting));
         Arc::new(Self {
             kind,
             appenders: (0..partitions).map(appender).collect(),
+            waiting,
             quotes: Quotes::new(answers.connection.clone()),
             reads,
             answers,
             busy: Arc::new(Semaphore::new(BUSY_MAX)),
             held,
         })
+    }
+
+    /// How many requests came in for the log, and are not known to be in it.
+    pub fn waiting(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.waiting)
     }
 
     /// Lets requests in until `stop`; then finishes what came in, and waits until the log has it.

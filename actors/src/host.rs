@@ -31,10 +31,12 @@ use crate::{
     door::Door,
     fence::Fence,
     holding::Watching,
+    joined::unless_cancelled,
     kind_host::{KindError, KindHost, View, caught_up},
     members::Here,
     observe::{self, Connected, Observed},
     outbox::Logs,
+    partition::AttachError,
     query::{Holders, Local, Reads},
     readiness::Readiness,
     reply::Answers,
@@ -157,13 +159,18 @@ async fn run_under_one_layout(
     observed: &Arc<Observed>,
     stop: &CancellationToken,
 ) -> Result<Ended, HostError> {
-    let (shared, watching, words) = Shared::begin(config, observed).await?;
+    let (shared, watching, words) = tokio::select! {
+        begun = Shared::begin(config, observed) => begun?,
+        // Whatever it still waits for, it needs no more.
+        () = stop.cancelled() => return Ok(Ended::Stopped),
+    };
     let shared = Arc::new(shared);
     let watched = watching.until_repartitioned(words);
     let outcome = match serve_all(stores, &shared, watched, stop).await {
         // A log that is not the one that was being read may just be cut into other partitions since.
         Err(HostError::Kind(KindError::Log(LogError::OtherLog { .. })))
-            if shared.publishing.decided().await?.generation() != shared.decided.generation() =>
+            if !stop.is_cancelled()
+                && shared.publishing.decided().await?.generation() != shared.decided.generation() =>
         {
             Ok(Ended::Repartitioned)
         }
@@ -173,7 +180,29 @@ async fn run_under_one_layout(
     futures::future::join_all(connections.map(|one| one.close(CLOSE_LIMIT))).await;
     match outcome {
         Ok(_) if stop.is_cancelled() => Ok(Ended::Stopped),
+        // It was to end anyway, and lost nothing: what it needs at its next start it asks for then.
+        Err(error) if stop.is_cancelled() && error.is_unanswered() => {
+            tracing::info!("stopped before it was served: {error}");
+            Ok(Ended::Stopped)
+        }
         outcome => outcome,
+    }
+}
+
+impl HostError {
+    /// Whether a nats-server could not be asked for what was needed to begin.
+    const fn is_unanswered(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect(ConnectError::Unreachable { .. })
+                | Self::Topology(TopologyError::Server { .. })
+                | Self::Layout(LayoutError::Server { .. })
+                | Self::Kind(
+                    KindError::Log(LogError::Failed { .. })
+                        | KindError::Attach(AttachError::Log(LogError::Failed { .. }))
+                        | KindError::Snapshot(SnapshotError::Log(LogError::Failed { .. }))
+                )
+        )
     }
 }
 
@@ -181,7 +210,8 @@ impl Shared {
     async fn begin(config: &Config, observed: &Arc<Observed>) -> Result<(Self, Watching, Words), HostError> {
         let names: Vec<_> = config.kinds.iter().map(|kind| kind.as_str()).collect();
         let names = names.join(",");
-        let connect = |role: &str| Connection::connect(&config.nats, &format!("shop serve {names} {role}"));
+        let connect =
+            async |role: &str| Connection::connect_patiently(&config.nats, &format!("shop serve {names} {role}")).await;
         let reading = connect("reader").await?;
         let (publishing, doors) = (connect("publisher").await?, connect("doors").await?);
         // Before it is asked which layout is in force: nothing is missed in between.
@@ -247,8 +277,7 @@ async fn serve_all(
             }
         };
         let Some(ended) = ended else { return outcome };
-        let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        if let Err(error) = ended {
+        if let Some(Err(error)) = unless_cancelled(ended) {
             // A host that cannot serve one of its kinds ends, so that somebody notices.
             end.cancel();
             outcome = outcome.and(Err(error));
@@ -333,13 +362,18 @@ async fn serve(
         let _readiness = AbortOnDropHandle::new(tokio::spawn(readiness.keep()));
         is_open.store(true, Ordering::Relaxed);
         let door = Door::new(kind, identity.partitions, &shared.log, reads, answers, shared.held.clone());
+        let waiting = door.waiting();
         let served = async {
             tokio::join!(door.run(listener, stop.clone()), holders.serve(local, stop.child_token()));
         };
         tokio::select! {
             () = served => {}
             () = async { stop.cancelled().await; tokio::time::sleep(DOOR_STOP_LIMIT).await } => {
-                tracing::warn!("{kind}: the log did not take in time all that had come in");
+                let count = waiting.load(Ordering::Relaxed);
+                if count > 0 {
+                    let limit = DOOR_STOP_LIMIT;
+                    tracing::warn!("{kind}: the log has not said within {limit:?} that it has {count} of what came in");
+                }
             }
         }
         Ok::<_, HostError>(())
@@ -365,7 +399,9 @@ async fn serve(
     {
         tracing::error!("snapshots of {kind} could not be written: {panic}");
     }
-    if let Err(panic) = sending.await {
+    if let Err(panic) = sending.await
+        && panic.is_panic()
+    {
         tracing::error!("answers of {kind} could not all be sent: {panic}");
     }
     tracing::info!("{kind} has stopped");
@@ -373,8 +409,5 @@ async fn serve(
 }
 
 fn flatten(ended: Result<Result<(), KindError>, tokio::task::JoinError>) -> Result<(), HostError> {
-    match ended {
-        Ok(outcome) => Ok(outcome?),
-        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-    }
+    Ok(unless_cancelled(ended).unwrap_or(Ok(()))?)
 }

@@ -351,10 +351,14 @@ impl KindHost {
             match task {
                 Ok((_, Ok(()))) => {}
                 Ok((_, Err(error))) => tracing::error!("{}: {error}", self.kind),
+                Err(error) if error.is_cancelled() => {}
                 Err(panic) => outcome = outcome.and(Err(KindError::Bug(self.kind, panic))),
             }
         }
         while let Some(settler) = settlers.join_next().await {
+            if settler.as_ref().is_err_and(JoinError::is_cancelled) {
+                continue;
+            }
             let settled = settler.map_err(|panic| KindError::Bug(self.kind, panic));
             outcome = outcome.and(settled.and_then(|settled| Ok(settled?)));
         }
@@ -362,6 +366,10 @@ impl KindHost {
     }
 
     fn ended(&self, task: Result<(u16, Result<(), PartitionError>), JoinError>) -> Result<Ended, KindError> {
+        // Only the end of the process cancels one.
+        if task.as_ref().is_err_and(JoinError::is_cancelled) {
+            return Ok(Ended::Stopped);
+        }
         match task.map_err(|error| KindError::Bug(self.kind, error))? {
             (_, Ok(())) => Ok(Ended::Stopped),
             (partition, Err(PartitionError::Apply(ApplyError::Panicked { kind, id, sequence, last }))) => {
@@ -408,6 +416,7 @@ async fn failed(kind: Kind, settlers: &mut SettlerTasks) -> KindError {
         match settler {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return error.into(),
+            Err(error) if error.is_cancelled() => {}
             Err(panic) => return KindError::Bug(kind, panic),
         }
     }

@@ -18,6 +18,7 @@ pub mod entity_actor;
 pub mod fence;
 pub mod holding;
 pub mod host;
+pub mod joined;
 pub mod kind_host;
 pub mod known;
 pub mod link;

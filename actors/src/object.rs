@@ -7,6 +7,8 @@ use futures::StreamExt;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, WriteMultipart, path::Path};
 use tokio::sync::mpsc;
 
+use crate::joined::joined;
+
 /// So many bytes are handed to the object store at a time: above the 5 MiB that S3 asks for at least.
 const UPLOAD_BYTES: usize = 8 * 1024 * 1024;
 /// How many of those may be on their way at a time.
@@ -94,7 +96,7 @@ where
     let sent: object_store::Result<()> = sent.await;
     // Whoever makes more than is taken ends.
     drop(made);
-    let error = match (sent, making.await.expect("making an object does not panic")) {
+    let error = match (sent, joined(making).await) {
         (Ok(()), Ok(outcome)) => {
             upload.finish().await.map_err(ObjectError::from)?;
             return Ok(outcome);

@@ -17,10 +17,12 @@ pub mod restore;
 pub mod trace;
 pub mod trim;
 pub mod upgrade;
+mod verdict;
 pub mod why;
 mod words;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     io::{self, Stdout, Write},
     process::ExitCode,
@@ -28,7 +30,6 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use shop_domain::kind::Kind;
 use shop_nats::{
     access::Access,
     connection::{ConnectError, Connection},
@@ -63,7 +64,11 @@ pub enum Tool {
     At(at::Options),
     /// Look at the dead letters, and put them back: what was in a log and could not be read.
     Dead(dead::Options),
-    /// Let all entities behave by a newer logic version from now on.
+    /// Let all entities behave by a newer logic version from now on; there is no way back.
+    ///
+    /// Asks all hosts first whether they know it, and writes nothing while one does not. Then each partition whose
+    /// entities do not behave by it already gets one record in its log, and switches over there, in every replay and for
+    /// good: neither this tool nor an older program takes that back.
     Upgrade(upgrade::Options),
     /// Cut the beginnings of the logs off, as far as snapshots stand for them.
     Trim(trim::Options),
@@ -95,7 +100,8 @@ pub struct Common {
     /// Answer in JSON, for programs.
     #[arg(long)]
     json: bool,
-    /// Where the snapshots are: a folder or a URL. Needed once the logs were cut.
+    /// Where the snapshots are: a folder or a URL. Needed once the logs were cut [default: where the hosts that run say
+    /// that they keep theirs].
     #[arg(long, env = "SHOP_SNAPSHOTS", value_name = "URL")]
     snapshots: Option<String>,
 }
@@ -121,30 +127,34 @@ pub enum OperatorError {
     /// What was to be written is not in the log.
     #[error("{0}; what is not in the log yet can be tried again")]
     Append(#[from] AppendError),
-    /// A log was cut, and nobody says where its snapshots are.
+    /// A log was cut, and neither a host nor whoever asks says where its snapshots are.
     #[error(
-        "the log of {kind} was cut, and begins at sequence {first}: what came before is in snapshots; say where \
-         these are with --snapshots"
+        "{gap}: what came before is in snapshots, and no host that runs says where these are; say it with --snapshots"
     )]
-    Cut {
-        /// Whose log.
-        kind: Kind,
-        /// Where it begins.
-        first: u64,
+    Missing {
+        /// What of which log is missing.
+        gap: String,
     },
     /// A log was cut, and its snapshots are not there.
-    #[error(
-        "the log of {kind} was cut, and begins at sequence {first}, but no snapshot of {kind}/{partition} in {url} goes up to there"
-    )]
+    #[error("{gap}, but no snapshot of {place} in {url} goes up to there")]
     NoSnapshot {
-        /// Whose log.
-        kind: Kind,
+        /// What of which log is missing.
+        gap: String,
         /// Of which partition there is none.
-        partition: u16,
-        /// Where it begins.
-        first: u64,
+        place: String,
         /// Where they should be.
         url: String,
+    },
+    /// Hosts keep their snapshots in several places.
+    #[error("the hosts keep their snapshots in several places, {0}: say with --snapshots which of them is meant")]
+    SeveralPlaces(String),
+    /// The snapshots are not where a host says that they are.
+    #[error("{error}; a host keeps its snapshots in {place}, as it says: say with --snapshots where that is from here")]
+    NotHere {
+        /// Where they should be.
+        place: String,
+        /// Why they are not.
+        error: SnapshotError,
     },
     /// There is no snapshot to be had.
     #[error(transparent)]
@@ -229,6 +239,17 @@ async fn hosts(connection: &Connection) -> Result<Vec<Announced>, OperatorError>
     connection.hosts(HOSTS_WAIT).await.map_err(OperatorError::Hosts)
 }
 
+/// The snapshots where these hosts keep theirs, if they do.
+fn snapshots_of(hosts: &[Announced]) -> Result<Option<Snapshots>, OperatorError> {
+    let places: BTreeSet<_> = hosts.iter().filter_map(|host| host.snapshots.as_deref()).collect();
+    let [place] = places.iter().copied().collect::<Vec<_>>()[..] else {
+        let named = Vec::from_iter(places).join(", ");
+        return if named.is_empty() { Ok(None) } else { Err(OperatorError::SeveralPlaces(named)) };
+    };
+    let not_here = |error| OperatorError::NotHere { place: place.to_owned(), error };
+    Snapshots::find(place).map(Some).map_err(not_here)
+}
+
 type Out = io::BufWriter<Stdout>;
 type Answered = Result<ExitCode, OperatorError>;
 
@@ -237,9 +258,17 @@ impl Common {
         Ok(Connection::connect(&self.access, &format!("shop {tool}")).await?)
     }
 
-    /// The snapshots, if somebody says where they are.
-    fn snapshots(&self) -> Result<Option<Snapshots>, SnapshotError> {
-        self.snapshots.as_deref().filter(|url| !url.is_empty()).map(Snapshots::find).transpose()
+    /// The snapshots, if whoever asks or a host says where they are.
+    async fn snapshots(&self, connection: &Connection) -> Result<Option<Snapshots>, OperatorError> {
+        match self.named_snapshots() {
+            Some(url) => Ok(Some(Snapshots::find(url)?)),
+            None => snapshots_of(&hosts(connection).await?),
+        }
+    }
+
+    /// Where whoever asks says that the snapshots are.
+    fn named_snapshots(&self) -> Option<&str> {
+        self.snapshots.as_deref().filter(|url| !url.is_empty())
     }
 }
 

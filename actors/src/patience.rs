@@ -21,6 +21,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// How long a log may end before a checkpoint that was made from it: longer than a new leader
 /// takes to apply what it has received. After that it was rolled back.
 const END_LIMIT: Duration = Duration::from_secs(5);
+/// How often is said why it is asked again.
+const WORD_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause before it is asked again.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -31,15 +33,15 @@ pub async fn identity(
     expected: u64,
     stop: &CancellationToken,
 ) -> Result<Identity, LogError> {
-    let start = Instant::now();
+    let (start, mut words) = (Instant::now(), Words::default());
     loop {
         match log.identity(kind).await {
             outcome if stop.is_cancelled() => return outcome,
             Ok(Identity { last_sequence: last, .. }) if last < expected && start.elapsed() < END_LIMIT => {
-                tracing::warn!("the log of {kind} ends at {last}, a checkpoint at {expected}; asking again");
+                words.say(format_args!("the log of {kind} ends at {last}, a checkpoint at {expected}"));
             }
             Err(error @ LogError::Failed { .. }) if start.elapsed() < ANSWER_LIMIT => {
-                tracing::warn!("{error}; asking again");
+                words.say(error);
             }
             outcome => return outcome,
         }
@@ -78,15 +80,28 @@ async fn answered<T, E: Display, F: Future<Output = Result<T, E>>>(
     is_unanswered: impl Fn(&E) -> bool,
     stop: &CancellationToken,
 ) -> Result<T, E> {
-    let start = Instant::now();
+    let (start, mut words) = (Instant::now(), Words::default());
     loop {
         match attempt().await {
             Err(error) if is_unanswered(&error) && start.elapsed() < ANSWER_LIMIT && !stop.is_cancelled() => {
-                tracing::warn!("{error}; asking again");
+                words.say(error);
             }
             outcome => return outcome,
         }
         pause(stop).await;
+    }
+}
+
+/// What is said while there is no answer, now and then.
+#[derive(Default)]
+struct Words(Option<Instant>);
+
+impl Words {
+    fn say(&mut self, what: impl Display) {
+        if self.0.is_none_or(|last| last.elapsed() >= WORD_INTERVAL) {
+            self.0 = Some(Instant::now());
+            tracing::warn!("{what}; asking again");
+        }
     }
 }
 

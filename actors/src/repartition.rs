@@ -12,7 +12,8 @@
 //! ends. It costs writing everything once.
 //!
 //! Nothing is changed before the layout is in force, and nothing is removed at all: the records before it stay
-//! in the logs until they are trimmed.
+//! in the logs until they are trimmed. The layout says how each log was cut before, so that a replay can follow it from
+//! the first record on (see [`crate::replay`]).
 
 mod links;
 mod rewrite;
@@ -285,7 +286,7 @@ impl Repartition {
             Logic::try_from(logic).map_err(|unknown| RepartitionError::Logic(*kind, unknown))?;
             let log = &self.logs[kind];
             let partitions = self.partitions.get(kind).copied().unwrap_or(log.partitions);
-            Ok((*kind, Cut::behind(log, self.decided.former(*kind), partitions, epoch, *last, logic)))
+            Ok((*kind, Cut::behind(log, self.decided.cut(*kind), partitions, epoch, *last, logic)))
         };
         let kinds = lasts.iter().map(cut).collect::<Result<_, _>>()?;
         Ok(Layout { generation: self.decided.generation() + 1, kinds })

@@ -7,9 +7,13 @@
 //!
 //! A partition whose entity panics is parked there, as on a host: what comes behind it waits.
 //!
+//! Where the logs are cut into other partitions, each entity moves to where it belongs from there on, with all that
+//! it has, and links count anew: which is what [`crate::repartition`] has written as snapshots there.
+//!
 //! Owns accepting and applying. Must not send, answer or store anything.
 
 mod acceptor;
+mod course;
 
 use std::{
     any::Any,
@@ -29,17 +33,18 @@ use shop_domain::{
 };
 use shop_nats::{log::Record, subject::partition_of};
 
-pub use self::acceptor::{Acceptor, Arrival, Content, Fate, Place, ReplayError, Step};
+pub use self::{
+    acceptor::{Acceptor, Arrival, Content, Fate, Place, ReplayError, Step},
+    course::{Course, Layout},
+};
 use crate::{
     link::Target,
-    outbox::Logs,
     store::{Item, Meta},
 };
 
 /// The entities of some kinds, and the links between their partitions.
 #[derive(Debug)]
 pub struct Replay {
-    logs: Logs,
     links: Acceptor,
     /// As on a host, an entity belongs to the partition that its messages came to.
     entities: BTreeMap<Place, Entities>,
@@ -94,8 +99,8 @@ pub struct Sent {
 
 impl Replay {
     /// Nothing has happened yet.
-    pub fn new(logs: Logs) -> Self {
-        Self { links: Acceptor::new(logs.clone()), logs, entities: BTreeMap::new(), parked: BTreeMap::new() }
+    pub fn new(course: impl Into<Course>) -> Self {
+        Self { links: Acceptor::new(course), entities: BTreeMap::new(), parked: BTreeMap::new() }
     }
 
     /// Puts a partition where a snapshot has it.
@@ -108,6 +113,15 @@ impl Replay {
     /// The receiving ends of all links.
     pub const fn acceptor(&self) -> &Acceptor {
         &self.links
+    }
+
+    /// Applies the next record of a kind's log, if it is for the partition of that entity.
+    pub fn apply_for(&mut self, id: &Id, kind: Kind, record: &Record) -> Result<(), ReplayError> {
+        let logs = self.links.course().logs(self.links.course().at(kind, record.sequence));
+        match logs.get(&kind) {
+            Some(log) if partition_of(id, log.partitions) == record.partition => self.apply(kind, record).map(drop),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Applies the next record of a kind's log.
@@ -123,7 +137,10 @@ impl Replay {
         record: &Record,
         mut look: impl FnMut(Handled, Option<&Entity>) -> T,
     ) -> Result<Step<T>, ReplayError> {
-        let Step { sequence, partition, time, content, .. } = self.links.read(kind, record)?;
+        let Step { sequence, partition, time, layout, cut_into, content, .. } = self.links.read(kind, record)?;
+        if let Some(partitions) = cut_into {
+            self.cut_anew(kind, partitions);
+        }
         let content = match content {
             Content::Upgrade(logic) => Content::Upgrade(logic),
             Content::Dead { reason, bytes } => Content::Dead { reason, bytes },
@@ -138,12 +155,12 @@ impl Replay {
                 Content::Frame { source, messages: messages.into_iter().map(&mut handle).collect() }
             }
         };
-        Ok(Step { kind, sequence, partition, time, content })
+        Ok(Step { kind, sequence, partition, time, layout, cut_into, content })
     }
 
     /// An entity that a message has come to.
     pub fn entity(&self, kind: Kind, id: &Id) -> Option<&Entity> {
-        let partition = partition_of(id, self.logs.get(&kind)?.partitions);
+        let partition = partition_of(id, self.links.logs(kind).get(&kind)?.partitions);
         self.entities.get(&(kind, partition))?.get(id)
     }
 
@@ -184,7 +201,7 @@ impl Replay {
                     let kind = envelope.message.kind();
                     // Of a kind that is not replayed nobody asks what it was sent.
                     let (partitions, epoch) =
-                        self.logs.get(&kind).map_or((1, 0), |log| (log.partitions, log.link_epoch));
+                        self.links.logs(at.0).get(&kind).map_or((1, 0), |log| (log.partitions, log.link_epoch));
                     let partition = partition_of(&envelope.to, partitions);
                     let number = self.links.of(at).number(Target { kind, partition, epoch }, 1);
                     handled.sent.push(Sent { to: (kind, partition), number, envelope });
@@ -192,6 +209,16 @@ impl Replay {
             }
         }
         handled
+    }
+
+    /// Lets each entity of a kind be where it belongs among so many partitions.
+    fn cut_anew(&mut self, kind: Kind, partitions: u16) {
+        let (of_kind, others) = std::mem::take(&mut self.entities).into_iter().partition(|((of, _), _)| *of == kind);
+        self.entities = others;
+        for (id, entity) in BTreeMap::into_values(of_kind).flatten() {
+            let place = (kind, partition_of(&id, partitions));
+            self.entities.entry(place).or_default().insert(id, entity);
+        }
     }
 }
 
@@ -286,6 +313,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::outbox::Logs;
 
     const DOOR: Source = Source { origin: Origin::Door, epoch: 1 };
     const ORDERS: Source = Source { origin: Origin::Partition(Kind::Order, 0), epoch: 7 };
@@ -310,7 +338,7 @@ mod tests {
     }
 
     fn replay(log: &MemoryLog) -> (Replay, Vec<Step<Handled>>) {
-        let logs = Kind::ALL.map(|kind| (kind, Identity::new(7))).into();
+        let logs: Logs = Kind::ALL.map(|kind| (kind, Identity::new(7))).into();
         let mut replay = Replay::new(logs);
         let records = log.records(Kind::Wallet);
         let steps = records.iter().map(|record| replay.apply(Kind::Wallet, record).unwrap()).collect();
@@ -350,6 +378,37 @@ mod tests {
             [&[Fate::Accepted], &[Fate::Accepted], &[Fate::BeyondHole], &[], &[Fate::Duplicate, Fate::Accepted]];
         assert_eq!(found, expected);
         assert!(matches!(&steps[3].content, Content::Dead { reason, bytes: 5 } if reason.contains("version")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_a_log_is_cut_anew_entities_move_with_all_they_have_and_links_count_anew() {
+        let log = MemoryLog::new(3, Arc::new(Calm));
+        // Among three partitions, alice belongs into another one than among one.
+        let here = partition_of(&"alice".parse().unwrap(), 3);
+        assert_ne!(here, 0);
+        log.store(Kind::Wallet, 0, frame(DOOR, 1, vec![wallet::Message::Open { balance: money(100) }]));
+        log.store(Kind::Wallet, 0, frame(ORDERS, 1, vec![charge("o-1", 10)]));
+        log.store(Kind::Wallet, 0, frame::Upgrade { logic: 2 }.encode());
+        let orders_now = Source { epoch: 8, ..ORDERS };
+        log.store(Kind::Wallet, here, frame(orders_now, 1, vec![charge("o-1", 10), charge("o-2", 20)]));
+        // A host that has missed it: not its place, and not its number any more.
+        log.store(Kind::Wallet, 0, frame(ORDERS, 2, vec![charge("o-3", 30)]));
+        let before: Logs = Kind::ALL.map(|kind| (kind, Identity::new(7))).into();
+        let now = Identity { partitions: 3, first_sequence: 3, ..Identity::new(8) };
+        let course = Course::new(vec![before, Kind::ALL.map(|kind| (kind, now)).into()]);
+        let mut replay = Replay::new(course);
+        let mut cuts = Vec::new();
+        let mut sent = Vec::new();
+        for record in log.records(Kind::Wallet) {
+            let step = replay.apply(Kind::Wallet, &record).unwrap();
+            cuts.push((step.layout, step.cut_into));
+            let Content::Frame { messages, .. } = step.content else { continue };
+            sent.extend(messages.into_iter().flat_map(|handled| handled.sent).map(|sent| sent.number));
+        }
+        assert_eq!(cuts, [(0, None), (0, None), (1, Some(3)), (1, None), (1, None)]);
+        // The charge that it knows of already is answered, and takes nothing once more.
+        assert_eq!((balance(&replay), sent), (Some(70), vec![1, 1, 2]));
+        assert_eq!(replay.entities(Kind::Wallet).map(|(partition, ..)| partition).collect::<Vec<_>>(), [here]);
     }
 
     #[tokio::test(start_paused = true)]

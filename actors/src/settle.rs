@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     counts::SharedCounts,
+    joined::joined,
     memory::Memory,
     store::{Checkpoint, SharedShelf, StoreError},
 };
@@ -107,7 +108,7 @@ impl Settler {
 
 async fn finish(saving: Option<&mut tokio::task::JoinHandle<Result<(), StoreError>>>) -> Result<(), StoreError> {
     match saving {
-        Some(saving) => saving.await.expect("writing a checkpoint does not panic"),
+        Some(saving) => joined(saving).await,
         None => Ok(()),
     }
 }

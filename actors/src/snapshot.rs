@@ -35,6 +35,7 @@ pub use self::{
 };
 use crate::{
     address::{self, AddressError},
+    joined::joined,
     object::{self, ObjectError, Received, Take},
     replay::Place,
     store::{Frozen, Items, Meta, StoreError},
@@ -202,7 +203,7 @@ impl Snapshots {
             }
             take(&header, &mut reader)
         });
-        reading.await.expect("reading a snapshot does not panic")
+        joined(reading).await
     }
 
     /// A snapshot as it is stored, to be read on a thread for blocking work.
@@ -226,7 +227,7 @@ impl Snapshots {
         let Some(folder) = &self.folder else { return Ok(()) };
         let folder = folder.join(Name::folder(place, epoch).as_ref());
         let swept = tokio::task::spawn_blocking(move || half::sweep(&folder));
-        Ok(swept.await.expect("sweeping a folder does not panic").map_err(ObjectError::from)?)
+        Ok(joined(swept).await.map_err(ObjectError::from)?)
     }
 
     /// Removes all snapshots of a kind's logs of those epochs.

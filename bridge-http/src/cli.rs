@@ -34,6 +34,11 @@ impl Bridge {
 
 async fn serve(Bridge { nats, http_addr, leave_ms }: Bridge) -> Result<(), Box<dyn Error>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let connection = tokio::select! {
+        connected = Connection::connect_patiently(&nats, "shop bridge") => connected?,
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    };
     let stop = async move {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         tracing::info!("leaving; once more ends at once");
@@ -42,7 +47,6 @@ async fn serve(Bridge { nats, http_addr, leave_ms }: Bridge) -> Result<(), Box<d
             std::process::exit(130);
         });
     };
-    let connection = Connection::connect(&nats, "shop bridge").await?;
     let bound = tokio::net::TcpListener::bind(http_addr).await;
     let listener = bound.map_err(|error| format!("cannot listen on {http_addr}: {error}"))?;
     let config = Config { leave_time: Duration::from_millis(leave_ms), ..Config::default() };

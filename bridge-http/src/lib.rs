@@ -17,7 +17,7 @@ mod query;
 mod reply;
 pub mod routes;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future;
 use shop_nats::connection::Connection;
@@ -66,6 +66,9 @@ pub async fn run(
     answer_without_delay(&listener);
     if let Ok(address) = listener.local_addr() {
         tracing::info!("listening on http://{address}");
+        if let Some(warning) = without_login(address) {
+            tracing::warn!("{warning}");
+        }
     }
     let gateway = Arc::new(Gateway::new(connection, &config));
     let (leaving, listening, finishing) = (Arc::clone(&gateway), Arc::clone(&gateway), Arc::clone(&gateway));
@@ -101,8 +104,19 @@ pub async fn run(
     tokio::select! {
         () = serve => {}
         () = listening.listen() => {}
-        () = out_of_time => tracing::warn!("some connections did not finish within {STOP_TIME_MAX:?}"),
+        () = out_of_time => tracing::warn!("not all that was under way has finished within {STOP_TIME_MAX:?}"),
     }
+}
+
+/// What it means to listen there, if other machines can come in.
+fn without_login(address: SocketAddr) -> Option<String> {
+    let is_open = !address.ip().to_canonical().is_loopback();
+    is_open.then(|| {
+        format!(
+            "there is no login: whoever can reach {address} may use the shop and see what is in it; listen on \
+             127.0.0.1, or let only what asks for a login through to it"
+        )
+    })
 }
 
 /// Lets pass all but CONNECT, which has no path: warp's path filters panic on it (warp 0.4.3, http 1.5).
@@ -125,6 +139,26 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+
+    #[test]
+    fn who_listens_where_other_machines_can_come_in_is_warned_that_there_is_no_login() {
+        for (address, is_open) in [
+            ("127.0.0.1:8080", false),
+            ("127.1.2.3:1", false),
+            ("[::1]:8080", false),
+            ("[::ffff:127.0.0.1]:8080", false),
+            ("0.0.0.0:8080", true),
+            ("[::]:8080", true),
+            ("[::ffff:10.0.0.1]:80", true),
+            ("192.168.1.2:8080", true),
+        ] {
+            let warning = without_login(address.parse().unwrap());
+            assert_eq!(warning.is_some(), is_open, "{address}");
+            assert!(
+                warning.is_none_or(|warning| warning.contains("no login") && warning.contains(" may use the shop"))
+            );
+        }
+    }
 
     #[tokio::test]
     async fn accepted_connections_inherit_tcp_nodelay() {

@@ -16,7 +16,9 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     access::{Access, FileError},
-    bundle, cut_off, subject,
+    bundle, cut_off,
+    start::Wait,
+    subject,
 };
 
 /// Oldest server that the shop runs on: before 2.12, `sync_interval: always` could still
@@ -84,6 +86,18 @@ impl Connection {
     pub fn connect(access: &Access, name: &str) -> BoxFuture<'static, Result<Self, ConnectError>> {
         // Boxed, because the compiler cannot see through the client's future that it is `Send`.
         Box::pin(Self::connect_to(access.clone(), name.to_owned()))
+    }
+
+    /// The same, of a program that may be started before its nats-server, or while that is busy: waits for it, for a
+    /// minute at most, and says so.
+    pub async fn connect_patiently(access: &Access, name: &str) -> Result<Self, ConnectError> {
+        let mut wait = Wait::begin();
+        loop {
+            match Self::connect(access, name).await {
+                Err(error @ ConnectError::Unreachable { .. }) if wait.goes_on(&error).await => {}
+                outcome => return outcome,
+            }
+        }
     }
 
     async fn connect_to(access: Access, name: String) -> Result<Self, ConnectError> {
@@ -180,7 +194,9 @@ impl Connection {
         if self.is_connected()
             && let Err(error) = self.round_trip(limit).await
         {
-            tracing::warn!("not everything published has arrived within {limit:?}: {error}");
+            tracing::warn!(
+                "the nats-server does not say at the end, within {limit:?}, that all has arrived which was published: {error}"
+            );
         }
         if let Err(error) = self.client.drain().await {
             tracing::debug!("the connection was closed already: {error}");

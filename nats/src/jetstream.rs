@@ -2,7 +2,7 @@
 
 mod reader;
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use async_nats::{
     HeaderMap,
@@ -22,7 +22,7 @@ use crate::{
     connection::Connection,
     disruption::Disruptions,
     frame, header,
-    layout::LayoutError,
+    layout::{Decided, LayoutError},
     log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
     subject,
     topology::identity_of,
@@ -55,6 +55,8 @@ pub struct JetStreamLog {
     publishing: jetstream::Context,
     /// Of the layout under which it is appended to and read.
     generation: u32,
+    /// Of each kind whose log is read from before that, where each generation begins.
+    begins: Arc<BTreeMap<Kind, Vec<u64>>>,
     /// Reconnects of the connection that is read over.
     reconnects: watch::Receiver<u64>,
     /// Of what is asked.
@@ -70,6 +72,18 @@ impl JetStreamLog {
         Ok(Self::of_generation(decided.generation(), reading, publishing))
     }
 
+    /// The same, to be read from its beginning on, under whichever layout each record was written; and what that is.
+    pub async fn open_whole(reading: &Connection, publishing: &Connection) -> Result<(Self, Decided), LayoutError> {
+        let decided = publishing.decided().await?;
+        let begins = |kind| {
+            let now = decided.cut(kind).map_or(1, |cut| cut.begins_at);
+            let before = decided.before(kind)?.iter().map(|stretch| stretch.begins_at);
+            Some((kind, before.chain([now]).collect()))
+        };
+        let begins = Arc::new(Kind::ALL.into_iter().filter_map(begins).collect());
+        Ok((Self { begins, ..Self::of_generation(decided.generation(), reading, publishing) }, decided))
+    }
+
     /// The log under the layout of that generation, and no other: once there is another one, nothing can be
     /// appended, and what comes under it is not read.
     pub fn of_generation(generation: u32, reading: &Connection, publishing: &Connection) -> Self {
@@ -83,18 +97,25 @@ impl JetStreamLog {
             reading: context(reading, ANSWER_TIMEOUT),
             publishing: context(publishing, ACK_TIMEOUT),
             generation,
+            begins: Arc::default(),
             reconnects: reading.connects(),
             read_disruptions: Disruptions::over(reading),
             disruptions: Disruptions::over(publishing),
         }
     }
 
-    /// What is stored at a sequence, as everybody takes it who reads under this layout. Something of a former one was
-    /// let in by mistake, from a host that missed that there is another one now: nothing is to follow from it. It keeps
-    /// its place, so that nobody waits for it.
-    fn record_of(&self, place: (u32, u16), sequence: u64, time: Timestamp, payload: Bytes) -> Record {
+    /// The generation of the layout under which a sequence counts.
+    fn generation_at(&self, kind: Kind, sequence: u64) -> u32 {
+        let later = |begins: &Vec<u64>| begins.iter().filter(|begins_at| **begins_at > sequence).count() as u32;
+        self.generation - self.begins.get(&kind).map_or(0, later)
+    }
+
+    /// What is stored at a sequence, as everybody takes it who reads it under the layout that counts there. Something of
+    /// a former one was let in by mistake, from a host that missed that there is another one now: nothing is to follow
+    /// from it. It keeps its place, so that nobody waits for it.
+    fn record_of(&self, kind: Kind, place: (u32, u16), sequence: u64, time: Timestamp, payload: Bytes) -> Record {
         match place {
-            (generation, _) if generation < self.generation => {
+            (generation, _) if generation < self.generation_at(kind, sequence) => {
                 Record { sequence, partition: 0, time, payload: frame::nothing() }
             }
             (_, partition) => Record { sequence, partition, time, payload },
@@ -173,7 +194,7 @@ impl Log for JetStreamLog {
             };
             let place = subject::place(&message.subject).ok_or_else(|| failed("foreign subject".into()))?;
             let time = taken_at(Some(&message.headers), message.time.unix_timestamp_nanos());
-            Ok(Some(log.record_of(place, sequence, time, message.payload)))
+            Ok(Some(log.record_of(kind, place, sequence, time, message.payload)))
         }
         .boxed()
     }

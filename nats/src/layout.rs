@@ -39,6 +39,7 @@ use crate::{
     connection::Connection,
     frame::Upgrade,
     log::Identity,
+    start::{PATIENCE, Wait},
     subject,
     topology::{self, TopologyError, identity_of},
 };
@@ -63,8 +64,27 @@ pub struct Cut {
     pub begins_at: u64,
     /// The number of the logic version that it begins with.
     pub logic: u32,
-    /// The epochs that it had before: what is left of those is of no use any more.
+    /// The epochs that it had before: what is left of their checkpoints and snapshots is of no use any more.
     pub former: Vec<u64>,
+    /// How it was cut before, from the beginning on. Not all of it where an older version has decided, which did not
+    /// say so.
+    #[serde(default)]
+    pub before: Vec<Stretch>,
+}
+
+/// What of a log was written under one layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// Its first sequence.
+    pub begins_at: u64,
+    /// In how many partitions the kind was cut.
+    pub partitions: u16,
+    /// The epoch of the log.
+    pub epoch: u64,
+    /// The epoch by which links knew it.
+    pub link_epoch: u64,
+    /// The number of the logic version that it began with.
+    pub logic: u32,
 }
 
 /// What was decided last.
@@ -121,8 +141,6 @@ impl From<TopologyError> for LayoutError {
     }
 }
 
-/// How long is asked again: longer than some elections in a row.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause before.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long one answer may take.
@@ -139,17 +157,38 @@ impl Decided {
         self.cut(kind).map_or(&[], |cut| &cut.former)
     }
 
+    /// How a kind's log was cut before, from its beginning on; none if an older version has cut it, which did not say.
+    pub fn before(&self, kind: Kind) -> Option<&[Stretch]> {
+        let before = self.cut(kind).map_or(&[][..], |cut| &cut.before);
+        (before.len() == self.generation() as usize).then_some(before)
+    }
+
     /// How a kind is cut, if that was ever decided.
-    pub(crate) fn cut(&self, kind: Kind) -> Option<&Cut> {
+    pub fn cut(&self, kind: Kind) -> Option<&Cut> {
         self.layout.as_ref()?.kinds.get(&kind)
     }
 }
 
 impl Cut {
     /// The log goes on behind its last record, cut into so many partitions.
-    pub fn behind(log: &Identity, former: &[u64], partitions: u16, epoch: u64, last: u64, logic: u32) -> Self {
-        let former = former.iter().copied().chain([log.epoch]).collect();
-        Self { partitions, epoch, begins_at: last + 1, logic, former }
+    pub fn behind(log: &Identity, now: Option<&Self>, partitions: u16, epoch: u64, last: u64, logic: u32) -> Self {
+        let (mut former, mut before) = now.map(|now| (now.former.clone(), now.before.clone())).unwrap_or_default();
+        former.push(log.epoch);
+        before.push(Stretch::of(log, now.map_or(1, |now| now.begins_at)));
+        Self { partitions, epoch, begins_at: last + 1, logic, former, before }
+    }
+}
+
+impl Stretch {
+    fn of(log: &Identity, begins_at: u64) -> Self {
+        let Identity { epoch, link_epoch, partitions, logic, .. } = *log;
+        Self { begins_at, partitions, epoch, link_epoch, logic }
+    }
+
+    /// What the log was then that is `now` this one.
+    pub fn identity(self, now: &Identity) -> Identity {
+        let Self { begins_at, partitions, epoch, link_epoch, logic } = self;
+        Identity { first_sequence: begins_at, partitions, epoch, link_epoch, logic, ..*now }
     }
 }
 
@@ -386,18 +425,12 @@ async fn patiently<T, F>(mut ask: impl FnMut() -> F) -> Result<T, LayoutError>
 where
     F: Future<Output = Result<T, LayoutError>>,
 {
-    let deadline = Instant::now() + PATIENCE;
-    let mut is_said = false;
+    let mut wait = Wait::begin();
     loop {
         match ask().await {
-            Err(error @ LayoutError::Server { .. }) if Instant::now() < deadline => {
-                if !std::mem::replace(&mut is_said, true) {
-                    tracing::warn!("{error}; trying again for {PATIENCE:?}");
-                }
-            }
+            Err(error @ LayoutError::Server { .. }) if wait.goes_on(&error).await => {}
             outcome => return outcome,
         }
-        sleep(PAUSE).await;
     }
 }
 
@@ -426,7 +459,7 @@ mod tests {
 
     /// Epoch 3, which followed on the epochs 1 and 2.
     fn decided() -> Decided {
-        let cut = Cut { partitions: 4, epoch: 3, begins_at: 10, logic: 1, former: vec![1, 2] };
+        let cut = Cut { partitions: 4, epoch: 3, begins_at: 10, logic: 1, former: vec![1, 2], before: vec![] };
         Decided { layout: Some(Layout { generation: 2, kinds: [(Kind::Order, cut)].into() }), at: 7 }
     }
 

@@ -25,6 +25,7 @@ pub mod publisher;
 mod queue;
 pub mod request;
 pub mod restore;
+mod start;
 pub mod subject;
 pub mod topology;
 pub mod trim;

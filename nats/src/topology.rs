@@ -8,12 +8,12 @@ use async_nats::jetstream::{
     stream::{Config, DiscardPolicy, StorageType},
 };
 use shop_domain::{kind::Kind, logic::Logic};
-use tokio::time::{Instant, sleep};
 
 use crate::{
     connection::Connection,
     layout::{self, Cut},
     log::Identity,
+    start::Wait,
     subject,
 };
 
@@ -45,16 +45,11 @@ const RESTORE: &str = "shop.restore";
 /// A stream without a limit, as its configuration says it.
 const UNLIMITED: i64 = -1;
 
-/// How long one answer of a single server may take: it may be reading a long log.
-const SERVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one answer of a single server may take until it is asked again: it may be reading a long log.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one answer of a cluster may take until it is asked again: whoever asks while a leader
 /// is being elected, or wants to make a stream that another host is just making, gets none.
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a cluster is asked again and again: longer than some elections in a row, and than its
-/// servers need to find each other.
-const CLUSTER_LIMIT: Duration = Duration::from_secs(60);
-/// Pause before it is asked again.
-const CLUSTER_RETRY: Duration = Duration::from_millis(250);
 
 /// How the streams are to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,32 +195,39 @@ impl Connection {
         let Some(wanted) = topology.log_max_bytes.map(max_bytes).filter(|wanted| *wanted != config.max_bytes) else {
             return Ok(());
         };
-        let failed = |reason: String| TopologyError::Server { stream: config.name.clone(), reason };
         tracing::info!("the stream {} may have {wanted} bytes from now on (-1: without limit)", config.name);
         let context = jetstream::new(self.client().clone());
-        // Whatever else is changed with it, and the shop may have been repartitioned since it was found.
-        let found = context.get_stream(&config.name).await.map_err(|error| failed(error.to_string()))?;
-        let now = found.cached_info().config.clone();
-        let changed = context.update_stream(Config { max_bytes: wanted, ..now }).await;
-        changed.map(drop).map_err(|error| failed(error.to_string()))
+        let mut wait = Wait::begin();
+        loop {
+            match give_room(&context, &config.name, wanted).await {
+                Err(error @ TopologyError::Server { .. }) if wait.goes_on(&error).await => {}
+                outcome => return outcome,
+            }
+        }
     }
 
-    /// On a cluster, asks again what was not answered or not possible yet.
+    /// Asks again what was not answered or not possible yet.
     async fn make_or_find_stream(&self, config: Config) -> Result<jetstream::stream::Info, TopologyError> {
         let is_clustered = self.is_clustered();
         let mut context = jetstream::new(self.client().clone());
         context.set_timeout(if is_clustered { CLUSTER_TIMEOUT } else { SERVER_TIMEOUT });
-        let deadline = Instant::now() + CLUSTER_LIMIT;
+        let mut wait = Wait::begin();
         loop {
             match find_or_make(&context, &config).await {
-                Err(error @ TopologyError::Server { .. }) if is_clustered && Instant::now() < deadline => {
-                    tracing::warn!("{error}; trying again");
-                }
+                Err(error @ TopologyError::Server { .. }) if wait.goes_on(&error).await => {}
                 outcome => return outcome,
             }
-            sleep(CLUSTER_RETRY).await;
         }
     }
+}
+
+async fn give_room(context: &jetstream::Context, name: &str, max_bytes: i64) -> Result<(), TopologyError> {
+    let failed = |reason: String| TopologyError::Server { stream: name.to_owned(), reason };
+    // Whatever else is changed with it, and the shop may have been repartitioned since it was found.
+    let found = context.get_stream(name).await.map_err(|error| failed(error.to_string()))?;
+    let now = found.cached_info().config.clone();
+    let changed = context.update_stream(Config { max_bytes, ..now }).await;
+    changed.map(drop).map_err(|error| failed(error.to_string()))
 }
 
 /// As a stream's configuration says it.

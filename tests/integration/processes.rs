@@ -13,3 +13,4 @@ mod servers;
 mod several;
 mod spread;
 mod standby;
+mod waiting;

@@ -98,7 +98,8 @@ async fn a_shop_is_cut_anew_in_the_rush_again_and_again_and_every_answer_stays_a
     }
     market.audit(&client, &told).await;
     let audit = with_snapshots(&shop, "audit").await.exits(0);
-    audit.says(&["snapshots stand for what came before", "no differences"]);
+    let report = audit.says(&["no differences"]).stdout;
+    assert!(!report.contains("snapshots stand"), "all of it is in the logs: {report}");
     let picture = market.picture(&client, &told).await;
     for meanwhile in [|_: &Path| {}, lose_the_checkpoints] {
         shop = shop.reopen(meanwhile).await;
@@ -113,7 +114,70 @@ async fn a_shop_is_cut_anew_in_the_rush_again_and_again_and_every_answer_stays_a
     }
     with_snapshots(&shop, "trim --margin 1").await.exits(0).says(&["cut off"]);
     market.audit(&Client::new(shop.shop.http_address()), &told).await;
-    with_snapshots(&shop, "audit").await.exits(0).says(&["no differences"]);
+    let audit = with_snapshots(&shop, "audit").await.exits(0);
+    audit.says(&["snapshots stand for what came before: logs were cut", "no differences"]);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn until_something_is_trimmed_the_tools_tell_of_all_that_was_before_a_repartitioning() {
+    let shop = TestShop::open_with(2).await;
+    shop.product("apple", 10, 5).await;
+    shop.wallet("alice", 1_000).await;
+    shop.wallet("bob", 5).await;
+    shop.order("o-1", "alice", "apple", 2).await;
+    let too_many = json!({ "id": "o-2", "user": "alice", "product": "apple", "quantity": 4 });
+    shop.post("/orders", too_many).await.refused(409, "out_of_stock");
+    shop.post("/orders/o-1/cancel", json!({})).await.is(200);
+    shop.order("o-3", "alice", "apple", 5).await;
+    let lines = ["trace o-1", "trace o-2 --json", "why o-1", "why o-2 --json", "why o-3", "at wallet alice --seq 3"];
+    let mut told = vec![];
+    for line in lines {
+        told.push(tool(&shop, line).await.exits(0).stdout);
+    }
+    let log = tool(&shop, "log wallet").await.exits(0).stdout;
+    for (count, order) in [(3, "in-3"), (1, "in-1")] {
+        tool(&shop, &format!("repartition --to {count}")).await.exits(0);
+        shop.product(order, 1, 1).await;
+        shop.order(order, "alice", order, 1).await;
+        for (line, told) in lines.iter().zip(&told) {
+            let now = tool(&shop, line).await.exits(0);
+            assert_eq!((&now.stdout, now.stderr.as_str()), (told, ""), "{line} behind {count} partitions");
+        }
+        tool(&shop, &format!("trace {order}")).await.exits(0).says(&["1 charged", "CONFIRMED"]);
+    }
+    let now = tool(&shop, "log wallet").await.exits(0);
+    assert!(now.stdout.starts_with(&log), "{}", now.stdout);
+    let now = now.says(&["[repartition: 3 partition(s) from here on", "charge order=in-3 amount=1  → 1 charged"]);
+    assert!(now.says(&["[repartition: 1 partition(s) from here on"]).stderr.is_empty());
+    let cuts = tool(&shop, "log order --json").await.exits(0).json();
+    let cuts: Vec<_> = cuts.iter().filter_map(|line| line["repartition"]["partitions"].as_u64()).collect();
+    assert_eq!(cuts, [3, 1]);
+    let audit = tool(&shop, "audit").await.exits(0).says(&["no differences"]);
+    assert!(!audit.stdout.contains("snapshots stand"), "{}", audit.stdout);
+
+    // From here on only the snapshots know of it.
+    tool(&shop, "trim").await.exits(0).says(&["records cut off"]);
+    let gone = tool(&shop, "why o-1 --json").await.exits(0);
+    assert!(gone.stderr.contains("what came before is not told: logs were cut"), "{}", gone.stderr);
+    let gone = gone.json().remove(0);
+    assert_eq!((&gone["status"], &gone["undone"]), (&json!("CANCELLED"), &json!(null)), "{gone}");
+    let what = "asked for, at what time is not known. What had been done is undone; where and when is not known.";
+    assert!(gone["why"].as_str().unwrap().contains(what), "{gone}");
+    let refused = tool(&shop, "why o-2").await.exits(0);
+    refused.says(&["4 of apple, 3 are left. Where it was refused is not known. Nothing had to be undone."]);
+    tool(&shop, "why o-3")
+        .await
+        .exits(0)
+        .says(&["taken, at what time is not known", "SCHEDULED, since when is not known"]);
+    let gone = tool(&shop, "trace in-3").await.exits(1);
+    assert!(gone.stderr.contains("no log knows of an order in-3 any more: logs were cut"), "{}", gone.stderr);
+    tool(&shop, "trace in-1").await.exits(0).says(&["1 charged", "CONFIRMED"]);
+    let one_more = json!({ "id": "o-4", "user": "bob", "product": "apple", "quantity": 1 });
+    shop.post("/orders", one_more).await.refused(409, "out_of_stock");
+    tool(&shop, "why o-4").await.exits(0).says(&["Which order was the last to take apple before is not known."]);
+    let audit = tool(&shop, "audit").await.exits(0);
+    audit.says(&["snapshots stand for what came before: logs were cut", "no differences"]);
     shop.close().await;
 }
 
@@ -391,8 +455,9 @@ async fn what_lies_before_a_repartition_can_be_cut_off_at_once() {
 async fn what_cannot_be_cut_anew_is_refused_and_stays_as_it_is() {
     let shop = TestShop::open_with(2).await;
     shop.product("apple", 10, 1_000).await;
-    let refused = tool(&shop, "repartition --to 3").await.exits(1);
-    assert!(refused.stderr.contains("say where the hosts keep theirs with --snapshots"), "{}", refused.stderr);
+    // The hosts say where their snapshots are.
+    let same = tool(&shop, "repartition --to 2").await.exits(1);
+    assert!(same.stderr.contains("there are 2 partitions already"), "{}", same.stderr);
     let same = with_snapshots(&shop, "repartition --to 2").await.exits(1);
     assert!(same.stderr.contains("there are 2 partitions already"), "{}", same.stderr);
     for line in ["repartition --to 0", "repartition --to 257", "repartition --to 3 --kind shoe", "repartition"] {
@@ -412,5 +477,7 @@ async fn what_cannot_be_cut_anew_is_refused_and_stays_as_it_is() {
     forgetful.take_host("all").terminate().await;
     let refused = tool_at(&forgetful.nats().url(), &line).await.exits(1);
     assert!(refused.stderr.contains("no host of wallet says"), "{}", refused.stderr);
+    let refused = tool_at(&forgetful.nats().url(), "repartition --to 3 --without-hosts").await.exits(1);
+    assert!(refused.stderr.contains("say where the hosts keep theirs with --snapshots"), "{}", refused.stderr);
     forgetful.stop().await;
 }

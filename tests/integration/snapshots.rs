@@ -222,17 +222,12 @@ async fn the_tools_say_what_cannot_be_told_of_a_log_that_was_cut() {
     shop.wallet("alice", 1_000).await;
     let early = shop.order("early", "alice", "apple", 1).await.text("/updated_at");
     shop.order("between", "alice", "apple", 1).await;
-    tool(&shop, "trim").await.exits(1);
-    let refused = with_snapshots(&shop, "trim").await.exits(1);
+    let refused = tool(&shop, "trim").await.exits(1);
     assert!(refused.stderr.contains("stands for"), "{}", refused.stderr);
     let shop = shop.reopen(|_| {}).await;
     with_snapshots(&shop, "trim --margin 1").await.exits(0);
     shop.order("late", "alice", "apple", 2).await;
 
-    for line in ["audit", "trace late", "why late", "log wallet", "at wallet alice --seq 3"] {
-        let refused = tool(&shop, line).await.exits(2);
-        assert!(refused.stderr.contains("was cut, and begins at sequence"), "{line}: {}", refused.stderr);
-    }
     let told = with_snapshots(&shop, "trace late").await.exits(0).says(&["place", "20 charged, 960 left"]);
     assert!(told.stderr.contains("what came before is not told: logs were cut"), "{}", told.stderr);
     with_snapshots(&shop, "why late").await.exits(0).says(&["late"]);
@@ -247,5 +242,23 @@ async fn the_tools_say_what_cannot_be_told_of_a_log_that_was_cut() {
     with_snapshots(&shop, "at wallet alice --seq 3").await.exits(0).says(&["\"balance\": 980"]);
     with_snapshots(&shop, "log wallet").await.exits(0).says(&["charge order=late amount=20"]);
     eventually("the audit", || with_snapshots(&shop, "audit"), |said| said.stdout.contains("no differences")).await;
+    // The hosts say where the snapshots are, as long as there are hosts.
+    let lines = ["audit", "trace late", "why late", "log wallet", "at wallet alice --seq 3"];
+    for line in lines {
+        tool(&shop, line).await.exits(0);
+    }
+    let mut shop = shop;
+    for kind in Kind::ALL {
+        shop.shop.stop_kind(kind).await.unwrap();
+    }
+    for line in lines {
+        let refused = tool(&shop, line).await.exits(2).stderr;
+        assert!(refused.contains("was cut, and begins at sequence"), "{line}: {refused}");
+        assert!(
+            refused.contains("no host that runs says where these are; say it with --snapshots"),
+            "{line}: {refused}"
+        );
+        with_snapshots(&shop, line).await.exits(0);
+    }
     shop.close().await;
 }

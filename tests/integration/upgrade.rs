@@ -85,10 +85,21 @@ async fn an_old_shop_behaves_as_it_did_until_it_is_upgraded_also_when_it_is_repl
     let reused = client.exchange(&bobs).await.unwrap().json(409);
     assert_eq!((&reused["code"], reused.get("reused")), (&json!("idempotency_key_reused"), None));
 
+    let said = tool_at(&url, "upgrade --dry-run").await.exits(0);
+    said.says(&["wallet/1     logic version 1; would be upgraded to 3", "mypage/0 "]);
+    assert!(counts_as_a_change(&client, "apple").await);
     let said = tool_at(&url, "upgrade").await.exits(0);
     said.says(&["wallet/1     logic version 3 behind sequence", "mypage/0 "]);
     assert!(!counts_as_a_change(&client, "apple").await);
     assert_eq!(entries_after_nothing(&client).await, 2);
+    let log = tool_at(&url, "log product").await.exits(0).stdout;
+    for line in ["upgrade", "upgrade --dry-run"] {
+        let said = tool_at(&url, line).await.exits(0);
+        assert!(said.stderr.contains("by logic version 3 already; nothing was written"), "{}", said.stderr);
+        assert_eq!(tool_at(&url, "log product").await.stdout, log);
+    }
+    let said = tool_at(&url, "upgrade --to 1").await.exits(1);
+    assert!(said.stderr.contains("is in force already, and there is no way back to 1"), "{}", said.stderr);
 
     assert_eq!(client.exchange(&alices).await.unwrap().json(201), placed.json(201));
     client.post("/products/apple/restock", &json!({ "quantity": 1 })).await.json(200);

@@ -3,6 +3,10 @@
 
 use std::{
     collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -69,22 +73,29 @@ pub struct Acceptance {
 #[derive(Debug)]
 pub struct Appender {
     commands: mpsc::Sender<Pending>,
+    /// What was taken, by all appenders of the door, and is not in the log.
+    waiting: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
 impl Appender {
-    /// Appends to one partition's log; refusals and early answers go out through `answers`.
-    pub fn new(log: SharedLog, kind: Kind, partition: u16, answers: Answers) -> Self {
-        let (commands, waiting) = mpsc::channel(WAITING_MAX);
+    /// Appends to one partition's log; refusals and early answers go out through `answers`. How much is taken and not
+    /// in the log is added to `waiting`.
+    pub fn new(log: SharedLog, kind: Kind, partition: u16, answers: Answers, waiting: Arc<AtomicUsize>) -> Self {
+        let (commands, taken) = mpsc::channel(WAITING_MAX);
         let publisher = Publisher::counting(log, kind, partition, WINDOW_FRAMES, Resent::clone(&answers.counts.resent));
-        let task = tokio::spawn(append(publisher, waiting, answers));
-        Self { commands, task }
+        let task = tokio::spawn(append(publisher, taken, answers, Arc::clone(&waiting)));
+        Self { commands, waiting, task }
     }
 
     /// Takes a command, or gives it back when too many wait.
     pub fn take(&self, pending: Pending) -> Result<(), Box<Pending>> {
-        self.commands.try_send(pending).map_err(|error| match error {
-            TrySendError::Full(pending) | TrySendError::Closed(pending) => Box::new(pending),
+        self.waiting.fetch_add(1, Relaxed);
+        self.commands.try_send(pending).map_err(|error| {
+            self.waiting.fetch_sub(1, Relaxed);
+            match error {
+                TrySendError::Full(pending) | TrySendError::Closed(pending) => Box::new(pending),
+            }
         })
     }
 
@@ -97,11 +108,20 @@ impl Appender {
     }
 }
 
-async fn append(publisher: Publisher, mut waiting: mpsc::Receiver<Pending>, answers: Answers) {
+async fn append(
+    publisher: Publisher,
+    mut commands: mpsc::Receiver<Pending>,
+    answers: Answers,
+    in_hand: Arc<AtomicUsize>,
+) {
     let mut link = Link::new();
     let mut placed = Placed::default();
     let mut taken = Vec::new();
-    while waiting.recv_many(&mut taken, FRAME_COMMANDS_MAX).await > 0 {
+    loop {
+        let count = commands.recv_many(&mut taken, FRAME_COMMANDS_MAX).await;
+        if count == 0 {
+            return;
+        }
         let mut messages = Vec::with_capacity(taken.len());
         let mut waiting = Vec::with_capacity(taken.len());
         for Pending { envelope, tell_accepted, since } in taken.drain(..) {
@@ -136,6 +156,7 @@ async fn append(publisher: Publisher, mut waiting: mpsc::Receiver<Pending>, answ
                 tell_accepted => refuse(&answers, envelope, tell_accepted, &no_room()).await,
             }
         }
+        in_hand.fetch_sub(count, Relaxed);
     }
 }
 

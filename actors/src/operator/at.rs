@@ -9,11 +9,10 @@ use shop_domain::{id::Id, kind::Kind, timestamp::Timestamp};
 use shop_nats::{
     jetstream::JetStreamLog,
     log::{Log, LogError, Record},
-    subject::partition_of,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Answered, Common, Out, Progress, begin::Wanted, name_parked, no, words};
+use super::{Answered, Common, Out, Progress, name_parked, no, words};
 
 /// Which entity, and when.
 #[derive(Debug, Args)]
@@ -42,19 +41,16 @@ struct Moment {
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Options { kind, id, moment, common } = options;
     let connection = common.connect("at").await?;
-    let beginning = common.begin(&connection, &[kind], Wanted::Entities).await?;
+    let beginning = common.begin(&connection, &[kind]).await?;
     let last = beginning.tape.ends().map(|(_, end)| end).next().unwrap_or(0);
     if let Some(seq) = moment.seq.filter(|seq| *seq > last) {
         return Ok(no(&format!("the log of {kind} ends at sequence {last}: {seq} is yet to come")));
     }
-    let partition = beginning.tape.logs().get(&kind).map(|log| partition_of(&id, log.partitions));
-    let known = partition.and_then(|partition| beginning.known((kind, partition)));
-    let cut = words::cut(beginning.cut());
-    let log = JetStreamLog::open(&connection, &connection).await?;
-    if let (Some(known), Some(cut)) = (known, cut)
-        && moment.is_unknown(&log, kind, known).await?
+    let gaps = words::gaps(beginning.gaps());
+    if let (Some(known), Some(gaps)) = (beginning.known(kind, &id), gaps)
+        && moment.is_unknown(&JetStreamLog::open(&connection, &connection).await?, kind, known).await?
     {
-        return Ok(no(&format!("what was before sequence {known} of {kind} cannot be told any more: {cut}")));
+        return Ok(no(&format!("what was before sequence {known} of {kind} cannot be told any more: {gaps}")));
     }
     let (mut tape, mut replay) = beginning.replay()?;
     let mut progress = Progress::of(&tape);
@@ -63,9 +59,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
         if moment.is_before(&record) {
             break;
         }
-        if Some(record.partition) == partition {
-            replay.apply(kind, &record)?;
-        }
+        replay.apply_for(&id, kind, &record)?;
     }
     drop(progress);
     let Some(view) = words::view(kind, &id, replay.entity(kind, &id), usize::MAX) else {

@@ -35,7 +35,7 @@ use shop_domain::kind::Kind;
 use shop_nats::connection::Connection;
 
 use self::{books::Books, hosts::Hosts, messages::Messages};
-use super::{Answered, Common, NO, OperatorError, Out, Progress, begin::Wanted, words};
+use super::{Answered, Common, NO, OperatorError, Out, Progress, words};
 use crate::{
     replay::{Content, Fate, Handled, Replay, Step},
     tape::Tape,
@@ -75,8 +75,8 @@ struct Tally {
 
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let connection = options.common.connect("audit").await?;
-    let beginning = options.common.begin(&connection, &Kind::ALL, Wanted::Entities).await?;
-    let cut = words::cut(beginning.cut());
+    let beginning = options.common.begin(&connection, &Kind::ALL).await?;
+    let cut = words::gaps(beginning.gaps());
     let (tape, replay) = beginning.replay()?;
     let report = Audit::new(tape, replay, cut).run(&connection).await?;
     if options.common.json {
@@ -112,7 +112,7 @@ struct Report {
 
 impl Audit {
     fn new(tape: Tape, replay: Replay, cut: Option<String>) -> Self {
-        let messages = Messages::new(&tape.logs(), &replay);
+        let messages = Messages::new(&replay);
         Self { tape, replay, messages, differences: Differences::default(), progress: None, cut }
     }
 

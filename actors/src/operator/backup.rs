@@ -154,7 +154,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let start = Instant::now();
     let connection = common.connect("backup").await?;
     let log: SharedLog = Arc::new(JetStreamLog::open(&connection, &connection).await?);
-    let snapshots = common.snapshots()?;
+    let snapshots = common.snapshots(&connection).await?;
     let backup = Backup::begin(&to).await?;
     let made = make::make(&connection, &log, snapshots.as_ref(), &backup).await?;
     if common.json {

@@ -1,4 +1,4 @@
-//! `shop log`: the messages of one kind's log.
+//! `shop log`: the messages of one kind's log, and what became of each.
 //!
 //! Whether a message counts depends on all those before it on its link, so the log is read from
 //! its beginning, whatever is printed of it.
@@ -10,8 +10,8 @@ use serde_json::json;
 use shop_domain::kind::Kind;
 use shop_nats::frame::{Origin, Source};
 
-use super::{Answered, Common, Out, Progress, begin::Wanted, say, words};
-use crate::replay::{Arrival, Content, Fate, Step};
+use super::{Answered, Common, Out, Progress, say, verdict::Verdict, words};
+use crate::replay::{Arrival, Content, Entity, Fate, Handled, Step};
 
 /// What to print.
 #[derive(Debug, Args)]
@@ -31,12 +31,11 @@ pub struct Options {
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Options { kind, from, follow, common } = options;
     let connection = common.connect("log").await?;
-    let beginning = common.begin(&connection, &[kind], Wanted::Links).await?;
-    for (kind, first) in beginning.cut() {
-        let from = "it is printed from its oldest snapshots on";
-        say(&format_args!("the log of {kind} was cut, and begins at sequence {first}; {from}"));
+    let beginning = common.begin(&connection, &[kind]).await?;
+    for (kind, gap) in beginning.gaps() {
+        say(&format_args!("{}; it is printed from its oldest snapshots on", gap.of_kind(*kind)));
     }
-    let (mut tape, mut acceptor) = beginning.acceptor()?;
+    let (mut tape, mut replay) = beginning.replay()?;
     if follow {
         tape.follow();
     }
@@ -48,7 +47,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     // Only of what is read and not printed: the messages themselves show how far it is.
     let mut progress = (from > 1).then(|| Progress::new("reading the log", from - 1));
     while let Some((kind, record)) = tape.next().await? {
-        let step = acceptor.read(kind, &record)?;
+        let step = replay.apply_and_look(kind, &record, look)?;
         progress.iter_mut().for_each(Progress::step);
         if step.sequence >= from {
             progress = None;
@@ -61,34 +60,50 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A message that came, and what became of it if it was let in.
+type Seen = (Arrival, Option<Verdict>);
+
+/// What became of a message.
+pub(super) fn look(handled: Handled, entity: Option<&Entity>) -> Seen {
+    let verdict = (handled.arrival.fate == Fate::Accepted).then(|| Verdict::of(&handled, entity));
+    (handled.arrival, verdict)
+}
+
 /// What a record holds, a line per message.
-pub(super) fn one(step: &Step<Arrival>, json: bool, out: &mut Out) -> std::io::Result<()> {
+pub(super) fn one(step: &Step<Seen>, json: bool, out: &mut Out) -> std::io::Result<()> {
     if json { for_programs(step, out) } else { for_people(step, out) }
 }
 
-fn for_people(step: &Step<Arrival>, out: &mut Out) -> std::io::Result<()> {
-    let Step { sequence, partition, time, content, .. } = step;
+fn for_people(step: &Step<Seen>, out: &mut Out) -> std::io::Result<()> {
+    let Step { sequence, partition, time, cut_into, content, .. } = step;
     let place = format!("{sequence:>8}  {time}  {partition:>9}");
-    match content {
-        Content::Dead { reason, bytes } => writeln!(out, "{place}  [dead: {bytes} bytes, {reason}]"),
-        Content::Upgrade(logic) => writeln!(out, "{place}  [upgrade: logic version {logic} from here on]"),
-        Content::Frame { source, messages } if messages.is_empty() => {
+    match (content, cut_into) {
+        (Content::Dead { reason, bytes }, _) => writeln!(out, "{place}  [dead: {bytes} bytes, {reason}]"),
+        (Content::Upgrade(_), Some(partitions)) => {
+            writeln!(out, "{place}  [repartition: {partitions} partition(s) from here on, and links count anew]")
+        }
+        (Content::Upgrade(logic), None) => {
+            writeln!(out, "{place}  [upgrade: logic version {logic} from here on]")
+        }
+        (Content::Frame { source, messages }, _) if messages.is_empty() => {
             writeln!(out, "{place}  {:<11}  [no messages]", words::source(*source))
         }
-        Content::Frame { source, messages } => messages.iter().try_for_each(|Arrival { number, fate, envelope }| {
+        (Content::Frame { source, messages }, _) => messages.iter().try_for_each(|(arrival, verdict)| {
+            let Arrival { number, fate, envelope } = arrival;
             let mark = match fate {
                 Fate::Accepted => "",
                 Fate::Duplicate => "  [duplicate: skipped]",
                 Fate::BeyondHole => "  [beyond a hole: ignored]",
             };
+            let verdict = verdict.as_ref().map(ToString::to_string).unwrap_or_default();
             let (source, message) = (words::source(*source), words::line_of(&envelope.message));
-            writeln!(out, "{place}  {source:<11}  {number:>6}  {}  {message}{mark}", envelope.to)
+            writeln!(out, "{place}  {source:<11}  {number:>6}  {}  {message}{verdict}{mark}", envelope.to)
         }),
     }
 }
 
-fn for_programs(step: &Step<Arrival>, out: &mut Out) -> std::io::Result<()> {
-    let Step { kind, sequence, partition, time, content } = step;
+fn for_programs(step: &Step<Seen>, out: &mut Out) -> std::io::Result<()> {
+    let Step { kind, sequence, partition, time, cut_into, content, .. } = step;
     let place = json!({ "log": kind, "sequence": sequence, "time": time, "partition": partition });
     let mut line = |more: serde_json::Value| {
         let mut line = place.clone();
@@ -97,18 +112,24 @@ fn for_programs(step: &Step<Arrival>, out: &mut Out) -> std::io::Result<()> {
         }
         writeln!(out, "{line}")
     };
-    match content {
-        Content::Dead { reason, bytes } => line(json!({ "dead": { "reason": reason, "bytes": bytes } })),
-        Content::Upgrade(logic) => line(json!({ "upgrade": { "logic": logic.number() } })),
-        Content::Frame { source, messages } => messages.iter().try_for_each(|Arrival { number, fate, envelope }| {
-            line(json!({
+    match (content, cut_into) {
+        (Content::Dead { reason, bytes }, _) => line(json!({ "dead": { "reason": reason, "bytes": bytes } })),
+        (Content::Upgrade(logic), Some(partitions)) => {
+            line(json!({ "repartition": { "partitions": partitions, "logic": logic.number() } }))
+        }
+        (Content::Upgrade(logic), None) => line(json!({ "upgrade": { "logic": logic.number() } })),
+        (Content::Frame { source, messages }, _) => messages.iter().try_for_each(|(arrival, verdict)| {
+            let Arrival { number, fate, envelope } = arrival;
+            let mut message = json!({
                 "source": source_for_programs(*source),
                 "number": number,
                 "fate": words::fate(*fate),
                 "entity": envelope.to,
                 "key": envelope.request.as_ref().and_then(|request| request.key.as_ref()),
                 "message": words::json_of(&envelope.message),
-            }))
+            });
+            verdict.clone().unwrap_or_default().add_to(&mut message);
+            line(message)
         }),
     }
 }

@@ -16,7 +16,7 @@ use serde_json::json;
 use shop_domain::kind::Kind;
 use shop_nats::{connection::Connection, discovery::Announced, layout::Layout, topology::PARTITIONS_MAX};
 
-use super::{Answered, Common, NO, OperatorError, Out, UNKNOWN, hosts, no, say};
+use super::{Answered, Common, NO, OperatorError, Out, UNKNOWN, hosts, no, say, snapshots_of};
 use crate::{
     outbox::Logs,
     repartition::{self, Repartition, RepartitionError, Written},
@@ -64,12 +64,17 @@ struct Times {
 
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Options { kind, to, work_dir, without_hosts, common } = options;
-    let Some(snapshots) = common.snapshots()? else {
-        return Ok(no("what is cut anew is written as snapshots; say where the hosts keep theirs with --snapshots"));
+    let hosts = hosts(&common.connect("repartition").await?).await?;
+    let snapshots = match common.named_snapshots() {
+        Some(url) => Some(Snapshots::find(url)?),
+        None => snapshots_of(&hosts)?,
     };
-    if let Some(obstacle) = obstacle(&common, &snapshots, without_hosts).await? {
+    if let Some(obstacle) = obstacle(&hosts, snapshots.as_ref(), without_hosts) {
         return Ok(no(&obstacle));
     }
+    let Some(snapshots) = snapshots else {
+        return Ok(no("what is cut anew is written as snapshots; say where the hosts keep theirs with --snapshots"));
+    };
     let kinds = if kind.is_empty() { Kind::ALL.to_vec() } else { kind };
     let partitions = kinds.into_iter().map(|kind| (kind, to)).collect();
     match cut_anew(&common, &snapshots, work_dir, partitions, !without_hosts).await {
@@ -94,26 +99,22 @@ fn failed(error: &RepartitionError) -> ExitCode {
 }
 
 /// What speaks against beginning, if anything does.
-async fn obstacle(
-    common: &Common,
-    snapshots: &Snapshots,
-    without_hosts: bool,
-) -> Result<Option<String>, OperatorError> {
-    let connection = common.connect("repartition").await?;
-    let hosts = hosts(&connection).await?;
-    for Announced { kind, id, version, snapshots: place, .. } in &hosts {
+fn obstacle(hosts: &[Announced], snapshots: Option<&Snapshots>, without_hosts: bool) -> Option<String> {
+    for Announced { kind, id, version, snapshots: place, .. } in hosts {
         let why = match place {
             None => "it keeps no snapshots (--snapshots), or is of an older version".to_owned(),
-            Some(place) if *place != snapshots.place() => format!("it keeps its snapshots in {place}"),
+            Some(place) if snapshots.is_some_and(|snapshots| *place != snapshots.place()) => {
+                format!("it keeps its snapshots in {place}")
+            }
             Some(_) => continue,
         };
-        return Ok(Some(format!("a host of {kind} (version {version}, service id {id}) could not go on: {why}")));
+        return Some(format!("a host of {kind} (version {version}, service id {id}) could not go on: {why}"));
     }
     let is_missing = |kind: &Kind| !without_hosts && hosts.iter().all(|host| host.kind != *kind);
-    Ok(Kind::ALL.into_iter().find(is_missing).map(|kind| {
+    Kind::ALL.into_iter().find(is_missing).map(|kind| {
         let advice = "start one, or say --without-hosts if all are stopped for this";
         format!("no host of {kind} says that it could go on: {advice}")
-    }))
+    })
 }
 
 /// Does it, unless there are so many partitions already.

@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     cli::copies,
+    joined::joined,
     object::{ObjectError, Received},
     snapshot::{self, Name, Snapshots},
     store::Meta,
@@ -64,8 +65,8 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let start = Instant::now();
     let backup = Backup::find(&from)?;
     let contents = check::check(&backup).await?;
+    let snapshots = common.named_snapshots();
     if !dry_run {
-        let snapshots = common.snapshots.as_deref().filter(|url| !url.is_empty());
         let connection = common.connect("restore").await?;
         if let Err(why) = fill_empty(&connection, &backup, &contents, snapshots, replicas).await? {
             return Ok(no(&why));
@@ -173,7 +174,7 @@ async fn fill(
     while let Some(message) = read.recv().await {
         stream.put(change(message)).await?;
     }
-    let read: Result<(), ObjectError> = reading.await.expect("reading a backup does not panic");
+    let read: Result<(), ObjectError> = joined(reading).await;
     read.map_err(|error| BackupError::File { file: name, error })?;
     Ok(stream.settle().await?)
 }

@@ -34,8 +34,9 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Options { dry_run, margin, older_than, common } = options;
     let connection = common.connect("trim").await?;
     let log: SharedLog = Arc::new(JetStreamLog::open(&connection, &connection).await?);
-    let Some(snapshots) = common.snapshots()? else {
-        return Ok(no("nothing stands for what would be cut; say where the snapshots are with --snapshots"));
+    let Some(snapshots) = common.snapshots(&connection).await? else {
+        let advice = "no host that runs keeps snapshots; say where there are some with --snapshots";
+        return Ok(no(&format!("nothing stands for what would be cut: {advice}")));
     };
     let reserve = Reserve { margin, since: older_than.map(days_ago) };
     let mut code = ExitCode::SUCCESS;

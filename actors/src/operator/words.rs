@@ -1,5 +1,7 @@
 //! How messages are written for people and for programs.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use shop_domain::{
     delivery,
@@ -13,6 +15,7 @@ use shop_domain::{
 };
 use shop_nats::frame::{Origin, Source};
 
+use super::begin::{Gap, Why};
 use crate::replay::{Entity, Fate, Parked, Place};
 
 /// Who sent a frame: `door` or `order/0`.
@@ -28,10 +31,18 @@ pub(super) fn place((kind, partition): Place) -> String {
     format!("{kind}/{partition}")
 }
 
-/// Which logs were cut and where they begin, if any were.
-pub(super) fn cut(logs: impl Iterator<Item = (Kind, u64)>) -> Option<String> {
-    let logs: Vec<_> = logs.map(|(kind, first)| format!("that of {kind} begins at sequence {first}")).collect();
-    (!logs.is_empty()).then(|| format!("logs were cut, {}", logs.join(", ")))
+/// What of which logs cannot be read, if anything cannot.
+pub(super) fn gaps(gaps: &BTreeMap<Kind, Gap>) -> Option<String> {
+    let begins = |(kind, gap): (&Kind, &Gap)| format!("that of {kind} begins at sequence {}", gap.first);
+    let because = |why: Why, words: &str| {
+        let logs: Vec<_> = gaps.iter().filter(|(_, gap)| gap.why == why).map(begins).collect();
+        (!logs.is_empty()).then(|| format!("{words}, {}", logs.join(", ")))
+    };
+    let trimmed = because(Why::Trimmed, "logs were cut");
+    let unknown =
+        because(Why::CutByAnOlderVersion, "how the logs were cut before an older version cut them anew is not known");
+    let both: Vec<_> = trimmed.into_iter().chain(unknown).collect();
+    (!both.is_empty()).then(|| both.join("; "))
 }
 
 /// The name of what became of a message, for programs.

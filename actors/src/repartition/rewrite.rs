@@ -13,6 +13,7 @@ use twox_hash::xxhash3_64::Hasher;
 use super::{RepartitionError, Written};
 use crate::{
     changes::{Changed, Changes},
+    joined::joined,
     snapshot::{Pace, SnapshotError, Snapshots},
     store::{Checkpoint, Item, Items, Meta, SharedShelf, Store, StoreError},
 };
@@ -53,7 +54,7 @@ impl Rewrite {
     pub(super) async fn run(self, snapshots: &Snapshots) -> Result<Written, RepartitionError> {
         let Self { kind, before, after, partitions, begin } = self;
         let sorted = tokio::task::spawn_blocking(move || sort(&before, &*after, partitions, &begin));
-        let (read, shelves) = sorted.await.expect("sorting does not panic")?;
+        let (read, shelves) = joined(sorted).await?;
         let (mut found, mut bytes) = (Tally::default(), 0);
         for (partition, shelf) in (0..).zip(shelves) {
             let frozen = shelf.freeze()?.ok_or(RepartitionError::Different(kind))?;

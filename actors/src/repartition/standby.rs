@@ -10,7 +10,7 @@ use shop_domain::kind::Kind;
 use shop_nats::log::SharedLog;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinError, JoinHandle},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -95,7 +95,7 @@ impl Standby {
             None => Ok(()),
             Some(ended) => {
                 self.running = None;
-                ended.unwrap_or_else(|error| Err(KindError::Bug(self.kind, error)))
+                flatten(self.kind, ended)
             }
         }
     }
@@ -104,7 +104,7 @@ impl Standby {
     pub(super) async fn stop(&mut self) -> Result<(), KindError> {
         self.stop.cancel();
         match self.running.take() {
-            Some(running) => running.await.unwrap_or_else(|error| Err(KindError::Bug(self.kind, error))),
+            Some(running) => flatten(self.kind, running.await),
             None => Ok(()),
         }
     }
@@ -120,6 +120,15 @@ impl Standby {
     /// The checkpoints of so many partitions.
     pub(super) fn shelves(&self, partitions: u16) -> Result<Vec<SharedShelf>, StoreError> {
         (0..partitions).map(|partition| self.shelf(partition)).collect()
+    }
+}
+
+/// How it ended; one that is cancelled has no more to say.
+fn flatten(kind: Kind, ended: Result<Result<(), KindError>, JoinError>) -> Result<(), KindError> {
+    match ended {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_cancelled() => Ok(()),
+        Err(panic) => Err(KindError::Bug(kind, panic)),
     }
 }
 

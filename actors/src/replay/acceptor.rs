@@ -14,12 +14,15 @@ use shop_nats::{
     subject::partition_of,
 };
 
+use super::course::{Course, Layout};
 use crate::{link::Links, outbox::Logs, partition::OTHER_PARTITION, store::Meta};
 
 /// The receiving ends of all links: tells what a partition lets in, without handling it.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
-    logs: Logs,
+    course: Course,
+    /// Under which layout each kind is read by now, if not under the first one.
+    layouts: BTreeMap<Kind, Layout>,
     links: BTreeMap<Place, Links>,
     /// Of the partitions that were upgraded.
     logic: BTreeMap<Place, Logic>,
@@ -41,8 +44,22 @@ pub struct Step<M> {
     pub partition: u16,
     /// When that is, by the partition's clock.
     pub time: Timestamp,
+    /// Under which layout it counts.
+    pub layout: Layout,
+    /// Into how many partitions the kind is cut from here on, if it is cut anew here.
+    pub cut_into: Option<u16>,
     /// What it holds.
     pub content: Content<M>,
+}
+
+impl<M> Step<M> {
+    /// Whether it brings a message of that sort.
+    pub fn any(&self, is: impl Fn(&M) -> bool) -> bool {
+        match &self.content {
+            Content::Frame { messages, .. } => messages.iter().any(is),
+            Content::Dead { .. } | Content::Upgrade(_) => false,
+        }
+    }
 }
 
 /// What a record holds.
@@ -99,28 +116,51 @@ pub enum Fate {
 
 impl Acceptor {
     /// Nothing has come yet.
-    pub fn new(logs: Logs) -> Self {
-        Self { logs, links: BTreeMap::new(), logic: BTreeMap::new(), clocks: BTreeMap::new() }
+    pub fn new(course: impl Into<Course>) -> Self {
+        let (layouts, links, logic, clocks) = Default::default();
+        Self { course: course.into(), layouts, links, logic, clocks }
     }
 
-    /// What a partition has let in, and how it behaves, is as this says.
+    /// What a partition has let in under the layout in force, and how it behaves, is as this says.
     pub fn restore(&mut self, place: Place, meta: &Meta) -> Result<(), ReplayError> {
         let logic = known(place.0, meta.cursor + 1, meta.logic)?;
+        self.layouts.insert(place.0, self.course.last());
         self.links.insert(place, meta.links.clone());
         self.logic.insert(place, logic);
         self.clocks.insert(place, meta.clock);
         Ok(())
     }
 
-    /// The links of a partition; none when it has none yet.
-    pub fn links(&self, place: Place) -> Option<&Links> {
-        self.links.get(&place)
+    /// The links of each partition that has some.
+    pub fn all_links(&self) -> impl Iterator<Item = (Place, &Links)> {
+        self.links.iter().map(|(place, links)| (*place, links))
+    }
+
+    /// How the logs are cut, one layout after the other.
+    pub const fn course(&self) -> &Course {
+        &self.course
+    }
+
+    /// Under which layout a kind is read by now.
+    pub fn layout(&self, kind: Kind) -> Layout {
+        self.layouts.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// Which logs there are under the layout that a kind is read under by now.
+    pub(super) fn logs(&self, kind: Kind) -> &Logs {
+        self.course.logs(self.layout(kind))
     }
 
     /// Reads the next record of a kind's log.
     pub fn read(&mut self, kind: Kind, record: &Record) -> Result<Step<Arrival>, ReplayError> {
         let Record { sequence, partition, time: taken, payload } = record;
         let mut time = *taken;
+        let layout = self.layout(kind).max(self.course.at(kind, *sequence));
+        let is_cut_anew = layout > self.layout(kind);
+        if is_cut_anew {
+            self.cut_anew(kind, layout);
+        }
+        let cut_into = self.logs(kind).get(&kind).filter(|_| is_cut_anew).map(|log| log.partitions);
         let content = match Payload::decode(kind, payload) {
             Err(error) => Content::Dead { reason: error.to_string(), bytes: payload.len() },
             Ok(Payload::Upgrade(upgrade)) => {
@@ -152,15 +192,27 @@ impl Acceptor {
                 Content::Frame { source, messages: messages.into_iter().enumerate().map(arrival).collect() }
             }
         };
-        Ok(Step { kind, sequence: *sequence, partition: *partition, time, content })
+        Ok(Step { kind, sequence: *sequence, partition: *partition, time, layout, cut_into, content })
+    }
+
+    /// A kind goes on under the next layout. Nothing was under way there: all links count anew, from both ends. Every
+    /// partition's clock goes on from the latest of those before.
+    fn cut_anew(&mut self, kind: Kind, layout: Layout) {
+        self.links.retain(|(of, _), _| *of != kind);
+        self.logic.retain(|(of, _), _| *of != kind);
+        let latest = self.clocks.iter().filter(|((of, _), _)| *of == kind).map(|(_, clock)| *clock).max();
+        self.clocks.retain(|(of, _), _| *of != kind);
+        self.layouts.insert(kind, layout);
+        let partitions = self.logs(kind).get(&kind).map_or(1, |log| log.partitions);
+        self.clocks.extend((0..partitions).map(|partition| ((kind, partition), latest.unwrap_or_default())));
     }
 
     /// How the entities of a partition behave at a sequence that comes next.
-    pub(super) fn logic(&self, place: Place, sequence: u64) -> Result<Logic, ReplayError> {
+    pub fn logic(&self, place: Place, sequence: u64) -> Result<Logic, ReplayError> {
         match self.logic.get(&place) {
             Some(logic) => Ok(*logic),
             None => {
-                let began_with = self.logs.get(&place.0).map_or(Logic::NEWEST.number(), |log| log.logic);
+                let began_with = self.logs(place.0).get(&place.0).map_or(Logic::NEWEST.number(), |log| log.logic);
                 known(place.0, sequence, began_with)
             }
         }
@@ -172,7 +224,7 @@ impl Acceptor {
     }
 
     fn is_for(&self, frame: &Frame, (kind, partition): Place) -> bool {
-        let partitions = self.logs.get(&kind).map_or(1, |log| log.partitions);
+        let partitions = self.logs(kind).get(&kind).map_or(1, |log| log.partitions);
         frame.messages.iter().all(|envelope| partition_of(&envelope.to, partitions) == partition)
     }
 

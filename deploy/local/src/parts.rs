@@ -52,7 +52,7 @@ pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> 
 
 /// Serves HTTP on `listener` until `shutdown`, then answers what it has begun and returns.
 pub(crate) async fn bridge(settings: Settings, listener: TcpListener, shutdown: Shutdown) -> Outcome {
-    let connection = Connection::connect(&settings.nats, "shop bridge").await?;
+    let connection = Connection::connect_patiently(&settings.nats, "shop bridge").await?;
     let config = shop_bridge_http::Config::default();
     let bridge = shop_bridge_http::run(config, connection.clone(), listener, shutdown);
     // Boxed, because the compiler cannot see through warp's future that it is `Send`.

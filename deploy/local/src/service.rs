@@ -33,6 +33,14 @@ pub enum ServiceError {
         /// What it said.
         reason: String,
     },
+    /// It was asked to end, and could not finish what it had begun.
+    #[error("{name} could not finish what it had begun: {reason}")]
+    Unfinished {
+        /// Which part.
+        name: String,
+        /// What it said.
+        reason: String,
+    },
     /// There is no thread for it.
     #[error("cannot start {name}: {source}")]
     NoThread {
@@ -128,8 +136,8 @@ impl Service {
         drop(stop);
         match timeout(limit, outcome).await {
             Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(reason))) => Err(ServiceError::Ended { name, reason }),
-            Ok(Err(error)) => Err(ServiceError::Ended { name, reason: error.to_string() }),
+            Ok(Ok(Err(reason))) => Err(ServiceError::Unfinished { name, reason }),
+            Ok(Err(error)) => Err(ServiceError::Unfinished { name, reason: error.to_string() }),
             Err(_) => {
                 drop(work);
                 Err(ServiceError::CutOff { name, limit })

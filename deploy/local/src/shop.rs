@@ -11,7 +11,10 @@ use std::{
 use serde_json::Value;
 use shop_actors::operator::{OperatorError, restore::put_back_all};
 use shop_domain::kind::Kind;
-use shop_nats::access::Access;
+use shop_nats::{
+    access::Access,
+    connection::{ConnectError, Connection},
+};
 use tokio::{
     net::TcpListener,
     sync::mpsc,
@@ -110,6 +113,9 @@ pub enum ShopError {
         /// Where.
         folder: PathBuf,
     },
+    /// There is no connection to it.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// A part ended, or did not.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -145,6 +151,10 @@ impl Shop {
             log_max_bytes: options.log_max_bytes,
             snapshots: options.snapshots.or_in(&folder.join("snapshots")),
         };
+        if let Nats::Foreign(_) = nats {
+            // Here once, so that not every part of the shop says that it waits.
+            drop(Connection::connect_patiently(&settings.nats, "shop").await?);
+        }
         let restored = match restore_from {
             Some(backup) => Some(restore(backup, &settings).await?),
             None => None,
@@ -195,7 +205,7 @@ impl Shop {
         let hosts: Vec<_> = self.hosts.into_values().map(|host| tokio::spawn(host.stop(HOST_STOP_LIMIT))).collect();
         for host in hosts {
             outcomes.push(host.await.unwrap_or_else(|error| {
-                Err(ServiceError::Ended { name: "a host".to_owned(), reason: error.to_string() })
+                Err(ServiceError::Unfinished { name: "a host".to_owned(), reason: error.to_string() })
             }));
         }
         if let Nats::Own(mut server) = self.nats {

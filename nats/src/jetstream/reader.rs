@@ -125,13 +125,13 @@ impl Reader {
                 return lost;
             }
             let time = taken_at(message.headers.as_ref(), info.published.unix_timestamp_nanos());
-            if place.0 < self.log.generation {
+            if place.0 < self.log.generation_at(self.kind, sequence) {
                 tracing::warn!(
                     "sequence {sequence} of {} was appended under a former layout; it is skipped",
                     self.kind
                 );
             }
-            let record = self.log.record_of(place, sequence, time, message.payload.clone());
+            let record = self.log.record_of(self.kind, place, sequence, time, message.payload.clone());
             if self.records.send(Ok(record)).await.is_err() {
                 return Lost::Closed;
             }

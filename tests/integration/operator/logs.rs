@@ -19,8 +19,8 @@ async fn a_log_is_printed_with_what_came_twice_and_what_is_dead() {
         log.publish("shop.log.wallet.0", bytes).await.unwrap().await.unwrap();
     }
     let said = tool(&shop, "log wallet").await.exits(0).says(&[
-        "open balance=1000",
-        "order/0           1  alice  charge order=o-1 amount=200",
+        "open balance=1000  → 1000 there now",
+        "order/0           1  alice  charge order=o-1 amount=200  → 200 charged, 800 left",
         "charge order=o-1 amount=200  [duplicate: skipped]",
         "[dead: 5 bytes, frame version 104 instead of 1]",
     ]);
@@ -32,8 +32,15 @@ async fn a_log_is_printed_with_what_came_twice_and_what_is_dead() {
     assert_eq!(of("fate"), [json!("accepted"), json!("duplicate"), Value::Null]);
     assert_eq!(lines[0]["message"], json!({ "charge": { "order": "o-1", "amount": 200 } }));
     assert_eq!((&lines[0]["source"]["kind"], &lines[0]["number"]), (&json!("order"), &json!(1)));
+    assert_eq!((&lines[0]["outcome"], &lines[1]["outcome"]), (&json!("200 charged, 800 left"), &Value::Null));
     assert_eq!(lines[2]["dead"], json!({ "reason": "frame version 104 instead of 1", "bytes": 5 }));
     tool(&shop, "audit").await.exits(0);
+    let too_much = json!({ "id": "o-2", "user": "alice", "product": "apple", "quantity": 100 });
+    shop.post("/orders", too_much).await.refused(409, "out_of_stock");
+    tool(&shop, "log order").await.exits(0).says(&["→ CONFIRMED", "→ REJECTED  ✗ out_of_stock: the order wants 100"]);
+    let again = json!({ "id": "alice", "balance": 1 });
+    shop.post("/wallets", again).await.refused(409, "already_exists");
+    tool(&shop, "log wallet").await.exits(0).says(&["open balance=1  ✗ answered already_exists"]);
     shop.close().await;
 }
 

@@ -70,7 +70,8 @@ async fn why_names_the_facts_and_who_was_faster() {
     assert_eq!(why["refusal"]["won_by"]["order"], "o-1", "{why}");
     assert_eq!((&why["status"], &why["refusal"]["code"]), (&json!("REJECTED"), &json!("out_of_stock")), "{why}");
 
-    tool(&shop, "why o-1").await.exits(0).says(&["Order o-1 of alice is CONFIRMED: 20 were paid"]);
+    let why = tool(&shop, "why o-1").await.exits(0);
+    why.says(&["Order o-1 of alice is CONFIRMED: 20 were paid", " Its delivery is SCHEDULED, since sequence 1 of the"]);
     shop.post("/orders/o-1/cancel", json!({ "reason": "too many" })).await.is(200);
     tool(&shop, "why o-1").await.exits(0).says(&["is CANCELLED", "\"too many\"", "20 given back", "2 put back"]);
 
@@ -103,5 +104,54 @@ async fn why_names_the_facts_and_who_was_faster() {
     shop.post("/orders", order).await.refused(409, "out_of_stock");
     tool(&shop, "why o-6").await.exits(0).says(&["4 are left", "The last to take apple before was order o-4"]);
     tool(&shop, "why o-7").await.exits(1);
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_does_not_blame_who_has_put_back_or_been_paid_back_what_was_missing() {
+    let shop = small_shop().await;
+    let refused = async |id: &str, user: &str, quantity: u64, code: &str| {
+        let order = json!({ "id": id, "user": user, "product": "apple", "quantity": quantity });
+        shop.post("/orders", order).await.refused(409, code);
+        let why = tool(&shop, &format!("why {id} --json")).await.exits(0).json().remove(0);
+        let text = why["why"].as_str().unwrap().to_owned();
+        (why["refusal"]["won_by"]["order"].clone(), why["refusal"]["won_by_is_known"].clone(), text)
+    };
+    shop.order("o-1", "alice", "apple", 2).await;
+    shop.post("/orders/o-1/cancel", json!({})).await.is(200);
+    let (won_by, is_known, why) = refused("o-2", "alice", 6, "out_of_stock").await;
+    assert_eq!((won_by, is_known), (Value::Null, json!(true)));
+    assert!(why.contains("No other order had any of apple: all that there ever was was there."), "{why}");
+
+    // Of two that took some, the first one still holds it.
+    shop.order("o-3", "alice", "apple", 1).await;
+    shop.order("o-4", "alice", "apple", 1).await;
+    shop.post("/orders/o-4/cancel", json!({})).await.is(200);
+    let (won_by, _, why) = refused("o-5", "alice", 5, "out_of_stock").await;
+    assert_eq!(won_by, "o-3", "{why}");
+
+    shop.wallet("bob", 150).await;
+    shop.order("o-6", "bob", "apple", 1).await;
+    shop.post("/orders/o-6/cancel", json!({})).await.is(200);
+    let (won_by, is_known, why) = refused("o-7", "bob", 2, "insufficient_balance").await;
+    assert_eq!((won_by, is_known), (Value::Null, json!(true)));
+    assert!(why.contains("No other order was paid from it: all that was ever put in was there."), "{why}");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_tells_how_far_the_delivery_of_an_order_is() {
+    let shop = small_shop().await;
+    shop.order("o-1", "alice", "apple", 1).await;
+    for (sequence, step, status) in [(2, "dispatch", "DISPATCHED"), (3, "deliver", "DELIVERED")] {
+        shop.post(format!("/deliveries/o-1/{step}"), json!({})).await.is(200);
+        shop.post("/orders/o-1/cancel", json!({})).await.refused(409, "not_cancellable");
+        let why = tool(&shop, "why o-1 --json").await.exits(0).json().remove(0);
+        assert_eq!(why["delivery"]["status"], status, "{why}");
+        let text = why["why"].as_str().unwrap();
+        assert!(text.contains(&format!("Its delivery is {status}, since sequence ")), "{text}");
+        assert!(why["delivery"]["sequence"].as_u64().unwrap() >= sequence, "{why}");
+        assert_eq!(why["undone"], json!([]), "nothing was: {why}");
+    }
     shop.close().await;
 }

@@ -11,7 +11,7 @@ use shop_tests::{
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpStream},
     process::{Child, Command},
     task::JoinSet,
 };
@@ -69,17 +69,6 @@ async fn checkpoints_of_a_log_that_is_gone_are_refused() {
     cluster.start_host(HOST);
     cluster.wait_until_ready().await;
     assert_eq!(cluster.client().get("/wallets/alice").await.status, 404);
-}
-
-#[tokio::test]
-async fn a_nats_server_that_is_not_there_is_named() {
-    // Bound, so that nobody else can take the port, but nobody listens.
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let url = format!("nats://{}", socket.local_addr().unwrap());
-    for words in last_words_with(&url).await {
-        assert!(words.contains(&format!("cannot reach a nats-server at {url}")), "{words}");
-    }
 }
 
 #[tokio::test]

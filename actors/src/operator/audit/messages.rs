@@ -16,16 +16,20 @@ use super::Differences;
 use crate::{
     operator::words,
     outbox::Logs,
-    replay::{Content, Fate, Handled, Place, Replay, Step},
+    replay::{Content, Fate, Handled, Layout, Place, Replay, Step},
 };
 
 /// The messages on all links.
 pub(super) struct Messages {
-    epochs: BTreeMap<Kind, u64>,
-    links: BTreeMap<(Place, Place), Link>,
+    /// Of each layout, the epochs by which links know the logs.
+    epochs: Vec<BTreeMap<Kind, u64>>,
+    links: BTreeMap<Between, Link>,
     /// How many arrived as they were sent.
     pub(super) matched: u64,
 }
+
+/// Two partitions under one layout: nothing is under way between two layouts.
+type Between = (Layout, Place, Place);
 
 #[derive(Default)]
 struct Link {
@@ -68,20 +72,22 @@ fn name((kind, partition): Place) -> String {
 
 impl Messages {
     /// Nothing has been sent but what the snapshots say with which the replay begins.
-    pub(super) fn new(logs: &Logs, replay: &Replay) -> Self {
-        let epochs: BTreeMap<_, _> = logs.iter().map(|(kind, log)| (*kind, log.link_epoch)).collect();
+    pub(super) fn new(replay: &Replay) -> Self {
+        let acceptor = replay.acceptor();
+        let of_logs = |logs: &Logs| logs.iter().map(|(kind, log)| (*kind, log.link_epoch)).collect();
+        let epochs: Vec<BTreeMap<_, _>> = acceptor.course().layouts().iter().map(of_logs).collect();
         let mut links = BTreeMap::<_, Link>::new();
-        let places = logs.iter().flat_map(|(kind, log)| (0..log.partitions).map(|partition| (*kind, partition)));
-        for here in places {
-            let Some(known) = replay.acceptor().links(here) else { continue };
-            for (target, number) in known.all_sent().filter(|(to, _)| epochs.get(&to.kind) == Some(&to.epoch)) {
-                let link = links.entry((here, (target.kind, target.partition))).or_default();
+        for (here, known) in acceptor.all_links() {
+            let layout = acceptor.layout(here.0);
+            let is_of = |kind: Kind, epoch: u64| epochs[layout].get(&kind) == Some(&epoch);
+            for (target, number) in known.all_sent().filter(|(to, _)| is_of(to.kind, to.epoch)) {
+                let link = links.entry((layout, here, (target.kind, target.partition))).or_default();
                 (link.began.0, link.ended.0) = (number, number);
             }
             for (source, number) in known.all_accepted() {
                 let Origin::Partition(kind, partition) = source.origin else { continue };
-                if epochs.get(&kind) == Some(&source.epoch) {
-                    let link = links.entry(((kind, partition), here)).or_default();
+                if is_of(kind, source.epoch) {
+                    let link = links.entry((layout, (kind, partition), here)).or_default();
                     (link.began.1, link.ended.1) = (number, number);
                 }
             }
@@ -91,15 +97,15 @@ impl Messages {
 
     /// Enters what a record brought and caused.
     pub(super) fn enter(&mut self, step: &Step<Handled>, differences: &mut Differences) {
-        let Step { kind, sequence, partition, content, .. } = step;
-        let here = (*kind, *partition);
+        let Step { kind, sequence, partition, layout, content, .. } = step;
+        let (here, layout) = ((*kind, *partition), *layout);
         let Content::Frame { source, messages } = content else { return };
         for Handled { arrival, sent, .. } in messages.iter().filter(|handled| has_arrived(handled)) {
             let number = arrival.number;
             let envelope = || arrival.envelope.clone();
             match source.origin {
                 Origin::Door => {}
-                Origin::Partition(kind, _) if self.epochs.get(&kind) != Some(&source.epoch) => {
+                Origin::Partition(kind, _) if self.epochs[layout].get(&kind) != Some(&source.epoch) => {
                     let what = words::line_of(&arrival.envelope.message);
                     differences.name(|| {
                         format!(
@@ -111,7 +117,7 @@ impl Messages {
                     });
                 }
                 Origin::Partition(kind, partition) => {
-                    let link = self.links.entry(((kind, partition), here)).or_default();
+                    let link = self.links.entry((layout, (kind, partition), here)).or_default();
                     link.ended.1 = number;
                     if number > link.began.0 {
                         link.arrived.push_back(Waiting { number, envelope: envelope(), sequence: *sequence });
@@ -121,7 +127,7 @@ impl Messages {
             }
             for message in sent {
                 let (number, envelope) = (message.number, message.envelope.clone());
-                let link = self.links.entry((here, message.to)).or_default();
+                let link = self.links.entry((layout, here, message.to)).or_default();
                 link.ended.0 = number;
                 if number > link.began.1 {
                     link.sent.push_back(Waiting { number, envelope, sequence: *sequence });
@@ -139,7 +145,7 @@ impl Messages {
 
     /// What was caused up to the cut, and has not arrived.
     pub(super) fn missing<'m>(&'m self, cut: &'m BTreeMap<Kind, u64>) -> impl Iterator<Item = Named<'m>> {
-        self.links.iter().flat_map(move |((from, to), link)| {
+        self.links.iter().flat_map(move |((_, from, to), link)| {
             let is_due = |waiting: &&Waiting| waiting.sequence <= cut.get(&from.0).copied().unwrap_or(0);
             link.sent.iter().filter(is_due).map(|waiting| Named { from: *from, to: *to, waiting })
         })
@@ -147,7 +153,7 @@ impl Messages {
 
     /// Names what was sent before one snapshot, or had arrived before another, and is not at the other end.
     pub(super) fn name_lost(&self, differences: &mut Differences) {
-        for ((from, to), link) in &self.links {
+        for ((_, from, to), link) in &self.links {
             let (link_name, (sent, arrived)) = (format!("from {} to {}", name(*from), name(*to)), link.ended);
             if arrived < link.began.0 {
                 let began = link.began.0;
@@ -163,7 +169,7 @@ impl Messages {
 
     /// Names what had arrived at the cut, and was not caused even then when more had been read.
     pub(super) fn name_unexpected(&self, cut: &BTreeMap<Kind, u64>, differences: &mut Differences) {
-        for ((from, to), link) in &self.links {
+        for ((_, from, to), link) in &self.links {
             let end = cut.get(&to.0).copied().unwrap_or(0);
             for waiting in link.arrived.iter().filter(|waiting| waiting.sequence <= end) {
                 let message = Named { from: *from, to: *to, waiting };

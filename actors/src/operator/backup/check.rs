@@ -11,6 +11,7 @@ use super::{
     place::{self, Backup, File, Manifest},
 };
 use crate::{
+    joined::joined,
     object::{ObjectError, Received},
     operator::{Progress, words},
     replay::Place,
@@ -170,6 +171,6 @@ async fn read_file<T: Send + 'static>(
 ) -> Result<T, BackupError> {
     let failed = |error| BackupError::File { file: name.to_owned(), error };
     let stored = backup.open(name).await.map_err(failed)?;
-    let read = tokio::task::spawn_blocking(move || read(stored)).await.expect("reading a backup does not panic");
+    let read = joined(tokio::task::spawn_blocking(move || read(stored))).await;
     read.map_err(failed)
 }

@@ -16,9 +16,9 @@ use shop_nats::{
     subject::{self, partition_of},
 };
 
-use super::super::{Answered, Common, NO, OperatorError, Out, Progress, begin::Wanted, log, no, say};
+use super::super::{Answered, Common, NO, OperatorError, Out, Progress, log, no, say};
 use crate::{
-    replay::{Acceptor, Arrival, Content, Fate, Step},
+    replay::{Fate, Replay},
     tape::Tape,
 };
 
@@ -83,10 +83,11 @@ async fn put_back(
     out: &mut Out,
 ) -> Answered {
     let Readable { kind, frame, record } = readable;
-    let (mut tape, mut acceptor) = common.begin(connection, &[kind], Wanted::Links).await?.acceptor()?;
-    read_to_the_end(&mut tape, &mut acceptor).await?;
+    let (mut tape, mut replay) = common.begin(connection, &[kind]).await?.replay()?;
+    read_to_the_end(&mut tape, &mut replay).await?;
+    let acceptor = replay.acceptor();
     let would_be = acceptor.clone().read(kind, &record)?;
-    if !is_accepted(&would_be) {
+    if !would_be.any(|arrival| arrival.fate == Fate::Accepted) {
         let (number, last) = (frame.first, acceptor.accepted((kind, record.partition), frame.source));
         let why = if number > last + 1 {
             format!("its first message has the number {number} on its link, and number {} has not come yet", last + 1)
@@ -101,27 +102,24 @@ async fn put_back(
     }
     tape.extend().await?;
     while let Some((kind, record)) = tape.next().await? {
-        let step = acceptor.read(kind, &record)?;
+        let step = replay.apply_and_look(kind, &record, log::look)?;
         if record.sequence == sequence {
             log::one(&step, common.json, out)?;
-            return Ok(if is_accepted(&step) { ExitCode::SUCCESS } else { ExitCode::from(NO) });
+            return Ok(if step.any(|(arrival, _)| arrival.fate == Fate::Accepted) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(NO)
+            });
         }
     }
     Ok(no(&format!("the log of {kind} does not show sequence {sequence}, which it has acknowledged")))
 }
 
-async fn read_to_the_end(tape: &mut Tape, acceptor: &mut Acceptor) -> Result<(), OperatorError> {
+async fn read_to_the_end(tape: &mut Tape, replay: &mut Replay) -> Result<(), OperatorError> {
     let mut progress = Progress::of(tape);
     while let Some((kind, record)) = tape.next().await? {
         progress.step();
-        acceptor.read(kind, &record)?;
+        replay.apply(kind, &record)?;
     }
     Ok(())
-}
-
-fn is_accepted(step: &Step<Arrival>) -> bool {
-    match &step.content {
-        Content::Frame { messages, .. } => messages.iter().any(|arrival| arrival.fate == Fate::Accepted),
-        Content::Dead { .. } | Content::Upgrade(_) => false,
-    }
 }

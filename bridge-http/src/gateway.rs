@@ -165,7 +165,10 @@ impl Gateway {
             respond_async: false,
         };
         let mut errand = Errand::new(route.kind, request, true, wait.max(ACCEPT_WAIT), wait);
-        let reply = self.doors.ask(&mut errand).await.map_err(|_| unserved(route))?;
+        let reply = self.doors.ask(&mut errand).await.map_err(|unanswered| match unanswered {
+            Unanswered::Unknown => unanswered_read(route),
+            Unanswered::Unreachable | Unanswered::Unserved | Unanswered::Refused(_) => unserved(route),
+        })?;
         match reply.error {
             None => {
                 let scope: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();

@@ -217,7 +217,10 @@ impl Gateway {
         };
         let left = wait.question.saturating_duration_since(Instant::now().into());
         let mut errand = Errand::new(route.kind, request, true, left, left);
-        let reply = self.doors.ask(&mut errand).await.map_err(|_| unserved(route))?;
+        let reply = self.doors.ask(&mut errand).await.map_err(|unanswered| match unanswered {
+            Unanswered::Unknown => unanswered_read(route),
+            Unanswered::Unreachable | Unanswered::Unserved | Unanswered::Refused(_) => unserved(route),
+        })?;
         match reply.error {
             None => {
                 let scope: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();

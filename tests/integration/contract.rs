@@ -89,8 +89,9 @@ fn conforms(schema: &'static Value, value: &Value, at: &str) -> Result<(), Strin
     }
     if let (Some(text), Some(pattern)) = (value.as_str(), schema["pattern"].as_str()) {
         let max = pattern.rsplit(['{', ',', '}']).nth(1).and_then(|max| max.parse().ok()).unwrap_or(0);
-        let is_id = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-        if !is_id || text.is_empty() || text.len() > max {
+        let is_id = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        let is_visible = |byte: u8| pattern.starts_with("^[!-~]") && byte.is_ascii_graphic();
+        if !text.bytes().all(|byte| is_id(byte) || is_visible(byte)) || text.is_empty() || text.len() > max {
             return wrong("against the pattern");
         }
     }

@@ -80,8 +80,8 @@ async fn an_old_shop_behaves_as_it_did_until_it_is_upgraded_also_when_it_is_repl
         let body = json!({ "user": user, "product": "apple", "quantity": 1 });
         Ask::new(hyper::Method::POST, "/orders").body(body).key("1")
     };
-    let (alices, bobs) = (order_of("alice"), order_of("bob"));
-    let placed = client.exchange(&alices).await.unwrap();
+    let (first, bobs) = (order_of("clock"), order_of("bob"));
+    let placed = client.exchange(&first).await.unwrap();
     let reused = client.exchange(&bobs).await.unwrap().json(409);
     assert_eq!((&reused["code"], reused.get("reused")), (&json!("idempotency_key_reused"), None));
 
@@ -101,7 +101,7 @@ async fn an_old_shop_behaves_as_it_did_until_it_is_upgraded_also_when_it_is_repl
     let said = tool_at(&url, "upgrade --to 1").await.exits(1);
     assert!(said.stderr.contains("is in force already, and there is no way back to 1"), "{}", said.stderr);
 
-    assert_eq!(client.exchange(&alices).await.unwrap().json(201), placed.json(201));
+    assert_eq!(client.exchange(&first).await.unwrap().json(201), placed.json(201));
     client.post("/products/apple/restock", &json!({ "quantity": 1 })).await.json(200);
     let own = client.exchange(&bobs).await.unwrap().json(201);
     assert_ne!(own["id"], placed.json(201)["id"]);

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use shop_domain::{
-    id::Id,
     kind::Kind,
     message::Message,
     ticket::{SETTLED_MS, Ticket},
@@ -24,6 +23,8 @@ const WAIT_MS: std::ops::Range<u64> = 50..3_000;
 const LATE_MS: [u64; 2] = [5_000, 40_000];
 /// How long a void may go unanswered before it is sent once more.
 const VOID_AGAIN: Duration = Duration::from_secs(1);
+/// How often a ticket is voided, before its customer waits until all is at rest: so late that nobody knows any more.
+const VOIDS_MAX: usize = 10;
 /// How often a customer sends anew what was not done, before it is left.
 const TRIES_MAX: usize = 8;
 
@@ -41,6 +42,7 @@ pub(crate) struct Errand {
     void_at: Instant,
     /// Whether any door answers to a void.
     can_void: bool,
+    voids: usize,
     tries: usize,
     pub(crate) is_done: Option<bool>,
 }
@@ -63,6 +65,7 @@ impl Sim {
             inboxes: vec![],
             void_at: Instant::now(),
             can_void: false,
+            voids: 0,
             tries: 0,
             is_done: None,
         };
@@ -85,10 +88,11 @@ impl Sim {
                     let ticket = self.new_ticket();
                     errand = self.send(Errand { ticket, ..errand });
                 }
-                None if errand.can_void && Instant::now() >= errand.void_at => {
+                None if errand.can_void && errand.voids < VOIDS_MAX && Instant::now() >= errand.void_at => {
                     self.count(Fault::Voided);
                     let inbox = self.ask_with_ticket(errand.user, Message::Void(Kind::Wallet), &errand.ticket);
                     errand.inboxes.push(inbox);
+                    errand.voids += 1;
                     errand.void_at = Instant::now() + VOID_AGAIN;
                 }
                 None => {}
@@ -97,9 +101,12 @@ impl Sim {
         }
     }
 
-    /// Whether every customer knows what was done.
-    pub(crate) fn careful_are_content(&self) -> bool {
-        self.errands.iter().all(|errand| errand.is_done.is_some())
+    /// All is at rest: whoever does not know yet what was done looks.
+    pub(crate) fn careful_look(&mut self) {
+        for number in 0..self.errands.len() {
+            let Errand { user, before, is_done: None, .. } = self.errands[number] else { continue };
+            self.errands[number].is_done = Some(self.balance_in_log(user) > before);
+        }
     }
 
     fn send(&mut self, errand: Errand) -> Errand {
@@ -119,7 +126,7 @@ impl Sim {
             None => self.ask_with_ticket(errand.user, message, &errand.ticket),
         };
         let tries = errand.tries + 1;
-        Errand { inboxes: vec![inbox], void_at: Instant::now() + wait, can_void, tries, ..errand }
+        Errand { inboxes: vec![inbox], void_at: Instant::now() + wait, can_void, voids: 0, tries, ..errand }
     }
 
     fn fate_of(&self, errand: &Errand) -> Option<bool> {
@@ -133,8 +140,7 @@ impl Sim {
             return None;
         }
         self.count(Fault::LookedAfterwards);
-        let user: Id = errand.user.parse().expect("it is a proper id");
-        Some(self.balance_in_log(&user) > errand.before)
+        Some(self.balance_in_log(errand.user) > errand.before)
     }
 
     fn new_ticket(&mut self) -> Ticket {

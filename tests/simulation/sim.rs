@@ -342,11 +342,9 @@ impl Sim {
         self.hearsay.calm();
         self.bring_together();
         self.rest().await;
-        while !self.careful_are_content() {
-            self.pass(REST).await;
-        }
         self.thaw(Instant::now() + LATE_MAX);
         self.rest().await;
+        self.careful_look();
         let lost = {
             let answers = self.world.answers.lock().expect("nobody panics while adding");
             let given: BTreeSet<_> = answers.given.iter().map(|reply| &reply.to.inbox).collect();
@@ -380,8 +378,8 @@ impl Sim {
     }
 
     /// What a wallet holds after all that its log has taken.
-    pub(crate) fn balance_in_log(&self, user: &Id) -> u64 {
-        self.world.observer.balance(user)
+    pub(crate) fn balance_in_log(&self, user: &str) -> u64 {
+        self.world.observer.balance(&user.parse().expect("it is a proper id"))
     }
 
     /// How many records the logs have taken.

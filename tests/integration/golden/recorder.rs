@@ -49,7 +49,7 @@ async fn record() {
         afterwards(&client, half, &rush.finish().await).await;
         garbage(&url).await;
         if half == "old" {
-            tool_at(&url, "upgrade --to 2").await.exits(0);
+            tool_at(&url, "upgrade").await.exits(0);
         }
         // Who asks again is told what was told.
         for order in orders.iter().step_by(10) {

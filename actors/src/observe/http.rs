@@ -5,10 +5,14 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
-    Method, Request, Response, StatusCode, body::Incoming, header::CONTENT_TYPE, server::conn::http1,
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{ACCEPT, CONTENT_TYPE},
+    server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use shop_metrics::Page;
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::Observed;
@@ -22,7 +26,6 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Answers whoever looks, for ever.
 pub async fn serve(listener: TcpListener, observed: Arc<Observed>) {
@@ -59,7 +62,11 @@ async fn answer(request: Request<Incoming>, observed: Arc<Observed>) -> Result<R
             let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             page(code, JSON, status.to_string())
         }
-        "/metrics" => page(StatusCode::OK, OPEN_METRICS, observed.metrics().await),
+        "/metrics" => {
+            let accept: Vec<_> = request.headers().get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()).collect();
+            let Page { content_type, text } = Page::new("host", &observed.numbers().await, accept);
+            page(StatusCode::OK, content_type, text)
+        }
         _ => page(StatusCode::NOT_FOUND, TEXT, "there are /healthz, /readyz and /metrics\n"),
     })
 }

@@ -1,4 +1,4 @@
-//! A host in numbers, in the text format of OpenMetrics, which Prometheus reads.
+//! A host in numbers.
 //!
 //! The numbers are kept where they arise; each look puts them together anew.
 
@@ -11,7 +11,7 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
@@ -82,8 +82,8 @@ struct OfConnection {
 type Number = Gauge<u64, AtomicU64>;
 
 impl Observed {
-    /// All numbers, as text.
-    pub(super) async fn metrics(&self) -> String {
+    /// All numbers, as they are now.
+    pub(super) async fn numbers(&self) -> Registry {
         let mut registry = Registry::with_prefix("shop_host");
         let served: BTreeMap<Kind, _> = self.served().clone();
         let views: Vec<_> = served.into_iter().map(|(kind, served)| (kind, served.view.borrow().clone())).collect();
@@ -100,9 +100,7 @@ impl Observed {
             letters.set(count);
             registry.register("dead_letters", "Dead letters that there are, of all hosts", letters);
         }
-        let mut text = String::new();
-        text::encode(&mut text, &registry).expect("a String takes everything");
-        text
+        registry
     }
 }
 

@@ -197,7 +197,7 @@ async fn who_asks_first_hears_a_refusal_at_once_and_no_word_to_go_on() {
     // Who would be served is told to go on, and is.
     let (mut stream, word) = first_answer(&shop.address, &expecting("POST /wallets/alice/top-up")).await;
     assert_eq!(word, "HTTP/1.1 100 Continue\r\n\r\n");
-    stream.write_all(b"{\"amount\":   1}").await.unwrap();
+    stream.write_all(b"{\"amount\":  1}").await.unwrap();
     let mut answer = [0; 13];
     stream.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200 ");

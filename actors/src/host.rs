@@ -119,13 +119,22 @@ struct Shared {
 
 /// Runs the host until `stop`: first the doors close and what came in is appended, then the
 /// partitions write a last checkpoint. When the shop is repartitioned it does the same, and begins anew.
-pub async fn run(mut config: Config, stop: CancellationToken) -> Result<(), HostError> {
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostError> {
     let observed = Observed::new(&config.kinds);
     // Ends with this function.
     let _looking = match &config.observe_addr {
         Some(address) => Some(observe(address, &observed).await?),
         None => None,
     };
+    run_observed(config, observed, stop).await
+}
+
+/// The same, where others can see how it is, and have it answered themselves.
+pub async fn run_observed(
+    mut config: Config,
+    observed: Arc<Observed>,
+    stop: CancellationToken,
+) -> Result<(), HostError> {
     // Once: sled lets nobody in before the last one who reads is gone, and some look at old views for a while.
     let mut stores = Stores::new();
     for kind in &config.kinds {
@@ -300,7 +309,7 @@ async fn observe(address: &str, observed: &Arc<Observed>) -> Result<AbortOnDropH
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     tracing::info!("how this host is can be seen on http://{address}/readyz and http://{address}/metrics");
-    Ok(AbortOnDropHandle::new(tokio::spawn(observe::serve(listener, Arc::clone(observed)))))
+    Ok(AbortOnDropHandle::new(tokio::spawn(observe::serve(listener, vec![Arc::clone(observed)]))))
 }
 
 /// Serves one kind: partitions first, and once they have caught up with the log, the door.

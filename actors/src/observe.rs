@@ -1,4 +1,5 @@
-//! What a host says about itself: whether it lives, whether it serves, and in numbers what it does.
+//! What a host says about itself, or several in one process about themselves: whether it lives, whether it
+//! serves, and in numbers what it does.
 //!
 //! Owns looking. What is seen is read where it is anyway; nothing here is waited for by the host.
 
@@ -73,21 +74,6 @@ impl Observed {
         is_open
     }
 
-    /// Whether NATS is connected and every kind is served in all of its partitions, and how each is.
-    async fn ready(&self) -> (bool, Value) {
-        let is_connected = self.is_connected();
-        let dead_letters = if is_connected { self.dead_letters().await } else { None };
-        let (mut is_ready, mut kinds) = (is_connected, Map::new());
-        for kind in &self.kinds {
-            let status = self.status(*kind);
-            is_ready &= status["status"] == "ready";
-            kinds.insert(kind.to_string(), status);
-        }
-        let nats = if is_connected { "connected" } else { "disconnected" };
-        let status = if is_ready { "ready" } else { "unavailable" };
-        (is_ready, json!({ "status": status, "nats": nats, "dead_letters": dead_letters, "kinds": kinds }))
-    }
-
     fn status(&self, kind: Kind) -> Value {
         let Some(Served { view, ready, is_open }) = self.served().get(&kind).cloned() else {
             return json!({ "kind": kind, "status": "starting" });
@@ -122,4 +108,24 @@ impl Observed {
     fn served(&self) -> MutexGuard<'_, BTreeMap<Kind, Served>> {
         self.served.lock().expect("nobody panics while changing it")
     }
+}
+
+/// Whether all of these hosts are connected and serve every kind in all of its partitions, and how each is.
+async fn ready(hosts: &[Arc<Observed>]) -> (bool, Value) {
+    let is_connected = hosts.iter().all(|host| host.is_connected());
+    let dead_letters = if is_connected { dead_letters(hosts).await } else { None };
+    let (mut is_ready, mut kinds) = (is_connected, Map::new());
+    for (host, kind) in hosts.iter().flat_map(|host| host.kinds.iter().map(move |kind| (host, *kind))) {
+        let status = host.status(kind);
+        is_ready &= status["status"] == "ready";
+        kinds.insert(kind.to_string(), status);
+    }
+    let nats = if is_connected { "connected" } else { "disconnected" };
+    let status = if is_ready { "ready" } else { "unavailable" };
+    (is_ready, json!({ "status": status, "nats": nats, "dead_letters": dead_letters, "kinds": kinds }))
+}
+
+/// How many dead letters there are, of all hosts that there are; any of these can say.
+async fn dead_letters(hosts: &[Arc<Observed>]) -> Option<u64> {
+    hosts.first()?.dead_letters().await
 }

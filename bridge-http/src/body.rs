@@ -2,68 +2,138 @@
 //!
 //! Owns what may come in. Must not know what it means; only the door looks inside.
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use serde::de::IgnoredAny;
 use serde_json::json;
 use shop_domain::problem::{Code, Problem};
+use tokio::time::timeout;
 use warp::http::{
     HeaderMap,
-    header::{CONTENT_LENGTH, CONTENT_TYPE},
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
+
+use crate::head::Head;
 
 /// Largest body, in bytes: an order of 50 lines has about 8 KiB.
 const BODY_BYTES_MAX: usize = 65_536;
-/// How much of a body that is too large is read and thrown away, in bytes. A client that is cut off
-/// while it sends sees a reset connection instead of the answer; beyond this it has to live with that.
+/// How much of a body that nobody wants is read and thrown away, in bytes. A client that is cut off
+/// while it sends may see a reset connection instead of the answer; beyond this it has to live with that.
 const DISCARDED_BYTES_MAX: usize = 1_048_576;
 /// How long a body may take to arrive: 64 KiB need less on any line that a shop is used over.
 const ARRIVAL_TIME_MAX: Duration = Duration::from_secs(10);
+/// How much of a header is repeated to who sent it, in characters.
+const NAMED_CHARS_MAX: usize = 64;
+/// How long the answer waits for a body that nobody wants.
+const DISCARD_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// Reads the body of a request whose door takes JSON arguments. No body is no arguments.
-pub(crate) async fn read<S, B, E>(headers: &HeaderMap, stream: S) -> Result<Bytes, Box<Problem>>
+/// A body on its way in.
+pub(crate) struct Arriving<S> {
+    stream: S,
+    declared: Option<usize>,
+    received: usize,
+    /// Whether all of it was read.
+    is_over: bool,
+    /// Whether no more of it is waited for.
+    is_given_up: bool,
+}
+
+impl<S, B, E> Arriving<S>
 where
-    S: Stream<Item = Result<B, E>>,
+    S: Stream<Item = Result<B, E>> + Unpin,
     B: Buf,
 {
-    let body = tokio::time::timeout(ARRIVAL_TIME_MAX, collect(headers, stream)).await.unwrap_or_else(|_| {
-        Err(problem(Code::MALFORMED, format!("the body did not arrive within {} s", ARRIVAL_TIME_MAX.as_secs())))
-    })?;
+    /// What comes behind this head. Behind one that HTTP forbids nobody knows where it ends; and a client
+    /// that waits for a word sends nothing when it gets the answer.
+    pub(crate) fn new(stream: S, head: &Head) -> Self {
+        let is_given_up = head.refusal.is_some() || head.awaits_word;
+        Self { stream, declared: head.declared, received: 0, is_over: !head.has_body, is_given_up }
+    }
+
+    /// Whether all of it was read, so that the connection is where the next request begins.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Reads what is left of it, in vain, unless that is much or may never come.
+    pub(crate) async fn discard(&mut self) {
+        if self.is_over || self.is_given_up || self.declared.is_some_and(|length| length > DISCARDED_BYTES_MAX) {
+            return;
+        }
+        let rest = async { while self.received <= DISCARDED_BYTES_MAX && matches!(self.next().await, Ok(Some(_))) {} };
+        // Whoever is slow is cut off.
+        let _ = timeout(DISCARD_TIME_MAX, rest).await;
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Box<Problem>> {
+        match self.stream.next().await {
+            Some(Ok(mut chunk)) => {
+                let chunk = chunk.copy_to_bytes(chunk.remaining());
+                self.received += chunk.len();
+                Ok(Some(chunk))
+            }
+            Some(Err(_)) => {
+                self.is_given_up = true;
+                Err(problem(Code::MALFORMED, "the body broke off".to_owned()))
+            }
+            None => {
+                self.is_over = true;
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Refuses what the head alone says of a body, before a client is told to go on with it.
+pub(crate) fn check(headers: &HeaderMap, head: &Head) -> Result<(), Box<Problem>> {
+    check_coding(headers)?;
+    if head.declared.is_some_and(|length| length > BODY_BYTES_MAX) {
+        return Err(too_large());
+    }
+    if head.has_body { check_content_type(headers) } else { Ok(()) }
+}
+
+/// Reads the body of a request whose door takes JSON arguments. No body is no arguments.
+pub(crate) async fn read<S, B, E>(arriving: &mut Arriving<S>) -> Result<Bytes, Box<Problem>>
+where
+    S: Stream<Item = Result<B, E>> + Unpin,
+    B: Buf,
+{
+    let body = match timeout(ARRIVAL_TIME_MAX, collect(arriving)).await {
+        Ok(body) => body?,
+        Err(_) => {
+            arriving.is_given_up = true;
+            let detail = format!("the body did not arrive within {} s", ARRIVAL_TIME_MAX.as_secs());
+            return Err(problem(Code::REQUEST_TIMEOUT, detail));
+        }
+    };
     if !body.is_empty() {
-        check_content_type(headers)?;
         check_object(&body)?;
     }
     Ok(body)
 }
 
-async fn collect<S, B, E>(headers: &HeaderMap, stream: S) -> Result<Bytes, Box<Problem>>
+async fn collect<S, B, E>(arriving: &mut Arriving<S>) -> Result<Bytes, Box<Problem>>
 where
-    S: Stream<Item = Result<B, E>>,
+    S: Stream<Item = Result<B, E>> + Unpin,
     B: Buf,
 {
-    let too_large = || {
-        problem(Code::PAYLOAD_TOO_LARGE, format!("the body has more than {BODY_BYTES_MAX} bytes, the largest allowed"))
-    };
-    if declared_length(headers) > DISCARDED_BYTES_MAX {
-        return Err(too_large());
-    }
-    let mut stream = pin!(stream);
-    let mut received = 0;
     let mut body = Bytes::new();
-    while let Some(chunk) = stream.next().await {
-        let mut chunk = chunk.map_err(|_| problem(Code::MALFORMED, "the body broke off".to_owned()))?;
-        let chunk = chunk.copy_to_bytes(chunk.remaining());
-        received += chunk.len();
-        if received > DISCARDED_BYTES_MAX {
-            break;
+    while !arriving.is_over
+        && let Some(chunk) = arriving.next().await?
+    {
+        if arriving.received > BODY_BYTES_MAX {
+            return Err(too_large());
         }
-        if received <= BODY_BYTES_MAX {
-            body = join(body, chunk);
-        }
+        body = join(body, chunk);
     }
-    if received > BODY_BYTES_MAX { Err(too_large()) } else { Ok(body) }
+    Ok(body)
+}
+
+fn too_large() -> Box<Problem> {
+    problem(Code::PAYLOAD_TOO_LARGE, format!("the body has more than {BODY_BYTES_MAX} bytes, the largest allowed"))
 }
 
 /// A body nearly always comes in one piece, which is then not copied.
@@ -76,23 +146,40 @@ fn join(body: Bytes, chunk: Bytes) -> Bytes {
     joined.freeze()
 }
 
-fn declared_length(headers: &HeaderMap) -> usize {
-    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    length.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+/// A body is read as it comes, so that one in another coding would be read as what it is not.
+fn check_coding(headers: &HeaderMap) -> Result<(), Box<Problem>> {
+    let lines = headers.get_all(CONTENT_ENCODING).iter();
+    let mut codings = lines.flat_map(|line| line.to_str().unwrap_or("unreadable").split(',').map(str::trim));
+    let other = codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"));
+    let Some(other) = other.map(|coding| coding.chars().take(NAMED_CHARS_MAX).collect::<String>()) else {
+        return Ok(());
+    };
+    let detail = format!("the body must come as it is, not in the coding {other}");
+    let refused = Problem::new(Code::UNSUPPORTED_MEDIA_TYPE, detail).fact("content_encoding", other);
+    Err(Box::new(refused))
 }
 
-/// `application/json` or another JSON type (`application/…+json`), with any parameters. None at
-/// all is taken for JSON.
+/// `application/json` or another JSON type (`application/…+json`), with any parameters but another charset than UTF-8.
+/// None at all is taken for JSON.
 fn check_content_type(headers: &HeaderMap) -> Result<(), Box<Problem>> {
     let Some(given) = headers.get(CONTENT_TYPE) else { return Ok(()) };
-    let given = given.to_str().unwrap_or("unreadable");
-    let media_type = given.split(';').next().unwrap_or(given).trim().to_ascii_lowercase();
+    let given = given.to_str().unwrap_or("unreadable").to_ascii_lowercase();
+    let (media_type, parameters) = given.split_once(';').unwrap_or((&given, ""));
+    let media_type = media_type.trim();
+    let refuse = |what: &str| {
+        let what: String = what.chars().take(NAMED_CHARS_MAX).collect();
+        Err(problem(Code::UNSUPPORTED_MEDIA_TYPE, format!("the body must be application/json in UTF-8, not {what}")))
+    };
     let is_json =
         media_type == "application/json" || (media_type.starts_with("application/") && media_type.ends_with("+json"));
-    if is_json {
-        return Ok(());
+    if !is_json {
+        return refuse(media_type);
     }
-    Err(problem(Code::UNSUPPORTED_MEDIA_TYPE, format!("the body must be application/json, not {media_type}")))
+    let mut charsets = parameters.split(';').filter_map(|parameter| parameter.trim().strip_prefix("charset="));
+    match charsets.find(|charset| !["utf-8", "utf8", "us-ascii"].contains(&charset.trim_matches('"'))) {
+        Some(charset) => refuse(charset),
+        None => Ok(()),
+    }
 }
 
 /// A door tells MessagePack from JSON by the first byte, so that only what begins like a JSON
@@ -117,13 +204,74 @@ mod tests {
     use std::{convert::Infallible, iter};
 
     use futures::stream;
+    use warp::http::Request;
 
     use super::*;
 
+    fn request(headers: &[(&str, &str)], has_body: bool) -> (HeaderMap, Head) {
+        let mut request = Request::builder().header("host", "shop");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).unwrap();
+        (request.headers().clone(), Head::of(&request, has_body))
+    }
+
     async fn read_chunks(headers: &[(&str, &str)], chunks: Vec<Vec<u8>>) -> Result<Vec<u8>, &'static str> {
-        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        let (headers, head) = request(headers, !chunks.is_empty());
         let stream = stream::iter(chunks.into_iter().map(|chunk| Ok::<_, Infallible>(Bytes::from(chunk))));
-        read(&headers, stream).await.map(|body| body.to_vec()).map_err(|problem| problem.code.name)
+        let mut arriving = Arriving::new(stream, &head);
+        let read = async {
+            check(&headers, &head)?;
+            read(&mut arriving).await
+        };
+        read.await.map(|body| body.to_vec()).map_err(|problem| problem.code.name)
+    }
+
+    /// Whether a connection could go on behind a body that was refused.
+    async fn is_over_after(headers: &[(&str, &str)], chunks: usize) -> bool {
+        let (_, head) = request(headers, true);
+        let chunk = Ok::<_, Infallible>(Bytes::from(vec![b' '; 65_536]));
+        let mut arriving = Arriving::new(stream::iter(iter::repeat_n(chunk, chunks)), &head);
+        arriving.discard().await;
+        arriving.is_over()
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_wants_is_read_in_vain_unless_it_is_long_or_waits() {
+        assert!(is_over_after(&[], 16).await);
+        assert!(!is_over_after(&[], 17).await);
+        assert!(!is_over_after(&[("content-length", "1048577")], 1).await);
+        assert!(!is_over_after(&[("expect", "100-Continue")], 1).await);
+        assert!(!is_over_after(&[("transfer-encoding", "gzip, chunked")], 1).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for_twice() {
+        let (_, head) = request(&[("content-length", "2")], true);
+        let begin = stream::iter([Ok::<_, Infallible>(Bytes::from("{"))]).chain(stream::pending());
+        let mut arriving = Arriving::new(begin, &head);
+        let start = tokio::time::Instant::now();
+        assert_eq!(read(&mut arriving).await.unwrap_err().code, Code::REQUEST_TIMEOUT);
+        arriving.discard().await;
+        assert_eq!((start.elapsed(), arriving.is_over()), (ARRIVAL_TIME_MAX, false));
+    }
+
+    #[tokio::test]
+    async fn a_body_comes_as_it_is_and_not_in_a_coding() {
+        let body = || vec![b"{}".to_vec()];
+        for identity in ["identity", "Identity", "", "identity, identity"] {
+            assert!(read_chunks(&[("content-encoding", identity)], body()).await.is_ok(), "{identity}");
+        }
+        for other in ["gzip", "br", "nonsense", "identity, gzip", "gzip, identity", "deflate"] {
+            let read = read_chunks(&[("content-encoding", other)], body()).await;
+            assert_eq!(read, Err("unsupported_media_type"), "{other}");
+        }
+        let lines = [("content-encoding", "identity"), ("content-encoding", "gzip")];
+        assert_eq!(read_chunks(&lines, body()).await, Err("unsupported_media_type"));
+        let (headers, head) = request(&[("content-encoding", &"x".repeat(1_000))], false);
+        let refused = check(&headers, &head).unwrap_err();
+        assert_eq!(refused.facts["content_encoding"], "x".repeat(NAMED_CHARS_MAX));
     }
 
     #[tokio::test]
@@ -144,10 +292,24 @@ mod tests {
 
     #[tokio::test]
     async fn only_json_types_are_taken() {
-        for json in ["application/json", "Application/JSON; charset=utf-8", "application/merge-patch+json"] {
+        for json in [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "application/json;charset=\"UTF-8\"",
+            "application/merge-patch+json",
+        ] {
             assert!(read_chunks(&[("content-type", json)], vec![b"{}".to_vec()]).await.is_ok(), "{json}");
         }
-        for other in ["text/plain", "application/x-www-form-urlencoded", "application/msgpack", "text/x+json", ""] {
+        for other in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "application/msgpack",
+            "text/x+json",
+            "",
+            "application/json, text/plain",
+            "application/json; charset=utf-16",
+            "application/json; a=b; charset=iso-8859-1",
+        ] {
             let read = read_chunks(&[("content-type", other)], vec![b"{}".to_vec()]).await;
             assert_eq!(read, Err("unsupported_media_type"), "{other}");
         }

@@ -6,7 +6,7 @@ use clap::Args;
 use shop_nats::{access::Access, connection::Connection};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::Config;
+use crate::{Config, Origin};
 
 /// How long what is on its way may take to leave at the end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
@@ -22,6 +22,9 @@ pub struct Bridge {
     /// Milliseconds to serve after SIGTERM while /readyz says 503, so that balancers send nobody here any more
     #[arg(long, value_name = "MS", env = "SHOP_LEAVE_MS", default_value = "5000")]
     leave_ms: u64,
+    /// Whose pages may use the shop from a browser, as in https://shop.example; may be given several times
+    #[arg(long = "cors-origin", value_name = "ORIGIN", env = "SHOP_CORS_ORIGIN", value_delimiter = ',')]
+    cors_origins: Vec<Origin>,
 }
 
 impl Bridge {
@@ -32,7 +35,7 @@ impl Bridge {
     }
 }
 
-async fn serve(Bridge { nats, http_addr, leave_ms }: Bridge) -> Result<(), Box<dyn Error>> {
+async fn serve(Bridge { nats, http_addr, leave_ms, cors_origins }: Bridge) -> Result<(), Box<dyn Error>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let connection = tokio::select! {
         connected = Connection::connect_patiently(&nats, "shop bridge") => connected?,
@@ -49,7 +52,7 @@ async fn serve(Bridge { nats, http_addr, leave_ms }: Bridge) -> Result<(), Box<d
     };
     let bound = tokio::net::TcpListener::bind(http_addr).await;
     let listener = bound.map_err(|error| format!("cannot listen on {http_addr}: {error}"))?;
-    let config = Config { leave_time: Duration::from_millis(leave_ms), ..Config::default() };
+    let config = Config { leave_time: Duration::from_millis(leave_ms), cors_origins, ..Config::default() };
     crate::run(config, connection.clone(), listener, stop).await;
     connection.close(CLOSE_LIMIT).await;
     Ok(())

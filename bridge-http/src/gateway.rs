@@ -26,17 +26,26 @@ use tokio::{
     time::timeout_at,
 };
 use warp::{
-    http::{HeaderMap, Method},
+    http::{
+        HeaderMap, Method,
+        header::{ACCEPT, ALLOW},
+    },
     path::FullPath,
     reply::Response,
 };
 
 use crate::{
-    Config, body,
+    Config,
+    body::{self, Arriving},
+    cors::Cors,
+    docs,
     doors::{Doors, Errand, Unanswered},
     entity::{self, New, OfKey},
     fate::{self, Heeded, Wait},
-    observe::{self, Metrics},
+    head::Head,
+    metrics::Metrics,
+    observe,
+    orders::UnderWay,
     prefer::Prefer,
     query,
     reply::{self, Asked},
@@ -52,6 +61,7 @@ pub(crate) struct Call<S> {
     pub(crate) path: FullPath,
     pub(crate) query: String,
     pub(crate) headers: HeaderMap,
+    pub(crate) head: Head,
     pub(crate) body: S,
 }
 
@@ -63,6 +73,7 @@ pub(crate) struct Gateway {
     permits: Arc<Semaphore>,
     in_flight_max: usize,
     metrics: Metrics,
+    cors: Cors,
     leaving: AtomicBool,
 }
 
@@ -70,8 +81,8 @@ impl Gateway {
     pub(crate) fn new(connection: Connection, config: &Config) -> Self {
         let (doors, in_flight_max) = (Arc::new(Doors::new(connection.clone(), config)), config.in_flight_max);
         let (permits, leaving) = (Arc::new(Semaphore::new(in_flight_max)), AtomicBool::new(false));
-        let (heeded, metrics) = (Heeded::default(), Metrics::new());
-        Self { connection, doors, heeded, permits, in_flight_max, metrics, leaving }
+        let (heeded, metrics, cors) = (Heeded::default(), Metrics::new(), Cors::new(config.cors_origins.clone()));
+        Self { connection, doors, heeded, permits, in_flight_max, metrics, cors, leaving }
     }
 
     /// From now on whoever asks is told to go to another bridge next time, and is served.
@@ -90,28 +101,43 @@ impl Gateway {
         let _all = self.permits.acquire_many(all).await.expect("nobody closes the semaphore");
     }
 
+    /// A request could not even be read.
+    pub(crate) fn refused_unread(&self, code: Code) {
+        self.metrics.refused_unread(code);
+    }
+
     /// Answers one request, whatever it is, and counts it.
     pub(crate) async fn answer<S, B, E>(&self, call: Call<S>) -> Response
     where
-        S: Stream<Item = Result<B, E>>,
+        S: Stream<Item = Result<B, E>> + Unpin,
         B: Buf,
     {
         let started = Instant::now();
-        let Call { method, path, query, headers, body } = call;
-        let (series, response) = match routes::find(&method, path.as_str()) {
-            Found::Route { number, id } => {
-                let answer = self.ask_door(&ROUTES[number], id, &query, &headers, body).await;
-                (self.metrics.route(number), answer.unwrap_or_else(|problem| reply::problem(&problem)))
+        let Call { method, path, query, headers, head, body } = call;
+        let mut body = Arriving::new(body, &head);
+        let found = routes::find(&method, path.as_str());
+        let mut response = match (&head.refusal, &found) {
+            (Some(refusal), _) => reply::problem(refusal),
+            (None, Found::Route { number, id }) => {
+                let answer = self.ask_door(&ROUTES[*number], id, &query, &headers, &head, &mut body).await;
+                answer.unwrap_or_else(|problem| reply::problem(&problem))
             }
-            Found::Page { number } => (self.metrics.page(number), self.page(PAGES[number].1).await),
-            Found::OtherMethods(methods) => (self.metrics.unmatched(), reply::other_methods(&methods)),
-            Found::Nothing => {
-                let problem = Problem::new(Code::NOT_FOUND, format!("there is no {}", path.as_str()));
-                (self.metrics.unmatched(), reply::problem(&problem))
+            (None, Found::Page { number }) => self.page(PAGES[*number].1, &headers).await,
+            (None, Found::OtherMethods { allow, .. }) if method == Method::OPTIONS => reply::options(allow),
+            (None, Found::OtherMethods { allow, .. }) => reply::other_methods(allow),
+            (None, Found::Nothing) => {
+                reply::problem(&Problem::new(Code::NOT_FOUND, format!("there is no {}", path.as_str())))
             }
         };
-        series.observe(response.status(), started.elapsed());
-        if self.leaving.load(Relaxed) { reply::last(response) } else { response }
+        self.metrics.observe(&found, &method, response.status(), started.elapsed());
+        let methods = response.headers().get(ALLOW).filter(|_| method == Method::OPTIONS).cloned();
+        self.cors.sign(&headers, methods, &mut response);
+        body.discard().await;
+        match (body.is_over() && head.refusal.is_none(), self.leaving.load(Relaxed)) {
+            (false, _) => reply::cut(response),
+            (true, true) => reply::last(response),
+            (true, false) => response,
+        }
     }
 
     async fn ask_door<S, B, E>(
@@ -120,23 +146,32 @@ impl Gateway {
         id: &str,
         query: &str,
         headers: &HeaderMap,
-        body: S,
+        head: &Head,
+        body: &mut Arriving<S>,
     ) -> Result<Response, Box<Problem>>
     where
-        S: Stream<Item = Result<B, E>>,
+        S: Stream<Item = Result<B, E>> + Unpin,
         B: Buf,
     {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| self.overloaded())?;
         let key = if route.is_write() { entity::idempotency_key(headers)? } else { None };
         let prefer = Prefer::of(headers);
+        // What the head alone decides is said before a client is told to go on with the body.
+        let existing = match route.about {
+            About::Existing => Some(entity::existing(route.parameter_name(), id)?),
+            About::New | About::Whole => None,
+        };
         let arguments = match route.input {
             Input::Nothing => Bytes::new(),
-            Input::Body => body::read(headers, body).await?,
+            Input::Body => {
+                body::check(headers, head)?;
+                body::read(body).await?
+            }
             Input::Query(allowed) => query::to_json(query, allowed)?,
         };
         let wait = Wait::begin(prefer.wait());
         let id = match route.about {
-            About::Existing => Some(entity::existing(route.parameter_name(), id)?),
+            About::Existing => existing,
             About::New => Some(match entity::new(route.kind, &arguments, key.as_ref())? {
                 New::Named(id) => id,
                 New::OfKey(of_key) => self.order_of_key(route, of_key, wait).await?,
@@ -155,12 +190,17 @@ impl Gateway {
             ticket: None,
         };
         let asked = Asked { route, id, prefer };
-        match &asked.id {
+        let order = route.places_order().then(|| self.metrics.orders.begin());
+        let answer = match &asked.id {
             Some(id) if route.repeat == Repeat::WithKey && request.idempotency_key.is_none() => {
                 self.ask_once(request, id, &asked, wait).await
             }
-            _ => self.ask(request, &asked, wait, permit).await,
+            _ => self.ask(request, &asked, wait, permit, order.as_ref()).await,
+        };
+        if let (Some(order), Err(problem)) = (&order, &answer) {
+            order.is_refused(problem.code);
         }
+        answer
     }
 
     /// Asks a door for what must not be repeated. When its caller's wait ends, its fate is known; or else it is told
@@ -239,8 +279,22 @@ impl Gateway {
         asked: &Asked,
         wait: Wait,
         permit: OwnedSemaphorePermit,
+        order: Option<&UnderWay>,
     ) -> Result<Response, Box<Problem>> {
         let Asked { route, id, prefer } = asked;
+        let answered = |reply: Reply| {
+            if let Some(order) = order {
+                order.is_answered(&reply);
+            }
+            reply::of(reply, asked)
+        };
+        let promised = |errand: Errand, id: &Id, permit| {
+            if let Some(order) = order {
+                order.is_accepted();
+            }
+            self.insist(errand, id.clone(), permit, order.cloned());
+            reply::promised(asked)
+        };
         let with_key = request.idempotency_key.is_some();
         let is_repeatable = route.repeat == Repeat::Always || with_key;
         let mut errand = Errand::new(route.kind, request, is_repeatable, wait.left(), prefer.wait());
@@ -250,7 +304,7 @@ impl Gateway {
             (self.doors.ask(&mut errand).await, None)
         };
         let unanswered = match heard {
-            Ok(reply) => return Ok(reply::of(reply, asked)),
+            Ok(reply) => return Ok(answered(reply)),
             Err(unanswered) => unanswered,
         };
         // What belongs to an order is held here until they open, if there is a place for it.
@@ -259,8 +313,7 @@ impl Gateway {
             && self.doors.are_held(&unanswered)
             && self.doors.have_place(&mut errand)
         {
-            self.insist(errand, id.clone(), permit);
-            return Ok(reply::promised(asked));
+            return Ok(promised(errand, id, permit));
         }
         let is_known = match &unanswered {
             Unanswered::Unknown => !route.is_write(),
@@ -269,15 +322,15 @@ impl Gateway {
             Unanswered::Unreachable | Unanswered::Unserved => true,
         };
         match (questioned, id) {
-            (_, _) if is_known => refusal(unanswered, asked),
+            (_, _) if is_known => match unanswered {
+                Unanswered::Refused(reply) => Ok(answered(reply)),
+                Unanswered::Unreachable | Unanswered::Unserved | Unanswered::Unknown => refusal(unanswered, asked),
+            },
             // There is no room for the question, which says nothing of what was asked first.
             (Some(Err(Unanswered::Refused(Reply { error: Some(Code::OVERLOADED), .. }))), _) => {
                 Err(fate::unknown(asked, with_key))
             }
-            (_, Some(id)) if route.repeat == Repeat::Always => {
-                self.insist(errand, id.clone(), permit);
-                Ok(reply::promised(asked))
-            }
+            (_, Some(id)) if route.repeat == Repeat::Always => Ok(promised(errand, id, permit)),
             (_, _) => Err(fate::unknown(asked, with_key)),
         }
     }
@@ -325,7 +378,7 @@ impl Gateway {
 
     /// Goes on asking for an order that a caller was told is accepted, until the log has it. It takes
     /// one of the places for requests meanwhile.
-    fn insist(&self, errand: Errand, order: Id, permit: OwnedSemaphorePermit) {
+    fn insist(&self, errand: Errand, order: Id, permit: OwnedSemaphorePermit, under_way: Option<UnderWay>) {
         let doors = Arc::clone(&self.doors);
         tokio::spawn(async move {
             match doors.insist(errand).await {
@@ -334,20 +387,23 @@ impl Gateway {
                     tracing::error!("nobody has taken order {order}, whose customer was told that it is accepted")
                 }
             }
-            drop(permit);
+            drop((permit, under_way));
         });
     }
 
-    async fn page(&self, page: Page) -> Response {
+    async fn page(&self, page: Page, headers: &HeaderMap) -> Response {
         match page {
             Page::Health => reply::page("application/json", observe::HEALTHY),
             Page::Ready if self.leaving.load(Relaxed) => observe::leaving(),
             Page::Ready => observe::ready(&self.connection).await,
             Page::Metrics => {
                 let in_flight = self.in_flight_max - self.permits.available_permits();
-                reply::page(observe::METRICS_TYPE, self.metrics.encode(in_flight))
+                let accept = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
+                let shop_metrics::Page { content_type, text } = self.metrics.page(in_flight, accept);
+                reply::page(content_type, text)
             }
             Page::Description => reply::page("application/json", observe::DESCRIPTION),
+            Page::Docs => reply::page("text/html; charset=utf-8", docs::page()),
         }
     }
 

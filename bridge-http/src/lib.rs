@@ -2,29 +2,37 @@
 //!
 //! `routes.rs` is the whole API on one screen. `gateway.rs` does the turning, `reply.rs` alone picks
 //! statuses. There is no business rule here, no knowledge of streams, and no state: any number of
-//! bridges may run side by side. A warp filter is the front; the table behind it does the routing.
+//! bridges may run side by side. `server.rs` and `wire.rs` have the connections; a warp filter is the front;
+//! the table behind it does the routing.
 
 mod body;
 pub mod cli;
+mod cors;
+mod docs;
 mod doors;
 mod entity;
 mod fate;
 mod gateway;
+mod head;
 mod hold;
+mod metrics;
 mod observe;
+mod orders;
 mod prefer;
 mod query;
 mod reply;
 pub mod routes;
+mod server;
+mod wire;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future;
 use shop_nats::connection::Connection;
-use socket2::SockRef;
 use tokio::{net::TcpListener, sync::oneshot};
 use warp::{Filter, Rejection, http::Method};
 
+pub use cors::{InvalidOrigin, Origin};
 use gateway::{Call, Gateway};
 
 /// How long requests that are under way may take to finish after the stop signal. Whoever waits
@@ -44,14 +52,21 @@ pub struct Config {
     /// as balancers need to notice. They go by what they know, so that it makes no difference whether
     /// anybody is connected.
     pub leave_time: Duration,
+    /// Whose pages may use the shop from a browser.
+    pub cors_origins: Vec<Origin>,
 }
 
 impl Default for Config {
     /// 4096 requests: a third of a second of work for one machine at its fastest, some seconds for
     /// the slowest disk, and at most 256 MiB of largest bodies. A minute of insistence: longer than a host takes that
-    /// replays its log. No balancer is waited for.
+    /// replays its log. No balancer is waited for, and no page of another site let in.
     fn default() -> Self {
-        Self { in_flight_max: 4_096, insistence: Duration::from_secs(60), leave_time: Duration::ZERO }
+        Self {
+            in_flight_max: 4_096,
+            insistence: Duration::from_secs(60),
+            leave_time: Duration::ZERO,
+            cors_origins: Vec::new(),
+        }
     }
 }
 
@@ -63,7 +78,9 @@ pub async fn run(
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
-    answer_without_delay(&listener);
+    if let Err(error) = server::prepare(&listener) {
+        tracing::warn!("cannot set up the socket: {error}");
+    }
     if let Ok(address) = listener.local_addr() {
         tracing::info!("listening on http://{address}");
         if let Some(warning) = without_login(address) {
@@ -71,16 +88,17 @@ pub async fn run(
         }
     }
     let gateway = Arc::new(Gateway::new(connection, &config));
-    let (leaving, listening, finishing) = (Arc::clone(&gateway), Arc::clone(&gateway), Arc::clone(&gateway));
+    let [leaving, listening, finishing, serving] = [(); 4].map(|()| Arc::clone(&gateway));
     let query = warp::filters::query::raw().or(warp::any().map(String::new)).unify();
     let front = with_a_path()
         .and(warp::path::full())
         .and(query)
         .and(warp::header::headers_cloned())
+        .and(warp::ext::get())
         .and(warp::body::stream())
-        .then(move |method, path, query, headers, body| {
+        .then(move |method, path, query, headers, head, body| {
             let gateway = Arc::clone(&gateway);
-            async move { gateway.answer(Call { method, path, query, headers, body }).await }
+            async move { gateway.answer(Call { method, path, query, headers, head, body }).await }
         })
         .or(warp::any().map(reply::no_proxy))
         .unify();
@@ -94,7 +112,7 @@ pub async fn run(
         let _nobody_listens_after_the_end = stopping.send(());
     };
     let serve = async {
-        warp::serve(front).incoming(listener).graceful(graceful).run().await;
+        server::serve(listener, front, serving, graceful).await;
         finishing.finish().await;
     };
     let out_of_time = async {
@@ -126,18 +144,8 @@ fn with_a_path() -> impl Filter<Extract = (Method,), Error = Rejection> + Copy {
     warp::method().and_then(check)
 }
 
-/// Sets `TCP_NODELAY`: an answer must not wait for the acknowledgement of the one before. warp does not
-/// hand out the connections that it accepts, but they inherit the option from the listening socket.
-fn answer_without_delay(listener: &TcpListener) {
-    if let Err(error) = SockRef::from(listener).set_tcp_nodelay(true) {
-        tracing::warn!("cannot set TCP_NODELAY: {error}");
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpStream;
-
     use super::*;
 
     #[test]
@@ -158,13 +166,5 @@ mod tests {
                 warning.is_none_or(|warning| warning.contains("no login") && warning.contains(" may use the shop"))
             );
         }
-    }
-
-    #[tokio::test]
-    async fn accepted_connections_inherit_tcp_nodelay() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        answer_without_delay(&listener);
-        let (_client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        assert!(accepted.unwrap().0.nodelay().unwrap());
     }
 }

@@ -10,7 +10,7 @@ use shop_nats::request::Reply;
 use warp::{
     http::{
         HeaderName, HeaderValue, StatusCode,
-        header::{ALLOW, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER},
+        header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER},
     },
     reply::Response,
 };
@@ -61,6 +61,17 @@ pub(crate) fn promised(asked: &Asked) -> Response {
     response
 }
 
+/// An answer that carries this ends its connection, though the client may still be sending.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut;
+
+/// The same answer to a client that is not listened to any more: it may still be sending.
+pub(crate) fn cut(response: Response) -> Response {
+    let mut response = last(response);
+    response.extensions_mut().insert(Cut);
+    response
+}
+
 /// The same answer, after which the caller has to connect anew.
 pub(crate) fn last(mut response: Response) -> Response {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -70,13 +81,26 @@ pub(crate) fn last(mut response: Response) -> Response {
 /// What the bridge itself has to refuse.
 pub(crate) fn problem(problem: &Problem) -> Response {
     let look_after = problem.facts.get(LOOK_AFTER).map(ToString::to_string);
-    error(problem.code, problem.to_json().into(), look_after.as_deref())
+    let mut response = error(problem.code, problem.to_json().into(), look_after.as_deref());
+    // RFC 9110, section 12.5.3: so a client learns that it is the coding which was refused.
+    if problem.facts.contains_key("content_encoding") {
+        response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+    response
 }
 
 /// The path exists, with these other methods.
 pub(crate) fn other_methods(methods: &str) -> Response {
     let mut response =
         problem(&Problem::new(Code::METHOD_NOT_ALLOWED, format!("this path can be used with {methods}")));
+    set(&mut response, ALLOW, methods.to_owned());
+    response
+}
+
+/// What a path can be used with.
+pub(crate) fn options(methods: &str) -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NO_CONTENT;
     set(&mut response, ALLOW, methods.to_owned());
     response
 }

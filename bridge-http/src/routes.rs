@@ -30,8 +30,10 @@ pub static ROUTES: [Route; 17] = [
     route(GET, "/mypages/{user}", Mypage, "get", Existing, Query(&["limit", "before"]), Always, 200),
 ];
 
-/// What the bridge answers by itself, all with GET; see `observe.rs`.
-pub static PAGES: [(&str, Page); 4] = [
+/// What the bridge answers by itself, all with GET; see `observe.rs` and `docs.rs`.
+pub static PAGES: [(&str, Page); 6] = [
+    ("/", Page::Docs),
+    ("/docs", Page::Docs),
     ("/healthz", Page::Health),
     ("/readyz", Page::Ready),
     ("/metrics", Page::Metrics),
@@ -101,6 +103,8 @@ pub enum Page {
     Metrics,
     /// The OpenAPI document.
     Description,
+    /// The same for people.
+    Docs,
 }
 
 /// What a method and path lead to. Numbers are places in [`ROUTES`] and [`PAGES`].
@@ -118,8 +122,13 @@ pub enum Found<'p> {
         /// Place in [`PAGES`].
         number: usize,
     },
-    /// The path exists, with these methods (a value for `Allow`).
-    OtherMethods(String),
+    /// The path exists, but not with this method.
+    OtherMethods {
+        /// The path as the tables have it.
+        path: &'static str,
+        /// Those that there are, a value for `Allow`.
+        allow: String,
+    },
     /// No such path.
     Nothing,
 }
@@ -136,7 +145,7 @@ pub fn find<'p>(method: &Method, path: &'p str) -> Found<'p> {
     }
     match PAGES.iter().position(|(page, _)| *page == path) {
         Some(number) if *method == Method::GET => Found::Page { number },
-        Some(_) => Found::OtherMethods("GET, HEAD".to_owned()),
+        Some(number) => Found::OtherMethods { path: PAGES[number].0, allow: format!("GET, HEAD, {OPTIONS}") },
         None => other_methods(path),
     }
 }
@@ -145,6 +154,11 @@ impl Route {
     /// Whether it changes anything.
     pub fn is_write(&self) -> bool {
         self.method != Method::GET
+    }
+
+    /// Whether it is the one that orders come in by.
+    pub fn places_order(&self) -> bool {
+        self.kind == Order && self.about == New
     }
 
     /// The first part of the path, `orders`: what people call the kind's entities.
@@ -162,6 +176,10 @@ const GET: Method = Method::GET;
 const POST: Method = Method::POST;
 const PATCH: Method = Method::PATCH;
 const DELETE: Method = Method::DELETE;
+/// Every path has it.
+const OPTIONS: Method = Method::OPTIONS;
+/// What asks for the methods of all paths together, RFC 9110, section 9.3.7.
+const ALL_PATHS: &str = "*";
 
 #[expect(clippy::too_many_arguments, reason = "the columns of the table: named fields would take nine lines a row")]
 const fn route(
@@ -190,13 +208,19 @@ fn parameter<'p>(template: &str, path: &'p str) -> Option<&'p str> {
 
 fn other_methods(path: &str) -> Found<'_> {
     let mut methods: Vec<&str> = Vec::new();
-    for route in ROUTES.iter().filter(|route| parameter(route.path, path).is_some()) {
-        methods.push(route.method.as_str());
-        if route.method == Method::GET {
-            methods.push("HEAD");
+    let is_asked = |route: &&Route| path == ALL_PATHS || parameter(route.path, path).is_some();
+    let mut template = ALL_PATHS;
+    for route in ROUTES.iter().filter(is_asked) {
+        if path != ALL_PATHS {
+            template = route.path;
         }
+        let with_head = if route.method == GET { ["GET", "HEAD"].as_slice() } else { &[route.method.as_str()] };
+        methods.extend(with_head.iter().filter(|method| !methods.contains(method)).copied().collect::<Vec<_>>());
     }
-    if methods.is_empty() { Found::Nothing } else { Found::OtherMethods(methods.join(", ")) }
+    if methods.is_empty() {
+        return Found::Nothing;
+    }
+    Found::OtherMethods { path: template, allow: format!("{}, {OPTIONS}", methods.join(", ")) }
 }
 
 #[cfg(test)]
@@ -212,7 +236,7 @@ mod tests {
     fn verb_and_id(method: Method, path: &str) -> Option<(&'static str, &str)> {
         match find(&method, path) {
             Found::Route { number, id } => Some((ROUTES[number].verb, id)),
-            Found::Page { .. } | Found::OtherMethods(_) | Found::Nothing => None,
+            Found::Page { .. } | Found::OtherMethods { .. } | Found::Nothing => None,
         }
     }
 
@@ -230,7 +254,7 @@ mod tests {
         assert_eq!(verb_and_id(Method::GET, "/wallets/a%2Fb"), Some(("get", "a%2Fb")));
         assert_eq!(verb_and_id(Method::GET, "/wallets/statement"), Some(("get", "statement")));
         for path in
-            ["/", "", "/wallets/", "/wallets/a/", "/wallets/a/b", "/wallets//statement", "/products/", "/Products"]
+            ["", "//", "/wallets/", "/wallets/a/", "/wallets/a/b", "/wallets//statement", "/products/", "/Products"]
         {
             assert_eq!(find(&Method::GET, path), Found::Nothing, "{path}");
         }
@@ -239,18 +263,24 @@ mod tests {
     #[test]
     fn head_is_answered_like_get() {
         assert_eq!(verb_and_id(Method::HEAD, "/orders/o-1"), Some(("get", "o-1")));
-        assert_eq!(find(&Method::HEAD, "/healthz"), Found::Page { number: 0 });
+        let health = PAGES.iter().position(|(path, _)| *path == "/healthz").unwrap();
+        assert_eq!(find(&Method::HEAD, "/healthz"), Found::Page { number: health });
     }
 
     #[test]
     fn another_method_is_told_which_ones_there_are() {
         let methods = |path| match find(&Method::PUT, path) {
-            Found::OtherMethods(methods) => methods,
+            Found::OtherMethods { path, allow } => (path, allow),
             found @ (Found::Route { .. } | Found::Page { .. } | Found::Nothing) => panic!("{found:?}"),
         };
-        assert_eq!(methods("/products"), "POST, GET, HEAD");
-        assert_eq!(methods("/orders/o-1"), "GET, HEAD, DELETE");
-        assert_eq!(methods("/metrics"), "GET, HEAD");
+        for (path, template, allow) in [
+            ("/products", "/products", "POST, GET, HEAD, OPTIONS"),
+            ("/orders/o-1", "/orders/{id}", "GET, HEAD, DELETE, OPTIONS"),
+            ("/metrics", "/metrics", "GET, HEAD, OPTIONS"),
+            ("*", "*", "POST, GET, HEAD, PATCH, DELETE, OPTIONS"),
+        ] {
+            assert_eq!(methods(path), (template, allow.to_owned()));
+        }
     }
 
     #[test]

@@ -49,10 +49,16 @@ codes! {
     NOT_DELIVERABLE = "not_deliverable", 409, "Not deliverable";
     /// The same idempotency key (or order id) came with another body.
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused", 409, "Idempotency key reused";
+    /// The request did not arrive in time.
+    REQUEST_TIMEOUT = "request_timeout", 408, "Request timeout";
     /// The body is larger than allowed.
     PAYLOAD_TOO_LARGE = "payload_too_large", 413, "Payload too large";
-    /// The body is not JSON by its content type.
+    /// Path and query are longer than allowed.
+    URI_TOO_LONG = "uri_too_long", 414, "URI too long";
+    /// The body is not JSON by its content type, or is in another coding.
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type", 415, "Unsupported media type";
+    /// The head has more lines or bytes than allowed.
+    HEADERS_TOO_LARGE = "headers_too_large", 431, "Request header fields too large";
     /// More requests wait than the shop holds at a time.
     OVERLOADED = "overloaded", 503, "Overloaded";
     /// The service that owns the resource is not running.

@@ -5,13 +5,17 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
-    Method, Request, Response, StatusCode, body::Incoming, header::CONTENT_TYPE, server::conn::http1,
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{ACCEPT, CONTENT_TYPE},
+    server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use shop_metrics::Page;
 use tokio::{net::TcpListener, sync::Semaphore};
 
-use super::Observed;
+use super::{Observed, metrics::numbers, ready};
 
 /// Most who look at a time; one more waits until another has gone.
 const CONNECTIONS_MAX: usize = 64;
@@ -22,10 +26,10 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Answers whoever looks, for ever.
-pub async fn serve(listener: TcpListener, observed: Arc<Observed>) {
+/// Answers for ever, about these hosts together.
+pub async fn serve(listener: TcpListener, hosts: Vec<Arc<Observed>>) {
+    let hosts: Arc<[_]> = hosts.into();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
@@ -37,9 +41,9 @@ pub async fn serve(listener: TcpListener, observed: Arc<Observed>) {
                 continue;
             }
         };
-        let observed = Arc::clone(&observed);
+        let hosts = Arc::clone(&hosts);
         tokio::spawn(async move {
-            let answer = service_fn(|request| answer(request, Arc::clone(&observed)));
+            let answer = service_fn(|request| answer(request, Arc::clone(&hosts)));
             let mut connection = http1::Builder::new();
             connection.timer(TokioTimer::new()).header_read_timeout(HEADER_WAIT);
             // Whoever went away has seen enough.
@@ -49,17 +53,22 @@ pub async fn serve(listener: TcpListener, observed: Arc<Observed>) {
     }
 }
 
-async fn answer(request: Request<Incoming>, observed: Arc<Observed>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(request: Request<Incoming>, hosts: Arc<[Arc<Observed>]>) -> Result<Response<Full<Bytes>>, Infallible> {
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
     Ok(match request.uri().path() {
         "/healthz" | "/readyz" | "/metrics" if !is_read => page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n"),
         "/healthz" => page(StatusCode::OK, JSON, r#"{"status":"ok"}"#),
         "/readyz" => {
-            let (is_ready, status) = observed.ready().await;
+            let (is_ready, status) = ready(&hosts).await;
             let code = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             page(code, JSON, status.to_string())
         }
-        "/metrics" => page(StatusCode::OK, OPEN_METRICS, observed.metrics().await),
+        "/metrics" => {
+            let accept: Vec<_> =
+                request.headers().get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()).collect();
+            let Page { content_type, text } = Page::new("host", &numbers(&hosts).await, accept);
+            page(StatusCode::OK, content_type, text)
+        }
         _ => page(StatusCode::NOT_FOUND, TEXT, "there are /healthz, /readyz and /metrics\n"),
     })
 }

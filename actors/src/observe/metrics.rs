@@ -1,4 +1,4 @@
-//! A host in numbers, in the text format of OpenMetrics, which Prometheus reads.
+//! A host in numbers.
 //!
 //! The numbers are kept where they arise; each look puts them together anew.
 
@@ -11,14 +11,14 @@ use std::{
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::{Registry, Unit},
 };
 use shop_domain::kind::Kind;
 use tokio::time::timeout;
 
-use super::{ANSWER_WAIT, Connected, Observed};
+use super::{ANSWER_WAIT, Connected, Observed, dead_letters};
 use crate::{
     counts::Counts,
     kind_host::{PartitionView, View},
@@ -81,29 +81,24 @@ struct OfConnection {
 
 type Number = Gauge<u64, AtomicU64>;
 
-impl Observed {
-    /// All numbers, as text.
-    pub(super) async fn metrics(&self) -> String {
-        let mut registry = Registry::with_prefix("shop_host");
-        let served: BTreeMap<Kind, _> = self.served().clone();
-        let views: Vec<_> = served.into_iter().map(|(kind, served)| (kind, served.view.borrow().clone())).collect();
-        of_kinds(&mut registry, &views);
-        of_partitions(&mut registry, &views);
-        of_snapshots(&mut registry, &views);
-        let connected = self.connections().clone();
-        if let Some(connected) = connected {
-            of_connections(&mut registry, &connected);
-            of_logs(&mut registry, &connected, &views).await;
-        }
-        if let Some(count) = self.dead_letters().await {
-            let letters = Number::default();
-            letters.set(count);
-            registry.register("dead_letters", "Dead letters that there are, of all hosts", letters);
-        }
-        let mut text = String::new();
-        text::encode(&mut text, &registry).expect("a String takes everything");
-        text
+/// All numbers of these hosts together, as they are now.
+pub(super) async fn numbers(hosts: &[Arc<Observed>]) -> Registry {
+    let mut registry = Registry::with_prefix("shop_host");
+    let served = hosts.iter().flat_map(|host| host.served().clone());
+    let views: BTreeMap<Kind, _> = served.map(|(kind, served)| (kind, served.view.borrow().clone())).collect();
+    let views: Vec<_> = views.into_iter().collect();
+    of_kinds(&mut registry, &views);
+    of_partitions(&mut registry, &views);
+    of_snapshots(&mut registry, &views);
+    let connected: Vec<_> = hosts.iter().filter_map(|host| host.connections().clone()).collect();
+    of_connections(&mut registry, &connected);
+    of_logs(&mut registry, &connected, &views).await;
+    if let Some(count) = dead_letters(hosts).await {
+        let letters = Number::default();
+        letters.set(count);
+        registry.register("dead_letters", "Dead letters that there are, of all hosts", letters);
     }
+    registry
 }
 
 type Views = [(Kind, Arc<View>)];
@@ -164,9 +159,9 @@ fn of_snapshots(registry: &mut Registry, views: &Views) {
     registry.register("partition_snapshot_sequence", "Record up to which it goes", sequence);
 }
 
-fn of_connections(registry: &mut Registry, connected: &Connected) {
+fn of_connections(registry: &mut Registry, connected: &[Arc<Connected>]) {
     let (connects, dropped) = (Family::<OfConnection, Counter>::default(), Family::<OfConnection, Counter>::default());
-    for (name, connection) in &connected.connections {
+    for (name, connection) in connected.iter().flat_map(|one| &one.connections) {
         let label = OfConnection { connection: name };
         connects.get_or_create(&label).inc_by(*connection.connects().borrow());
         dropped.get_or_create(&label).inc_by(connection.slow_consumers());
@@ -176,9 +171,11 @@ fn of_connections(registry: &mut Registry, connected: &Connected) {
 }
 
 /// How far each log goes and was read: the difference is how far behind the host is.
-async fn of_logs(registry: &mut Registry, connected: &Connected, views: &Views) {
+async fn of_logs(registry: &mut Registry, connected: &[Arc<Connected>], views: &Views) {
+    // Any host can look at any log.
+    let Some(Connected { log: any, .. }) = connected.first().map(Arc::as_ref) else { return };
     let [first, last, read] = [(); 3].map(|()| Family::<OfKind, Number>::default());
-    let asked = views.iter().map(|(kind, _)| timeout(ANSWER_WAIT, connected.log.identity(*kind)));
+    let asked = views.iter().map(|(kind, _)| timeout(ANSWER_WAIT, any.identity(*kind)));
     for ((kind, view), answer) in views.iter().zip(futures::future::join_all(asked).await) {
         let kind = OfKind { kind: kind.as_str() };
         if let Some(dispatched) = &view.dispatched {

@@ -13,6 +13,8 @@ pub struct Banner<'a> {
     pub nats: String,
     /// Version and process of the shop's own nats-server; nothing when it uses another one.
     pub nats_server: Option<(&'a str, u32)>,
+    /// Where it can be seen how the hosts are, for example `http://127.0.0.1:9090`; nothing when nowhere.
+    pub hosts: Option<String>,
     /// Where everything is kept.
     pub folder: &'a Path,
     /// The backup that was put back first, if one was, and when it was made.
@@ -28,6 +30,7 @@ impl<'a> Banner<'a> {
             http: format!("http://{}", shop.http_address()),
             nats: shop.nats_url(),
             nats_server: shop.nats_server().and_then(|server| Some((server.version(), server.pid()?))),
+            hosts: shop.observe_address().map(|address| format!("http://{address}")),
             folder: shop.folder(),
             restored: shop.restored(),
             program: std::env::args().next().unwrap_or_else(|| "shop".to_owned()),
@@ -38,6 +41,10 @@ impl<'a> Banner<'a> {
 impl std::fmt::Display for Banner<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { http, nats, program, .. } = self;
+        let hosts = self
+            .hosts
+            .as_ref()
+            .map_or_else(String::new, |hosts| format!("\n    hosts   {hosts:<28}  {hosts}/readyz, {hosts}/metrics"));
         let folder = self.folder.display();
         let server = match self.nats_server {
             Some((version, pid)) => format!("nats-server {version}, pid {pid}"),
@@ -52,8 +59,8 @@ impl std::fmt::Display for Banner<'_> {
             r#"
   The shop is open.
 
-    HTTP    {http:<28}  everything it offers: {http}/openapi.json
-    NATS    {nats:<28}  {server}
+    HTTP    {http:<28}  everything it offers: {http}/docs, {http}/openapi.json
+    NATS    {nats:<28}  {server}{hosts}
     data    {folder}
 {restored}    stop    Ctrl-C
 
@@ -83,6 +90,7 @@ mod tests {
             http: "http://127.0.0.1:8080".to_owned(),
             nats: "nats://127.0.0.1:4222".to_owned(),
             nats_server: Some(("2.15.1", 4711)),
+            hosts: Some("http://127.0.0.1:9090".to_owned()),
             folder: Path::new("/home/alice/shop/.shop"),
             restored: Some(("backups/monday", "2026-11-23T06:15:03.927Z")),
             program: "target/debug/shop".to_owned(),
@@ -90,6 +98,8 @@ mod tests {
         let text = banner.to_string();
         for part in [
             "http://127.0.0.1:8080/openapi.json",
+            "http://127.0.0.1:8080/docs",
+            "http://127.0.0.1:9090/metrics",
             "nats://127.0.0.1:4222         nats-server 2.15.1, pid 4711",
             "/home/alice/shop/.shop\n",
             r#"curl -s http://127.0.0.1:8080/wallets -H 'Content-Type: application/json' -d '{"id":"alice","balance":999999}'"#,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use shop_actors::config::SnapshotOptions;
+use shop_bridge_http::Origin;
 use shop_nats::access::Credentials;
 
 /// Runs the whole shop on this machine: a nats-server, the five kinds and the HTTP bridge.
@@ -13,6 +14,15 @@ pub struct Options {
     /// Where HTTP is served; port 0 takes any free one
     #[arg(long, value_name = "HOST:PORT", env = "SHOP_HTTP_ADDR", default_value = "127.0.0.1:8080")]
     pub http_addr: String,
+
+    /// Whose pages may use the shop from a browser, as in https://shop.example; may be given several times
+    #[arg(long = "cors-origin", value_name = "ORIGIN", env = "SHOP_CORS_ORIGIN", value_delimiter = ',')]
+    pub cors_origins: Vec<Origin>,
+
+    /// Where it can be seen how the hosts are: /healthz, /readyz and /metrics; port 0 takes any free one [default:
+    /// nowhere]
+    #[arg(long, value_name = "HOST:PORT", env = "SHOP_OBSERVE_ADDR")]
+    pub observe_addr: Option<String>,
 
     /// Port of the shop's own nats-server, on loopback; 0 takes any free one
     #[arg(long, value_name = "PORT", env = "SHOP_NATS_PORT", default_value_t = 4222)]
@@ -66,6 +76,8 @@ impl Options {
     pub fn for_test(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             http_addr: "127.0.0.1:0".to_owned(),
+            cors_origins: Vec::new(),
+            observe_addr: None,
             nats_port: 0,
             nats_url: None,
             credentials: Credentials::default(),

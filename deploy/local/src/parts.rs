@@ -2,13 +2,15 @@
 //!
 //! The only place that knows how they are called.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use shop_actors::{
     config::{Config, STANDBYS, SnapshotOptions},
     host,
+    observe::Observed,
 };
+use shop_bridge_http::Origin;
 use shop_domain::kind::Kind;
 use shop_nats::{access::Access, connection::Connection, topology::Topology};
 use tokio::net::TcpListener;
@@ -32,16 +34,20 @@ pub(crate) struct Settings {
     pub(crate) log_max_bytes: Option<u64>,
     /// Where hosts keep snapshots, and how often they write them.
     pub(crate) snapshots: SnapshotOptions,
+    /// How the host of each kind is.
+    pub(crate) observed: BTreeMap<Kind, Arc<Observed>>,
+    /// Whose pages may use the bridge from a browser.
+    pub(crate) cors_origins: Vec<Origin>,
 }
 
 /// Serves one kind until `shutdown`, then drains and returns.
 pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> Outcome {
-    let Settings { nats, hosts_folder: data_dir, partitions, log_max_bytes, snapshots } = settings;
+    let Settings { nats, hosts_folder: data_dir, partitions, log_max_bytes, snapshots, observed, .. } = settings;
     let topology = Topology { partitions, replicas: None, log_max_bytes };
     let stop = CancellationToken::new();
     let kinds = vec![kind];
     let config = Config { kinds, nats, data_dir, observe_addr: None, snapshots, standbys: STANDBYS, topology };
-    let host = host::run(config, stop.clone());
+    let host = host::run_observed(config, Arc::clone(&observed[&kind]), stop.clone());
     tokio::pin!(host);
     tokio::select! {
         ended = &mut host => return Ok(ended?),
@@ -53,7 +59,7 @@ pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> 
 /// Serves HTTP on `listener` until `shutdown`, then answers what it has begun and returns.
 pub(crate) async fn bridge(settings: Settings, listener: TcpListener, shutdown: Shutdown) -> Outcome {
     let connection = Connection::connect_patiently(&settings.nats, "shop bridge").await?;
-    let config = shop_bridge_http::Config::default();
+    let config = shop_bridge_http::Config { cors_origins: settings.cors_origins, ..Default::default() };
     let bridge = shop_bridge_http::run(config, connection.clone(), listener, shutdown);
     // Boxed, because the compiler cannot see through warp's future that it is `Send`.
     let bridge: BoxFuture<'_, ()> = Box::pin(bridge);

@@ -5,11 +5,15 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
-use shop_actors::operator::{OperatorError, restore::put_back_all};
+use shop_actors::{
+    observe::{self, Observed},
+    operator::{OperatorError, restore::put_back_all},
+};
 use shop_domain::kind::Kind;
 use shop_nats::{
     access::Access,
@@ -20,6 +24,7 @@ use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     Options,
@@ -55,6 +60,8 @@ pub struct Shop {
     // In the order in which they are dropped.
     bridge: Service,
     hosts: BTreeMap<Kind, Service>,
+    /// Where it can be seen how the hosts are.
+    observing: Option<(SocketAddr, AbortOnDropHandle<()>)>,
     nats: Nats,
     settings: Settings,
     address: SocketAddr,
@@ -87,6 +94,14 @@ pub enum ShopError {
     /// HTTP cannot be served there.
     #[error("cannot serve HTTP on {address}: {source} (use --http-addr for another address)")]
     Listen {
+        /// Where.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// How the hosts are cannot be shown there.
+    #[error("cannot answer whoever looks at the hosts on {address}: {source} (use --observe-addr for another address)")]
+    Observe {
         /// Where.
         address: String,
         /// What the system said.
@@ -139,6 +154,11 @@ impl Shop {
             return Err(ShopError::NotEmpty { folder });
         }
         let (listener, address) = listen(&options.http_addr).await?;
+        let observed: BTreeMap<_, _> = Kind::ALL.into_iter().map(|kind| (kind, Observed::new(&[kind]))).collect();
+        let observing = match options.observe_addr.filter(|address| !address.is_empty()) {
+            Some(address) => Some(show(&address, observed.values().cloned().collect()).await?),
+            None => None,
+        };
 
         let nats = match options.nats_url.filter(|url| !url.is_empty()) {
             Some(url) => Nats::Foreign(url),
@@ -150,6 +170,8 @@ impl Shop {
             partitions: options.partitions,
             log_max_bytes: options.log_max_bytes,
             snapshots: options.snapshots.or_in(&folder.join("snapshots")),
+            observed,
+            cors_origins: options.cors_origins,
         };
         if let Nats::Foreign(_) = nats {
             // Here once, so that not every part of the shop says that it waits.
@@ -168,7 +190,8 @@ impl Shop {
         });
 
         let http = Http::new(address);
-        let mut shop = Self { bridge, hosts, nats, settings, address, folder, http, restored, failures, _lock: lock };
+        let mut shop =
+            Self { bridge, hosts, observing, nats, settings, address, folder, http, restored, failures, _lock: lock };
         shop.wait_until_ready().await?;
         Ok(shop)
     }
@@ -235,7 +258,12 @@ impl Shop {
         self.address
     }
 
-    /// A client for it.
+    /// Where it can be seen how the hosts are, if anywhere.
+    pub fn observe_address(&self) -> Option<SocketAddr> {
+        self.observing.as_ref().map(|(address, _)| *address)
+    }
+
+    /// A client for where HTTP is served.
     pub fn http(&self) -> &Http {
         &self.http
     }
@@ -328,4 +356,12 @@ async fn listen(address: &str) -> Result<(TcpListener, SocketAddr), ShopError> {
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let local = listener.local_addr().map_err(failed)?;
     Ok((listener, local))
+}
+
+/// Shows how the hosts are, until what it returns is dropped.
+async fn show(address: &str, hosts: Vec<Arc<Observed>>) -> Result<(SocketAddr, AbortOnDropHandle<()>), ShopError> {
+    let failed = |source| ShopError::Observe { address: address.to_owned(), source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let local = listener.local_addr().map_err(failed)?;
+    Ok((local, AbortOnDropHandle::new(tokio::spawn(observe::serve(listener, hosts)))))
 }

@@ -36,7 +36,7 @@ async fn ready_with(looking: &Client, status: u16) -> Value {
 
 async fn metrics(looking: &Client) -> String {
     let answer = looking.get("/metrics").await;
-    assert_eq!(answer.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     String::from_utf8(answer.bytes.to_vec()).unwrap()
 }
 

@@ -36,8 +36,11 @@ fn every_code_has_one_status_and_one_title_and_is_found_by_its_name() {
         ("not_dispatchable", 409, "Not dispatchable"),
         ("not_deliverable", 409, "Not deliverable"),
         ("idempotency_key_reused", 409, "Idempotency key reused"),
+        ("request_timeout", 408, "Request timeout"),
         ("payload_too_large", 413, "Payload too large"),
+        ("uri_too_long", 414, "URI too long"),
         ("unsupported_media_type", 415, "Unsupported media type"),
+        ("headers_too_large", 431, "Request header fields too large"),
         ("overloaded", 503, "Overloaded"),
         ("unavailable", 503, "Unavailable"),
     ];

@@ -58,10 +58,9 @@ impl Cli {
     /// what went wrong.
     pub(crate) fn log_filter(&self) -> EnvFilter {
         let level = match self.command {
-            None => "warn,warp::server=off",
+            None => "warn",
             // What the client says of its connections, they say themselves.
-            Some(Command::Serve(_)) => "info,async_nats=warn",
-            Some(Command::Bridge(_)) => "info,warp::server=off",
+            Some(Command::Serve(_) | Command::Bridge(_)) => "info,async_nats=warn",
             Some(Command::Look(_) | Command::Seed(_) | Command::Completions(_)) => "warn",
         };
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level))

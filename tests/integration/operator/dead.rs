@@ -64,7 +64,7 @@ async fn a_dead_letter_is_put_back_where_it_belongs_if_it_makes_a_difference() {
     eventually("the dead letters", list, |said: &Said| said.stdout.lines().count() == 4).await.exits(0);
     assert_eq!(shop.balance("alice").await, 1000);
 
-    tool(&shop, "dead requeue 1").await.exits(0).says(&["door", "alice  top_up amount=7\n"]);
+    tool(&shop, "dead requeue 1").await.exits(0).says(&["door", "alice  top_up amount=7  → 1007 there now\n"]);
     eventually("the money", || shop.balance("alice"), |balance| *balance == 1007).await;
     tool(&shop, "dead list").await.exits(0).says(&["from wallet/2", "[put back: wallet/6]"]);
     tool(&shop, "dead show 1").await.exits(0).says(&["put back    wallet/6"]);

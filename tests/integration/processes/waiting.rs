@@ -57,7 +57,7 @@ async fn host_and_bridge_may_be_started_before_their_nats_server_or_while_it_is_
         bridge.terminate().await;
         host.terminate().await;
     }
-    cluster.stop().await;
+    cluster.nats().stop().await;
 }
 
 #[tokio::test]

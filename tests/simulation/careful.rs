@@ -114,7 +114,7 @@ impl Sim {
         let wait = Duration::from_millis(errand.ticket.expires_at.unix_ms() - errand.ticket.issued_at.unix_ms());
         // Where clocks are not to be trusted, only a void tells.
         let can_void = !self.trusts_clocks || self.chance.u8(0..3) > 0;
-        let late = self.chance.bool().then(|| {
+        let late = (!self.is_healed && self.chance.bool()).then(|| {
             let late_ms_max = LATE_MS[self.chance.usize(0..LATE_MS.len())];
             Duration::from_millis(self.chance.u64(0..late_ms_max))
         });

@@ -83,6 +83,8 @@ pub(crate) struct Sim {
     pub(crate) errands: Vec<Errand>,
     /// Whether no clock is set, so that customers may go by the time that they are told.
     pub(crate) trusts_clocks: bool,
+    /// Nothing goes wrong any more.
+    pub(crate) is_healed: bool,
     /// The moments that the script had to choose from.
     pub(crate) moments: Vec<Moment>,
 }
@@ -162,6 +164,7 @@ impl Sim {
             frozen: vec![],
             errands: vec![],
             trusts_clocks: false,
+            is_healed: false,
             moments: vec![],
         };
         for kind in Kind::ALL {
@@ -339,6 +342,7 @@ impl Sim {
     /// whose answers were lost ask again.
     pub(crate) async fn heal(&mut self) {
         self.moments = self.world.mischief.switch_off();
+        self.is_healed = true;
         self.hearsay.calm();
         self.bring_together();
         self.rest().await;

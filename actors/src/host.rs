@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use shop_domain::kind::Kind;
 use shop_nats::{
     connection::{ConnectError, Connection},
@@ -119,18 +119,31 @@ struct Shared {
 
 /// Runs the host until `stop`: first the doors close and what came in is appended, then the
 /// partitions write a last checkpoint. When the shop is repartitioned it does the same, and begins anew.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<(), HostError> {
+pub fn run(config: Config, stop: CancellationToken) -> BoxFuture<'static, Result<(), HostError>> {
+    // Boxed, so that all of it is compiled with this crate, once, and not with each that runs a host.
+    Box::pin(run_and_show(config, stop))
+}
+
+async fn run_and_show(config: Config, stop: CancellationToken) -> Result<(), HostError> {
     let observed = Observed::new(&config.kinds);
     // Ends with this function.
     let _looking = match &config.observe_addr {
         Some(address) => Some(observe(address, &observed).await?),
         None => None,
     };
-    run_observed(config, observed, stop).await
+    run_under_layouts(config, observed, stop).await
 }
 
 /// The same, where others can see how it is, and have it answered themselves.
-pub async fn run_observed(
+pub fn run_observed(
+    config: Config,
+    observed: Arc<Observed>,
+    stop: CancellationToken,
+) -> BoxFuture<'static, Result<(), HostError>> {
+    Box::pin(run_under_layouts(config, observed, stop))
+}
+
+async fn run_under_layouts(
     mut config: Config,
     observed: Arc<Observed>,
     stop: CancellationToken,

@@ -30,6 +30,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
+use futures::future::LocalBoxFuture;
 use shop_nats::{
     access::Access,
     connection::{ConnectError, Connection},
@@ -192,7 +193,12 @@ const UNKNOWN: u8 = 2;
 
 impl Tool {
     /// Answers on standard output, unless it is told to `stop` before.
-    pub async fn run(self, stop: CancellationToken) -> ExitCode {
+    pub fn run(self, stop: CancellationToken) -> LocalBoxFuture<'static, ExitCode> {
+        // Boxed, so that the tools are compiled with this crate, and not with the program.
+        Box::pin(self.run_until(stop))
+    }
+
+    async fn run_until(self, stop: CancellationToken) -> ExitCode {
         // What has no end is not interrupted by being ended.
         let is_endless = matches!(&self, Self::Log(options) if options.follow);
         tokio::select! {

@@ -3,6 +3,7 @@
 use std::{error::Error, net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::Args;
+use futures::future::LocalBoxFuture;
 use shop_nats::{access::Access, connection::Connection};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,9 +30,12 @@ pub struct Bridge {
 
 impl Bridge {
     /// Serves until SIGINT or SIGTERM.
-    pub async fn run(self) -> ExitCode {
-        let served = serve(self).await;
-        served.inspect_err(|error| tracing::error!("{error}")).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+    pub fn run(self) -> LocalBoxFuture<'static, ExitCode> {
+        // Boxed, so that all of it is compiled with this crate, and not with the program.
+        Box::pin(async {
+            let served = serve(self).await;
+            served.inspect_err(|error| tracing::error!("{error}")).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+        })
     }
 }
 

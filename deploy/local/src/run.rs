@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use futures::future::LocalBoxFuture;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
@@ -14,14 +15,17 @@ use crate::{
 type Error = Box<dyn std::error::Error>;
 
 /// Opens the shop, says where everything is, and keeps it open until SIGINT or SIGTERM.
-pub async fn run(options: Options) -> ExitCode {
-    match open(options).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("shop: {error}");
-            ExitCode::FAILURE
+pub fn run(options: Options) -> LocalBoxFuture<'static, ExitCode> {
+    // Boxed, so that all of it is compiled with this crate, and not with the program.
+    Box::pin(async {
+        match open(options).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("shop: {error}");
+                ExitCode::FAILURE
+            }
         }
-    }
+    })
 }
 
 async fn open(options: Options) -> Result<(), Error> {

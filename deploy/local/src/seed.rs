@@ -3,7 +3,12 @@
 //! Every request has a key or an id of its own that never changes, so that doing it again, also after it was
 //! interrupted, adds nothing: each is answered as it was the first time.
 
-use std::{collections::BTreeMap, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{Write, stdout},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Args;
 use hyper::{Method, StatusCode};
@@ -43,8 +48,11 @@ const PRODUCTS: [(&str, u64, u64); 20] = [
 const CUSTOMERS: [(&str, u64); 5] =
     [("ada", 50_000), ("ben", 20_000), ("cleo", 100_000), ("dan", 1_000), ("eva", 35_000)];
 
+/// Products, and how many of each.
+type Lines = &'static [(&'static str, u64)];
+
 /// Who orders what, and what becomes of it.
-const ORDERS: [(&str, &[(&str, u64)], &[Then]); 10] = [
+const ORDERS: [(&str, Lines, &[Then]); 10] = [
     ("ada", &[("coffee", 2), ("milk", 6)], &[Then::Dispatch, Then::Deliver]),
     ("ada", &[("bread", 1), ("butter", 1), ("jam", 2)], &[Then::Dispatch]),
     ("ada", &[("tea", 3)], &[]),
@@ -106,7 +114,8 @@ impl Seed {
     pub async fn run(self) -> ExitCode {
         match self.fill().await {
             Ok(said) => {
-                println!("{said}");
+                // Who reads no further has read enough.
+                let _closed = writeln!(stdout(), "{said}");
                 ExitCode::SUCCESS
             }
             Err(error) => {

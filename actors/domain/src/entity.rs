@@ -71,16 +71,13 @@ impl Answer {
     }
 
     /// A refusal.
-    pub fn refused(refusal: &Refusal) -> Self {
-        Self { error: Some(refusal.code().name.into()), body: refusal.problem().to_json() }
+    pub fn refused(refusal: &Refusal, logic: Logic) -> Self {
+        Self { error: Some(refusal.code().name.into()), body: refusal.answer(logic, None) }
     }
 
     /// A refusal of an order that stays readable under its id.
-    pub fn order_refused(refusal: &Refusal, order: &Id) -> Self {
-        Self {
-            error: Some(refusal.code().name.into()),
-            body: refusal.problem().fact("order", order.as_str()).to_json(),
-        }
+    pub fn order_refused(refusal: &Refusal, order: &Id, logic: Logic) -> Self {
+        Self { error: Some(refusal.code().name.into()), body: refusal.answer(logic, Some(order)) }
     }
 
     /// The code, when it is an error answer.
@@ -164,7 +161,7 @@ impl Context<'_> {
 
     /// Refuses what the caller of this command asked.
     pub fn refuse(&mut self, refusal: &Refusal) {
-        self.answer(Answer::refused(refusal));
+        self.answer(Answer::refused(refusal, self.logic));
     }
 
     /// Answers a caller that waited, and keeps the answer.
@@ -187,7 +184,7 @@ impl Context<'_> {
         let (answer, replayed) = if kept.fingerprint == caller.fingerprint {
             (kept.answer, true)
         } else {
-            (Answer::refused(&Refusal::IdempotencyKeyReused), false)
+            (Answer::refused(&Refusal::IdempotencyKeyReused, self.logic), false)
         };
         let caller = self.caller.take();
         self.effects.extend(caller.and_then(|Caller { reply, trace, .. }| {

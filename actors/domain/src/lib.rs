@@ -18,5 +18,6 @@ pub mod problem;
 pub mod product;
 pub mod refusal;
 pub mod rows;
+pub mod text;
 pub mod timestamp;
 pub mod wallet;

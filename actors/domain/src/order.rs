@@ -9,12 +9,14 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{
     delivery,
     entity::{Answer, Caller, Context, Entity},
     id::{Id, OrderId, ProductId, UserId},
     kind::Kind,
+    logic::Logic,
     money::{Money, Quantity},
     mypage,
     product::Quote,
@@ -122,6 +124,13 @@ pub struct Placed {
     /// Why the order was cancelled, in the customer's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_reason: Option<Box<str>>,
+    /// The products whose price was quoted because the customer named none, until they have answered.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub quoted: BTreeSet<ProductId>,
+    /// Whether the facts of its refusal are shown: those of an order that was rejected before logic version 3
+    /// are not, for its page does not have them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shows_refusal: bool,
     /// When it was placed.
     pub placed_at: Timestamp,
     /// When it last changed.
@@ -211,6 +220,9 @@ pub struct View {
     /// The code of the refusal, or the customer's reason for the cancel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Box<str>>,
+    /// Why it was rejected, with the facts: which product ran out, and what there was of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Map<String, Value>>,
     /// The id of the delivery, once there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<OrderId>,
@@ -270,6 +282,8 @@ impl Order {
 impl Placed {
     fn place(place: Place, ctx: &mut Context<'_>) -> Self {
         let (priced, amount) = (price(&place.lines), sum(&place.lines).unwrap_or(Money::ZERO));
+        let is_quoted = |line: &&Wanted| ctx.logic >= Logic::V3 && line.unit_price.is_none();
+        let quoted = place.lines.iter().filter(is_quoted).map(|line| line.product.clone()).collect();
         let lines = place.lines.into_iter().map(Line::from).collect();
         let mut order = Self {
             user: place.user,
@@ -279,6 +293,8 @@ impl Placed {
             shipped: false,
             cancelling: false,
             cancel_reason: None,
+            quoted,
+            shows_refusal: false,
             placed_at: ctx.now,
             updated_at: ctx.now,
             placers: ctx.take_caller().into_iter().collect(),
@@ -300,7 +316,10 @@ impl Placed {
         if self.placers.first().is_some_and(|first| first.fingerprint == caller.fingerprint) {
             wait(&mut self.placers, caller);
         } else {
-            ctx.answer_to(Caller { answer_row: None, ..caller }, Answer::refused(&Refusal::IdempotencyKeyReused));
+            ctx.answer_to(
+                Caller { answer_row: None, ..caller },
+                Answer::refused(&Refusal::IdempotencyKeyReused, ctx.logic),
+            );
         }
     }
 
@@ -331,7 +350,7 @@ impl Placed {
                     && other.fingerprint != caller.fingerprint
             };
             if self.cancellers.iter().any(reused) {
-                let refused = Answer::refused(&Refusal::IdempotencyKeyReused);
+                let refused = Answer::refused(&Refusal::IdempotencyKeyReused, ctx.logic);
                 return ctx.answer_to(Caller { answer_row: None, ..caller }, refused);
             }
             wait(&mut self.cancellers, caller);
@@ -369,7 +388,8 @@ impl Placed {
             return;
         }
         let refusal = self.lines.iter().find_map(|line| answers.get(&line.product).cloned().flatten());
-        match refusal {
+        let quoted = std::mem::take(&mut self.quoted);
+        match refusal.map(|refusal| refusal.of_an_order_that_was_quoted(&quoted)) {
             Some(refusal) => self.end_undone(&[saga::PAY, saga::TAKE], refusal, ctx),
             None if self.cancelling => self.end_cancelled(&[saga::PAY, saga::TAKE], ctx),
             None => self.confirm(ctx),
@@ -402,7 +422,7 @@ impl Placed {
         self.updated_at = ctx.now;
         self.tell_page(ctx);
         let refusal = Refusal::NotCancellable { kind: Kind::Delivery, status: status.to_string().into() };
-        self.answer_cancellers(&Answer::refused(&refusal), ctx);
+        self.answer_cancellers(&Answer::refused(&refusal, ctx.logic), ctx);
     }
 
     /// A step was refused: undoes what was `done`, and ends the order. A cancel that was accepted
@@ -416,8 +436,9 @@ impl Placed {
     }
 
     fn reject(&mut self, refusal: Refusal, ctx: &mut Context<'_>) {
-        let answer = Answer::order_refused(&refusal, ctx.id);
+        let answer = Answer::order_refused(&refusal, ctx.id, ctx.logic);
         self.phase = Phase::Rejected(refusal);
+        self.shows_refusal = ctx.logic >= Logic::V3;
         self.updated_at = ctx.now;
         self.tell_page(ctx);
         self.answer_placers(&answer, ctx);
@@ -478,10 +499,10 @@ impl Placed {
     }
 
     fn view(&self, id: &Id) -> View {
-        let reason = match &self.phase {
-            Phase::Rejected(refusal) => Some(refusal.code().name.into()),
+        let (reason, refusal) = match &self.phase {
+            Phase::Rejected(refusal) => (Some(refusal.code().name.into()), self.shows_refusal.then(|| refusal.facts())),
             Phase::Paying | Phase::Taking { .. } | Phase::Confirmed | Phase::Stopping | Phase::Cancelled => {
-                self.cancel_reason.clone()
+                (self.cancel_reason.clone(), None)
             }
         };
         View {
@@ -491,6 +512,7 @@ impl Placed {
             amount: self.amount,
             status: self.status(),
             reason,
+            refusal,
             delivery: self.shipped.then(|| id.clone().into()),
             placed_at: self.placed_at,
             updated_at: self.updated_at,

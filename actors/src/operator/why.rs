@@ -154,6 +154,7 @@ impl Findings {
                 | Refusal::NotDispatchable { .. }
                 | Refusal::NotDeliverable { .. }
                 | Refusal::IdempotencyKeyReused
+                | Refusal::LimitExceeded { .. }
                 | Refusal::Invalid { .. } => None,
             };
             self.refused.push((refusal, kind, here(), before.cloned()));
@@ -269,6 +270,7 @@ fn won(refusal: &Refusal, Winner { order, sequence, time }: &Winner) -> String {
         | Refusal::NotDispatchable { .. }
         | Refusal::NotDeliverable { .. }
         | Refusal::IdempotencyKeyReused
+        | Refusal::LimitExceeded { .. }
         | Refusal::Invalid { .. } => String::new(),
     }
 }

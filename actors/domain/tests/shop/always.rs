@@ -161,6 +161,8 @@ fn placed(phase: Phase, shipped: bool, cancelling: bool) -> Placed {
         shipped,
         cancelling,
         cancel_reason: None,
+        quoted: Default::default(),
+        shows_refusal: false,
         placed_at: Timestamp::from_unix_ms(3),
         updated_at: AT,
         placers: vec![],

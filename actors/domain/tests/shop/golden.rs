@@ -51,6 +51,8 @@ fn samples() -> BTreeMap<String, Envelope> {
     let mut shop = World::with(&[("apple", 1000, 5)], &[("alice", 10_000)]);
     shop.tell("o-1", place("alice", &[("apple", 1, 1000)]));
     shop.settle();
+    shop.tell("o-2", place("alice", &[("apple", 6, 1000)]));
+    shop.settle();
     let order = || "o-1".parse().unwrap();
     let product = || "apple".parse().unwrap();
     let placed_at = Timestamp::from_unix_ms(1_700_000_000_000);
@@ -101,7 +103,8 @@ fn samples() -> BTreeMap<String, Envelope> {
         ),
         (
             "refusal.price_changed",
-            refused(Refusal::PriceChanged { product: product(), price: money(1), agreed: money(2) }).into(),
+            refused(Refusal::PriceChanged { product: product(), price: money(1), agreed: money(2), was_quoted: false })
+                .into(),
         ),
         (
             "refusal.not_cancellable",
@@ -110,6 +113,21 @@ fn samples() -> BTreeMap<String, Envelope> {
         ("refusal.not_dispatchable", refused(Refusal::NotDispatchable { status: "CANCELLED".into() }).into()),
         ("refusal.not_deliverable", refused(Refusal::NotDeliverable { status: "SCHEDULED".into() }).into()),
         ("refusal.idempotency_key_reused", refused(Refusal::IdempotencyKeyReused).into()),
+        (
+            "refusal.price_changed.quoted",
+            refused(Refusal::PriceChanged { product: product(), price: money(1), agreed: money(2), was_quoted: true })
+                .into(),
+        ),
+        (
+            "refusal.limit_exceeded",
+            refused(Refusal::LimitExceeded {
+                pointer: "/amount".into(),
+                detail: "too much".into(),
+                used: 1,
+                needed: 2,
+            })
+            .into(),
+        ),
         ("refusal.invalid", refused(Refusal::Invalid { pointer: "/amount".into(), detail: "too much".into() }).into()),
         (
             "delivery.schedule",
@@ -130,6 +148,10 @@ fn samples() -> BTreeMap<String, Envelope> {
                 delivery_status: Some(delivery::Status::Scheduled),
             }
             .into(),
+        ),
+        (
+            "mypage.order_changed.rejected",
+            mypage::Message::OrderChanged { order: Box::new(shop.order("o-2")), delivery_status: None }.into(),
         ),
         (
             "mypage.delivery_changed",

@@ -25,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     appender::{Appender, Pending},
-    body::format_of,
+    body::{format_of, invalid},
     command::Command,
     quotes::Quotes,
 };
@@ -146,9 +146,9 @@ impl Door {
                 (Ok(_), None) => {}
                 (Err(problem), reply) => self.refuse(reply, &problem, trace).await,
             },
-            Command::Write(to, message) => {
+            Command::Write { to, message, how_much } => {
                 let fingerprint = message.fingerprint();
-                match self.quote(&to, message, respond_async).await {
+                match self.quote(&to, message, how_much, respond_async).await {
                     Ok(message) => {
                         let (reply, tell_accepted) = if respond_async { (None, reply) } else { (reply, None) };
                         let request = Some(Request { key, fingerprint, reply });
@@ -163,7 +163,13 @@ impl Door {
     }
 
     /// Puts a quote on every line of an order that names no price.
-    async fn quote(&self, order: &Id, message: Message, respond_async: bool) -> Result<Message, Problem> {
+    async fn quote(
+        &self,
+        order: &Id,
+        message: Message,
+        how_much: &str,
+        respond_async: bool,
+    ) -> Result<Message, Problem> {
         let Message::Order(order::Message::Place(mut place)) = message else { return Ok(message) };
         if place.lines.iter().all(|line| line.unit_price.is_some()) {
             return Ok(order::Message::Place(place).into());
@@ -174,7 +180,8 @@ impl Door {
         }
         let problem = if self.quotes.fill(&mut place.lines).await {
             // Any other refusal is the order's to give, and stays readable.
-            order::price(&place.lines).err().filter(|refusal| refusal.code() == Code::INVALID).map(|one| one.problem())
+            let is_too_much = order::price(&place.lines).is_err_and(|refusal| refusal.code() == Code::INVALID);
+            is_too_much.then(|| invalid(how_much, "would make the order cost more than the shop can count"))
         } else {
             let detail = "nobody could be asked for the price; name a unit_price, or try again";
             Some(Problem::new(Code::UNAVAILABLE, detail))
@@ -217,10 +224,10 @@ impl Admitted {
     /// Whether serving it waits for nobody.
     fn is_quick(&self) -> bool {
         match &self.command {
-            Command::Write(_, Message::Order(order::Message::Place(place))) => {
+            Command::Write { message: Message::Order(order::Message::Place(place)), .. } => {
                 place.lines.iter().all(|line| line.unit_price.is_some())
             }
-            Command::Write(_, _) => true,
+            Command::Write { .. } => true,
             Command::Read(_) => false,
         }
     }

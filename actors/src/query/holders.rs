@@ -56,7 +56,8 @@ impl Holders {
                 Err(Problem { code, detail, facts })
             }
             Err(error) => {
-                Err(self.unavailable(&format!("another host answers in a way that is not known here: {error}")))
+                tracing::warn!("an answer of another host is not known here: {error}");
+                Err(self.unavailable("another host answers in a way that is not known here"))
             }
         }
     }
@@ -67,7 +68,10 @@ impl Holders {
             RequestError::NoResponders { .. } => {
                 self.unavailable(&format!("no host runs partition {number} right now"))
             }
-            RequestError::TimedOut { .. } | RequestError::Failed { .. } => self.unavailable(&error.to_string()),
+            RequestError::TimedOut { .. } | RequestError::Failed { .. } => {
+                tracing::debug!("{error}");
+                self.unavailable("another host did not answer in time")
+            }
         })
     }
 
@@ -152,7 +156,10 @@ impl Holders {
                 local.products(number, after.as_ref(), limit).await.map(|states| encode(Ok(states)))
             }
             Ok(Question::Quotes(products)) => local.quotes(number, &products).await.map(|quotes| encode(Ok(quotes))),
-            Err(error) => Err(Problem::new(Code::UNAVAILABLE, format!("it is not understood: {error}")).into()),
+            Err(error) => {
+                tracing::warn!("a question of another host is not known here: {error}");
+                Err(self.unavailable("the question of another host is not known here").into())
+            }
         };
         let answer = match answer {
             Err(Unread::NotHere) => self.ask_in_bytes(number, question).await,

@@ -13,6 +13,7 @@ use futures::Stream;
 use shop_domain::{
     id::Id,
     problem::{Code, Problem},
+    text::quoted,
 };
 use shop_nats::{
     connection::Connection,
@@ -98,7 +99,7 @@ impl Gateway {
             Found::Page { number } => (self.metrics.page(number), self.page(PAGES[number].1).await),
             Found::OtherMethods(methods) => (self.metrics.unmatched(), reply::other_methods(&methods)),
             Found::Nothing => {
-                let problem = Problem::new(Code::NOT_FOUND, format!("there is no {}", path.as_str()));
+                let problem = Problem::new(Code::NOT_FOUND, format!("there is no path {}", quoted(path.as_str())));
                 (self.metrics.unmatched(), reply::problem(&problem))
             }
         };
@@ -250,14 +251,15 @@ fn unknown_fate(asked: &Asked, with_key: bool) -> Box<Problem> {
     let id = id.as_ref().map_or_else(String::new, ToString::to_string);
     let advice = match route.repeat {
         _ if with_key => "repeating it with the same Idempotency-Key is safe".to_owned(),
-        Repeat::Always => format!("repeating it with the id {id} is safe"),
+        Repeat::Always => format!("repeating it with the id {} is safe", quoted(&id)),
         Repeat::WithKey => format!(
             "look at /{}/{id} before you repeat it; with an Idempotency-Key repeating would be safe",
             route.collection()
         ),
     };
     let problem = unavailable(format!("it is not known whether the request was taken: {advice}"));
-    Box::new(problem.fact(route.kind.as_str(), id))
+    let is_harmless = with_key || route.repeat == Repeat::Always;
+    Box::new(problem.retryable(is_harmless).fact(route.kind.as_str(), id))
 }
 
 #[cfg(test)]
@@ -272,12 +274,14 @@ mod tests {
     #[test]
     fn who_does_not_learn_the_fate_of_a_write_learns_how_to_repeat_it() {
         let order = unknown_fate(&asked(Method::POST, "/orders"), false);
-        assert!(order.detail.ends_with("repeating it with the id x-1 is safe"), "{}", order.detail);
-        assert_eq!(order.facts["order"], "x-1");
+        assert!(order.detail.ends_with("repeating it with the id \"x-1\" is safe"), "{}", order.detail);
+        assert_eq!((&order.facts["order"], &order.facts["retryable"]), (&"x-1".into(), &true.into()));
         let with_key = unknown_fate(&asked(Method::POST, "/wallets/x-1/top-up"), true);
         assert!(with_key.detail.ends_with("with the same Idempotency-Key is safe"), "{}", with_key.detail);
+        assert_eq!(with_key.facts["retryable"], true);
         let without_key = unknown_fate(&asked(Method::POST, "/wallets/x-1/top-up"), false);
         assert!(without_key.detail.contains("look at /wallets/x-1 before you repeat it"), "{}", without_key.detail);
+        assert_eq!(without_key.facts["retryable"], false);
     }
 
     #[test]

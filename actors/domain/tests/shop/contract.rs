@@ -209,7 +209,7 @@ fn a_rejected_order_and_its_page_show_which_of_its_products_ran_out() {
 }
 
 #[test]
-fn a_customer_who_named_no_price_is_told_what_was_quoted_and_others_what_they_agreed_to() {
+fn who_named_no_price_is_told_what_was_quoted_and_others_what_they_agreed_to() {
     for (unit_price, logic, says) in [
         (Some(money(9)), Logic::V3, "\"apple\" costs 10 now, the order agreed to 9"),
         (None, Logic::V3, "\"apple\" costs 10 now, it was quoted at 9"),

@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::text::quoted_character;
+
 /// Longest id, in characters.
 pub const ID_LENGTH_MAX: usize = 64;
 /// Longest idempotency key that stands in the log as it was given, in characters.
@@ -26,7 +28,7 @@ pub enum InvalidId {
         length: usize,
     },
     /// A character outside the alphabet.
-    #[error("must consist of A-Z a-z 0-9 - _, not {0:?}")]
+    #[error("must consist of A-Z a-z 0-9 - _, not {}", quoted_character(*.0))]
     Character(char),
 }
 

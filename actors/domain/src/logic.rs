@@ -21,6 +21,9 @@ pub enum Logic {
     V2 = 2,
     /// A partition's clock never goes back: where that of the log does, what happens next happens at
     /// the latest time that there was before. Tickets are heeded, see [`ticket`](crate::ticket).
+    /// Refusals tell more: whether the request may be repeated, what was not found, ids in quotes, and a
+    /// price that nobody named as one that was quoted. A sum that leaves the range has a code of its own,
+    /// and the page shows the facts of an order that is rejected.
     V3 = 3,
 }
 

@@ -152,7 +152,7 @@ pub enum InvalidKey {
     #[error("must have at most {CALLER_KEY_LENGTH_MAX} characters, not {0}")]
     TooLong(usize),
     /// A character that is not visible ASCII.
-    #[error("must consist of visible ASCII characters, not {0:?}")]
+    #[error("must consist of visible ASCII characters, not {}", quoted_character(*.0))]
     Character(char),
     /// It begins with a quotation mark, and is no string of RFC 8941.
     #[error("begins with a quotation mark, and must then end with one, with a backslash before each other one")]

@@ -118,18 +118,6 @@ fn former_refusals() -> Vec<Told> {
             "",
         ),
         (
-            Refusal::KeyReused { kind: Kind::Wallet, id: alice() },
-            "idempotency_key_reused",
-            "this idempotency key was used before with another request to the wallet alice; take a new one",
-            r#","reused":"key","wallet":"alice""#,
-        ),
-        (
-            Refusal::Overloaded { waiting: 256 },
-            "overloaded",
-            "256 callers wait for this order already, as many as it answers; ask again",
-            r#","waiting":256"#,
-        ),
-        (
             Refusal::Invalid { pointer: "/amount".into(), detail: "is too much".into() },
             "invalid",
             "/amount is too much",
@@ -159,9 +147,22 @@ fn every_refusal_tells_what_happened_in_a_sentence_and_in_facts() {
         "/amount is too much",
         r#","limit":9007199254740991,"used":1,"needed":2,"errors":[{"pointer":"/amount","detail":"is too much"}]"#,
     ));
+    table.push((
+        Refusal::KeyReused { kind: Kind::Wallet, id: id("alice") },
+        "idempotency_key_reused",
+        r#"this idempotency key was used before with another request to the wallet \"alice\"; take a new one"#,
+        r#","reused":"key","wallet":"alice""#,
+    ));
     for told in table {
         is_told(Logic::V3, r#","retryable":false"#, told);
     }
+    let crowded = (
+        Refusal::Overloaded { waiting: 256 },
+        "overloaded",
+        "256 callers wait for this order already, as many as it answers; ask again",
+        r#","waiting":256"#,
+    );
+    is_told(Logic::V3, r#","retryable":true"#, crowded);
 }
 
 #[test]

@@ -27,6 +27,8 @@ const DISCARDED_BYTES_MAX: usize = 1_048_576;
 const ARRIVAL_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long the answer waits for a body that nobody wants.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(1);
+/// How long such a body may outlast the answer.
+const OUTLAST_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// A body on its way in.
 pub(crate) struct Arriving<S> {
@@ -61,9 +63,19 @@ where
         if self.is_over || self.is_given_up || self.declared.is_some_and(|length| length > DISCARDED_BYTES_MAX) {
             return;
         }
+        self.drain(DISCARD_TIME_MAX).await;
+    }
+
+    /// Lets a client go on sending in vain for a while after the answer: over HTTP/2 a body that is dropped resets the
+    /// stream, and with that some clients lose the answer (curl 7.88 is one).
+    pub(crate) async fn outlast(mut self) {
+        self.drain(OUTLAST_TIME_MAX).await;
+    }
+
+    async fn drain(&mut self, time_max: Duration) {
         let rest = async { while self.received <= DISCARDED_BYTES_MAX && matches!(self.next().await, Ok(Some(_))) {} };
         // Whoever is slow is cut off.
-        let _ = timeout(DISCARD_TIME_MAX, rest).await;
+        let _ = timeout(time_max, rest).await;
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, Box<Problem>> {

@@ -110,8 +110,9 @@ impl Gateway {
     /// Answers one request, whatever it is, and counts it.
     pub(crate) async fn answer<S, B, E>(&self, call: Call<S>) -> Response
     where
-        S: Stream<Item = Result<B, E>> + Unpin,
-        B: Buf,
+        S: Stream<Item = Result<B, E>> + Unpin + Send + 'static,
+        B: Buf + 'static,
+        E: 'static,
     {
         let started = Instant::now();
         let Call { method, path, query, headers, head, body } = call;
@@ -135,7 +136,11 @@ impl Gateway {
         let methods = response.headers().get(ALLOW).filter(|_| method == Method::OPTIONS).cloned();
         self.cors.sign(&headers, methods, &mut response);
         body.discard().await;
-        match (body.is_over() && head.refusal.is_none(), self.leaving.load(Relaxed)) {
+        let is_over = body.is_over();
+        if !is_over && head.is_http2 {
+            tokio::spawn(body.outlast());
+        }
+        match (is_over && head.refusal.is_none(), self.leaving.load(Relaxed)) {
             (false, _) => reply::cut(response),
             (true, true) => reply::last(response),
             (true, false) => response,

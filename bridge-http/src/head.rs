@@ -19,6 +19,8 @@ const TARGET_BYTES_MAX: usize = 8_192;
 pub(crate) struct Head {
     /// Why it is not even looked at.
     pub(crate) refusal: Option<Arc<Problem>>,
+    /// Whether it shares its connection with others.
+    pub(crate) is_http2: bool,
     /// Whether a body comes.
     pub(crate) has_body: bool,
     /// How long it says that its body is, in bytes.
@@ -35,6 +37,7 @@ impl Head {
         let awaits = |expectation: &[u8]| expectation.eq_ignore_ascii_case(b"100-continue");
         Self {
             refusal: check(request).err().map(Arc::new),
+            is_http2: request.version() == Version::HTTP_2,
             has_body,
             declared: length.and_then(|digits| digits.parse().ok()),
             awaits_word: headers.get_all(EXPECT).iter().any(|value| awaits(value.as_bytes().trim_ascii())),

@@ -226,7 +226,7 @@ impl Door {
     async fn outlook(&self, envelope: &Envelope) -> Option<Outlook> {
         match self.reads.outlook(envelope).await? {
             Outlook::UpToDelivery(_) if self.is_dispatched(&envelope.to).await => Some(Outlook::Decided),
-            outlook => Some(outlook),
+            outlook @ (Outlook::Decided | Outlook::UpToDelivery(_) | Outlook::Open(_)) => Some(outlook),
         }
     }
 

@@ -20,7 +20,7 @@ use shop_domain::{
     logic::Logic,
     message::{Envelope, Message, ReplyTo, Request},
     order,
-    problem::{Code, Problem, RETRYABLE},
+    problem::{Code, Problem},
     ticket::{self, Ticket},
     timestamp::Timestamp,
 };
@@ -38,7 +38,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     appender::{Acceptance, Appender, Pending},
-    body::format_of,
+    body::{format_of, invalid},
     command::Command,
     key::Named,
     quotes::Quotes,
@@ -181,13 +181,13 @@ impl Door {
                 (Ok(_), None) => {}
                 (Err(problem), reply) => self.refuse(reply, &problem, trace).await,
             },
-            Command::Write(to, message) => {
+            Command::Write { to, message, how_much } => {
                 let fingerprint = message.fingerprint();
                 if let Err(problem) = self.check(&message, ticket.as_ref()) {
                     self.refuse(reply, &problem, trace).await;
                     return self.answers.stats.request(since.elapsed());
                 }
-                match self.quote(&to, message, respond_async).await {
+                match self.quote(&to, message, how_much, respond_async).await {
                     Ok(message) => {
                         let (key, key_as_given) = key.map(|Named { key, as_given }| (key, as_given)).unzip();
                         let key_as_given = key_as_given.flatten();
@@ -251,7 +251,13 @@ impl Door {
     }
 
     /// Puts a quote on every line of an order that names no price.
-    async fn quote(&self, order: &Id, message: Message, respond_async: bool) -> Result<Message, Problem> {
+    async fn quote(
+        &self,
+        order: &Id,
+        message: Message,
+        how_much: &str,
+        respond_async: bool,
+    ) -> Result<Message, Problem> {
         let Message::Order(order::Message::Place(mut place)) = message else { return Ok(message) };
         if place.lines.iter().all(|line| line.unit_price.is_some()) {
             return Ok(order::Message::Place(place).into());
@@ -262,7 +268,8 @@ impl Door {
         }
         let problem = if self.quotes.fill(&mut place.lines).await {
             // Any other refusal is the order's to give, and stays readable.
-            order::price(&place.lines).err().filter(|refusal| refusal.code() == Code::INVALID).map(|one| one.problem())
+            let is_too_much = order::price(&place.lines).is_err_and(|refusal| refusal.code() == Code::INVALID);
+            is_too_much.then(|| invalid(how_much, "would make the order cost more than the shop can count"))
         } else {
             let detail = "nobody could be asked for the price; name a unit_price, or try again";
             Some(Problem::new(Code::UNAVAILABLE, detail))
@@ -305,11 +312,11 @@ impl Admitted {
     /// Whether serving it waits for nobody.
     fn is_quick(&self) -> bool {
         match &self.command {
-            Command::Write(..) if self.respond_async && self.reply.is_some() => false,
-            Command::Write(_, Message::Order(order::Message::Place(place))) => {
+            Command::Write { .. } if self.respond_async && self.reply.is_some() => false,
+            Command::Write { message: Message::Order(order::Message::Place(place)), .. } => {
                 place.lines.iter().all(|line| line.unit_price.is_some())
             }
-            Command::Write(_, _) => true,
+            Command::Write { .. } => true,
             Command::Read(_) => false,
         }
     }
@@ -323,7 +330,7 @@ fn now() -> Timestamp {
 
 fn overloaded() -> Problem {
     let detail = "more requests wait than the shop holds at a time; nothing was done, try again";
-    Problem::new(Code::OVERLOADED, detail).fact(RETRYABLE, true)
+    Problem::new(Code::OVERLOADED, detail)
 }
 
 fn held() -> Problem {

@@ -17,7 +17,8 @@ use bytes::Bytes;
 use shop_domain::{
     id::Id,
     kind::Kind,
-    problem::{Code, Problem, RETRYABLE},
+    problem::{Code, Problem},
+    text::quoted,
     ticket::{SETTLED_MS, Ticket},
     timestamp::Timestamp,
 };
@@ -103,11 +104,11 @@ impl Heeded {
 /// Says honestly that it is not known, which entity it is about, and that repeating it does no harm.
 pub(crate) fn unknown(asked: &Asked, with_key: bool) -> Box<Problem> {
     let advice = match asked.route.repeat {
-        Repeat::Always if !with_key => format!("repeating it with the id {} is safe", id_of(asked)),
+        Repeat::Always if !with_key => format!("repeating it with the id {} is safe", quoted(&id_of(asked))),
         Repeat::Always | Repeat::WithKey => "repeating it with the same Idempotency-Key is safe".to_owned(),
     };
     let problem = about(asked, &format!("it is not known whether the request was taken: {advice}"));
-    Box::new(problem.fact(RETRYABLE, true))
+    Box::new(problem.retryable(true))
 }
 
 /// The same of a write that may have been done, with the time from which on it can be seen.
@@ -120,7 +121,7 @@ pub(crate) fn unsettled(asked: &Asked, look_after: Duration) -> Box<Problem> {
         asked.route.collection(),
         id_of(asked)
     );
-    Box::new(about(asked, &detail).fact(RETRYABLE, false).fact(LOOK_AFTER, seconds))
+    Box::new(about(asked, &detail).retryable(false).fact(LOOK_AFTER, seconds))
 }
 
 fn about(asked: &Asked, detail: &str) -> Problem {
@@ -156,11 +157,11 @@ mod tests {
     #[test]
     fn who_does_not_learn_the_fate_of_a_write_learns_how_to_repeat_it() {
         let order = unknown(&asked(Method::POST, "/orders"), false);
-        assert!(order.detail.ends_with("repeating it with the id x-1 is safe"), "{}", order.detail);
-        assert_eq!((&order.facts["order"], &order.facts[RETRYABLE]), (&"x-1".into(), &true.into()));
+        assert!(order.detail.ends_with("repeating it with the id \"x-1\" is safe"), "{}", order.detail);
+        assert_eq!((&order.facts["order"], &order.facts["retryable"]), (&"x-1".into(), &true.into()));
         let with_key = unknown(&asked(Method::POST, "/wallets/x-1/top-up"), true);
         assert!(with_key.detail.ends_with("with the same Idempotency-Key is safe"), "{}", with_key.detail);
-        assert_eq!(with_key.facts[RETRYABLE], true);
+        assert_eq!(with_key.facts["retryable"], true);
     }
 
     #[test]
@@ -168,7 +169,7 @@ mod tests {
         let problem = unsettled(&asked(Method::POST, "/wallets/x-1/top-up"), Duration::from_millis(3_001));
         assert!(problem.detail.contains("in 4 s it is either done or never"), "{}", problem.detail);
         assert!(problem.detail.contains("look at /wallets/x-1 then"), "{}", problem.detail);
-        assert_eq!((&problem.facts[RETRYABLE], &problem.facts[LOOK_AFTER]), (&false.into(), &4.into()));
+        assert_eq!((&problem.facts["retryable"], &problem.facts[LOOK_AFTER]), (&false.into(), &4.into()));
         assert_eq!(reply::problem(&problem).headers()["retry-after"], "4");
     }
 

@@ -14,7 +14,8 @@ use futures::{FutureExt, Stream};
 use serde_json::json;
 use shop_domain::{
     id::Id,
-    problem::{Code, Problem, RETRYABLE},
+    problem::{Code, Problem},
+    text::quoted,
 };
 use shop_nats::{
     connection::Connection,
@@ -127,7 +128,8 @@ impl Gateway {
             (None, Found::OtherMethods { allow, .. }) if method == Method::OPTIONS => reply::options(allow),
             (None, Found::OtherMethods { allow, .. }) => reply::other_methods(allow),
             (None, Found::Nothing) => {
-                reply::problem(&Problem::new(Code::NOT_FOUND, format!("there is no {}", path.as_str())))
+                let detail = format!("there is no path {}", quoted(path.as_str()));
+                reply::problem(&Problem::new(Code::NOT_FOUND, detail))
             }
         };
         self.metrics.observe(&found, &method, response.status(), started.elapsed());
@@ -414,12 +416,12 @@ impl Gateway {
 
     fn overloaded(&self) -> Box<Problem> {
         let detail = format!("{} requests are under way, as many as one bridge holds; try again", self.in_flight_max);
-        Box::new(Problem::new(Code::OVERLOADED, detail).fact(RETRYABLE, true))
+        Box::new(Problem::new(Code::OVERLOADED, detail))
     }
 }
 
 fn unavailable(detail: String) -> Box<Problem> {
-    Box::new(Problem::new(Code::UNAVAILABLE, detail).fact(RETRYABLE, true))
+    Box::new(Problem::new(Code::UNAVAILABLE, detail))
 }
 
 fn unserved(route: &Route) -> Box<Problem> {

@@ -304,10 +304,13 @@ mod tests {
             let operation = &document["paths"][route.path][route.method.as_str().to_lowercase()];
             assert!(operation["responses"][route.success.to_string()].is_object(), "{} {}", route.method, route.path);
             let Query(names) = route.input else { continue };
-            for name in names {
-                let parameters = operation["parameters"].to_string();
-                assert!(parameters.contains(&format!("/{name}\"")), "{}: {name}", route.path);
-            }
+            let parameters = operation["parameters"].as_array().unwrap();
+            let parameters = parameters.iter().map(|parameter| {
+                let reference = parameter["$ref"].as_str().unwrap().trim_start_matches('#');
+                document.pointer(reference).unwrap()
+            });
+            let told = parameters.filter(|parameter| parameter["in"] == "query");
+            assert_eq!(told.map(|parameter| &parameter["name"]).collect::<Vec<_>>(), names, "{}", route.path);
         }
     }
 

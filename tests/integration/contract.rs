@@ -1,10 +1,16 @@
 //! The OpenAPI document, held against every answer that any test gets.
 //!
-//! Knows the part of JSON Schema that the document uses. Must not know any route by name.
+//! Must not know any route by name.
+
+mod boundaries;
+mod lint;
+mod schema;
 
 use std::sync::LazyLock;
 
 use serde_json::Value;
+
+use schema::conforms;
 
 static DOCUMENT: LazyLock<Value> =
     LazyLock::new(|| serde_json::from_str(include_str!("../../bridge-http/openapi.json")).unwrap());
@@ -65,68 +71,8 @@ fn resolve(node: &'static Value) -> &'static Value {
     }
 }
 
-fn conforms(schema: &'static Value, value: &Value, at: &str) -> Result<(), String> {
-    let schema = resolve(schema);
-    let wrong = |what: &str| Err(format!("{at:?} is {what}: {value}"));
-    for part in list(&schema["allOf"]) {
-        conforms(part, value, at)?;
-    }
-    let types: Vec<_> = schema["type"].as_str().into_iter().collect();
-    let types = if types.is_empty() { list(&schema["type"]).iter().filter_map(Value::as_str).collect() } else { types };
-    let has_type = |name: &&str| match *name {
-        "string" => value.is_string(),
-        "integer" => value.is_u64() || value.is_i64(),
-        "object" => value.is_object(),
-        "array" => value.is_array(),
-        "null" => value.is_null(),
-        other => panic!("the document has a type {other}, which this does not know"),
-    };
-    if !types.is_empty() && !types.iter().any(has_type) {
-        return wrong("of another type");
-    }
-    if schema["enum"].is_array() && !list(&schema["enum"]).contains(value) {
-        return wrong("not one of the values");
-    }
-    if let (Some(text), Some(pattern)) = (value.as_str(), schema["pattern"].as_str()) {
-        let max = pattern.rsplit(['{', ',', '}']).nth(1).and_then(|max| max.parse().ok()).unwrap_or(0);
-        let is_id = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-        let is_visible = |byte: u8| pattern.starts_with("^[!-~]") && byte.is_ascii_graphic();
-        if !text.bytes().all(|byte| is_id(byte) || is_visible(byte)) || text.is_empty() || text.len() > max {
-            return wrong("against the pattern");
-        }
-    }
-    if schema["format"] == "date-time" && !is_time(value.as_str().unwrap_or_default()) {
-        return wrong("no time in UTC with milliseconds");
-    }
-    let number = value.as_i64().unwrap_or_default();
-    let (min, max) = (schema["minimum"].as_i64(), schema["maximum"].as_i64());
-    if min.is_some_and(|min| number < min) || max.is_some_and(|max| number > max) {
-        return wrong("out of range");
-    }
-    for name in list(&schema["required"]) {
-        if value.get(name.as_str().unwrap()).is_none() {
-            return Err(format!("{at:?} lacks {name}: {value}"));
-        }
-    }
-    for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
-        if let Some(member) = value.get(name) {
-            conforms(schema, member, &format!("{at}/{name}"))?;
-        }
-    }
-    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
-        conforms(&schema["items"], item, &format!("{at}/{index}"))?;
-    }
-    Ok(())
-}
-
 fn list(node: &'static Value) -> &'static [Value] {
     node.as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-/// `2026-01-31T12:00:00.000Z`
-fn is_time(text: &str) -> bool {
-    let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
-    shape == "0000-00-00T00:00:00.000Z"
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn problem(answer: Answer, status: u16, code: &str) -> Answer {
     for member in ["title", "detail"] {
         assert!(answer.body[member].as_str().is_some_and(|text| !text.is_empty()), "{answer}");
     }
-    answer
+    answer.has("/retryable", status == 503)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,7 +33,8 @@ async fn what_cannot_be_done_is_refused_with_a_problem() {
     for (ask, status, code) in [
         (shop.post("/wallets", json!({ "balance": -1 })), 422, "invalid"),
         (shop.ask(Method::POST, "/wallets").body("{"), 400, "malformed"),
-        (shop.get("/products?limit=0"), 400, "malformed"),
+        (shop.get("/products?colour=red"), 400, "malformed"),
+        (shop.get("/products?limit=0"), 422, "invalid"),
         (shop.get("/products/pear"), 404, "not_found"),
         (shop.get("/wallets/bob"), 404, "not_found"),
         (shop.get("/wallets/bob/statement"), 404, "not_found"),
@@ -240,4 +241,31 @@ async fn a_bridge_that_holds_no_more_requests_says_so() {
 fn retry_after(answer: Answer) {
     let seconds = answer.header("retry-after").and_then(|seconds| seconds.parse::<u32>().ok());
     assert!(seconds.is_some(), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_found_is_named_with_its_kind_and_quoted_in_the_sentence() {
+    let shop = TestShop::open().await;
+    for (ask, kind, id) in [
+        (shop.get("/products/pear"), "product", "pear"),
+        (shop.patch("/products/pear", json!({})), "product", "pear"),
+        (shop.post("/products/pear/restock", json!({ "quantity": 1 })), "product", "pear"),
+        (shop.get("/wallets/bob"), "wallet", "bob"),
+        (shop.get("/wallets/bob/statement"), "wallet", "bob"),
+        (shop.post("/wallets/bob/top-up", json!({ "amount": 1 })), "wallet", "bob"),
+        (shop.get("/orders/o-9"), "order", "o-9"),
+        (shop.post("/orders/o-9/cancel", json!({})), "order", "o-9"),
+        (shop.get("/deliveries/o-9"), "delivery", "o-9"),
+        (shop.ask(Method::POST, "/deliveries/o-9/dispatch"), "delivery", "o-9"),
+        (shop.post("/orders", json!({ "user": "bob", "product": "pear", "quantity": 1 })), "product", "pear"),
+    ] {
+        let problem = problem(ask.await, 404, "not_found").has("/kind", kind).has("/id", id);
+        problem.has("/detail", format!("there is no {kind} \"{id}\""));
+    }
+    // What is said stays short, and shows what could not be seen.
+    let long = shop.get(format!("/{}", "x".repeat(5_000))).await.refused(404, "not_found");
+    assert!(long.text("/detail").len() < 100, "{long}");
+    let hidden = shop.get("/wallets/a%E2%80%8Bb").await.invalid(&["/id"]);
+    assert!(hidden.text("/detail").ends_with("not U+200B"), "{hidden}");
+    shop.close().await;
 }

@@ -91,7 +91,7 @@ async fn a_refusal_is_an_answer_and_is_replayed_as_well() {
         (shop.post("/products", json!({ "id": "apple", "name": "x", "price": 1, "stock": 1 })), 409, "already_exists"),
         (shop.post("/wallets", json!({ "id": "alice" })), 409, "already_exists"),
         (shop.post("/wallets/bob/top-up", json!({ "amount": 1 })), 404, "not_found"),
-        (shop.post("/wallets/alice/top-up", json!({ "amount": MAX })), 422, "invalid"),
+        (shop.post("/wallets/alice/top-up", json!({ "amount": MAX })), 409, "limit_exceeded"),
         (shop.post("/products/pear/restock", json!({ "quantity": 1 })), 404, "not_found"),
         (shop.patch("/products/pear", json!({ "price": 1 })), 404, "not_found"),
         (

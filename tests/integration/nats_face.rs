@@ -74,6 +74,7 @@ fn refused(message: &Message, format: Format, status: u16, code: &str) -> Value 
     assert_eq!(header(message, "Nats-Service-Error-Code"), Some(&*status.to_string()), "{problem}");
     assert_eq!(header(message, "Nats-Service-Error"), Some(code), "{problem}");
     assert_eq!((&problem["status"], &problem["code"]), (&json!(status), &json!(code)), "{problem}");
+    assert_eq!(problem["retryable"], json!(status == 503), "{problem}");
     problem
 }
 
@@ -160,6 +161,9 @@ async fn a_refusal_says_so_in_its_headers_and_changes_nothing() {
             ("shop.wallet.alice.top-up", json!({ "amount": 1, "colour": "red" }), 422, "invalid"),
             ("shop.wallet.alice.open", json!({ "id": "bob" }), 422, "invalid"),
             ("shop.product.list", json!({ "limit": 0 }), 422, "invalid"),
+            ("shop.product.list", json!({ "limit": 1001 }), 422, "invalid"),
+            ("shop.wallet.alice.statement", json!({ "before": "x" }), 422, "invalid"),
+            ("shop.mypage.alice.get", json!({ "before": "7" }), 422, "invalid"),
             ("shop.wallet.alice.dance", json!({}), 404, "not_found"),
             ("shop.wallet.alice.place", json!({}), 404, "not_found"),
             ("shop.wallet.alice.TOP-UP", json!({ "amount": 1 }), 404, "not_found"),
@@ -185,11 +189,13 @@ async fn a_refusal_says_so_in_its_headers_and_changes_nothing() {
     }
     for body in [&b"{"[..], b"nonsense", b"\xc1", b"\xff\x00", b"{\"amount\":1}x"] {
         let message = ask(&nats, "shop.wallet.alice.top-up", body.to_vec(), &[]).await;
-        refused(&message, Format::Json, 400, "malformed");
+        let problem = refused(&message, Format::Json, 400, "malformed");
+        assert!(problem["line"].is_u64() && problem["column"].is_u64(), "{problem}");
     }
     for body in [&b"\x81\xa6amount"[..], b"\x81\xa6amount\x01\x01", b"\x80\x80", b"\xdf\xff\xff\xff\xff"] {
         let message = ask(&nats, "shop.wallet.alice.top-up", body.to_vec(), &[]).await;
-        refused(&message, Format::Msgpack, 400, "malformed");
+        let problem = refused(&message, Format::Msgpack, 400, "malformed");
+        assert!(problem["offset"].is_u64(), "{problem}");
     }
     let large = ask(&nats, "shop.wallet.alice.top-up", " ".repeat(65_537), &[]).await;
     refused(&large, Format::Json, 413, "payload_too_large");

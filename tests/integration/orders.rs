@@ -337,3 +337,49 @@ async fn an_order_that_is_cancelled_while_it_is_pending_gives_back_exactly_what_
     }
     shop.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rejected_order_goes_on_to_tell_which_of_its_lines_was_refused() {
+    let shop = TestShop::open().await;
+    shop.product("apple", 1000, 10).await;
+    shop.product("pear", 10, 2).await;
+    shop.wallet("rich", 1_000_000).await;
+    shop.wallet("poor", 5).await;
+    let line = |product: &str, quantity: u64, price: u64| json!({ "product": product, "quantity": quantity, "unit_price": price });
+    for (id, user, lines, facts) in [
+        ("short", "rich", json!([line("apple", 1, 1000), line("pear", 3, 10)]), "product stock needed"),
+        ("dear", "rich", json!([line("apple", 1, 1000), line("pear", 1, 9)]), "product price agreed"),
+        ("unpaid", "poor", json!([line("apple", 1, 1000)]), "balance needed"),
+        ("unknown", "rich", json!([line("plum", 1, 1000)]), "kind id"),
+    ] {
+        let told = shop.post("/orders", json!({ "id": id, "user": user, "lines": lines })).await;
+        let order = shop.get(format!("/orders/{id}")).await.is(200).has("/status", "REJECTED");
+        let order = order.members("/refusal", &format!("code detail {facts}"));
+        for fact in facts.split(' ').chain(["code", "detail"]) {
+            let fact = format!("/{fact}");
+            assert_eq!(order.value(&format!("/refusal{fact}")), told.value(&fact), "{order}\nafter {told}");
+        }
+    }
+    shop.order("fine", "rich", "apple", 1).await;
+    shop.get("/orders/fine").await.is(200).lacks("/refusal");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_null_is_what_is_not_given() {
+    let shop = TestShop::open().await;
+    shop.post("/products", json!({ "id": "apple", "name": "apple", "price": 10, "stock": 10 })).await.is(201);
+    shop.post("/wallets", json!({ "id": "alice", "balance": null })).await.is(201).has("/balance", 0);
+    shop.post("/wallets/alice/top-up", json!({ "amount": 100 })).await.is(200);
+    shop.patch("/products/apple", json!({ "name": null, "price": null })).await.is(200).has("/name", "apple");
+    for order in [
+        json!({ "id": null, "user": "alice", "product": "apple", "quantity": 1, "unit_price": null, "lines": null }),
+        json!({ "user": "alice", "lines": [{ "product": "apple", "quantity": 1, "unit_price": null }], "product": null }),
+    ] {
+        shop.post("/orders", order).await.is(201).has("/amount", 10);
+    }
+    shop.order("o-1", "alice", "apple", 1).await;
+    shop.post("/orders/o-1/cancel", json!({ "reason": null })).await.is(200).lacks("/reason");
+    shop.post("/wallets/alice/top-up", json!({ "amount": null })).await.invalid(&["/amount"]);
+    shop.close().await;
+}

@@ -3,10 +3,10 @@
 
 use async_nats::jetstream;
 use serde_json::json;
-use shop_domain::{kind::Kind, logic::Logic};
+use shop_domain::{kind::Kind, logic::Logic, money::AMOUNT_MAX};
 use shop_nats::{access::Access, connection::Connection, frame::Upgrade, topology::Topology};
 use shop_tests::{
-    client::{Ask, Client},
+    client::{Answer, Ask, Client},
     cluster::{ALL_KINDS, Cluster, delete},
     process::Process,
     wait::until,
@@ -28,7 +28,7 @@ pub(crate) async fn logs_of_an_old_shop(nats_url: &str) {
             .unwrap();
         let stream = jetstream.get_stream(shop_nats::subject::stream(kind)).await.unwrap();
         let mut config = stream.cached_info().config.clone();
-        assert_eq!(config.metadata.remove("shop.logic").as_deref(), Some(&*Logic::NEWEST.to_string()));
+        assert_eq!(config.metadata.remove("shop.logic"), Some(Logic::NEWEST.to_string()));
         jetstream.update_stream(config).await.unwrap();
     }
 }
@@ -59,6 +59,12 @@ async fn entries_after_nothing(client: &Client) -> usize {
     client.items("/wallets/alice/statement", "before").await.len()
 }
 
+/// The answer to a top-up that no wallet can hold, under this key.
+async fn refusal(client: &Client, key: &str) -> Answer {
+    let too_much = Ask::new(hyper::Method::POST, "/wallets/alice/top-up").body(json!({ "amount": AMOUNT_MAX }));
+    client.exchange(&too_much.key(key)).await.unwrap()
+}
+
 #[tokio::test]
 async fn an_old_shop_behaves_as_it_did_until_it_is_upgraded_also_when_it_is_replayed() {
     let mut cluster = Cluster::without_processes(PARTITIONS).await;
@@ -73,6 +79,8 @@ async fn an_old_shop_behaves_as_it_did_until_it_is_upgraded_also_when_it_is_repl
     }
     assert!(counts_as_a_change(&client, "apple").await);
     assert_eq!(entries_after_nothing(&client).await, 2);
+    let told = refusal(&client, "k-1").await;
+    assert!(told.json(422).get("retryable").is_none(), "in the words of its day: {told:?}");
 
     // Before the upgrade all customers share their keys.
     client.post("/wallets", &json!({ "id": "bob", "balance": 10 })).await.json(201);
@@ -86,16 +94,18 @@ async fn an_old_shop_behaves_as_it_did_until_it_is_upgraded_also_when_it_is_repl
     assert_eq!((&reused["code"], reused.get("reused")), (&json!("idempotency_key_reused"), None));
 
     let said = tool_at(&url, "upgrade --dry-run").await.exits(0);
-    said.says(&["wallet/1     logic version 1; would be upgraded to 3", "mypage/0 "]);
+    said.says(&[&format!("wallet/1     logic version 1; would be upgraded to {}", Logic::NEWEST), "mypage/0 "]);
     assert!(counts_as_a_change(&client, "apple").await);
     let said = tool_at(&url, "upgrade").await.exits(0);
-    said.says(&["wallet/1     logic version 3 behind sequence", "mypage/0 "]);
+    said.says(&[&format!("wallet/1     logic version {} behind sequence", Logic::NEWEST), "mypage/0 "]);
+    assert_eq!(refusal(&client, "k-2").await.json(409)["code"], "limit_exceeded");
     assert!(!counts_as_a_change(&client, "apple").await);
     assert_eq!(entries_after_nothing(&client).await, 2);
     let log = tool_at(&url, "log product").await.exits(0).stdout;
     for line in ["upgrade", "upgrade --dry-run"] {
         let said = tool_at(&url, line).await.exits(0);
-        assert!(said.stderr.contains("by logic version 3 already; nothing was written"), "{}", said.stderr);
+        let nothing = format!("by logic version {} already; nothing was written", Logic::NEWEST);
+        assert!(said.stderr.contains(&nothing), "{}", said.stderr);
         assert_eq!(tool_at(&url, "log product").await.stdout, log);
     }
     let said = tool_at(&url, "upgrade --to 1").await.exits(1);
@@ -106,6 +116,7 @@ async fn an_old_shop_behaves_as_it_did_until_it_is_upgraded_also_when_it_is_repl
     let own = client.exchange(&bobs).await.unwrap().json(201);
     assert_ne!(own["id"], placed.json(201)["id"]);
     assert_eq!(client.exchange(&bobs).await.unwrap().json(201), own);
+    assert_eq!(refusal(&client, "k-1").await.bytes, told.bytes, "after the upgrade");
 
     let product = client.read("/products/apple").await.json(200);
     host.kill().await;
@@ -113,8 +124,10 @@ async fn an_old_shop_behaves_as_it_did_until_it_is_upgraded_also_when_it_is_repl
     let host = host_of(&cluster).await;
     assert_eq!(client.read("/products/apple").await.json(200), product);
     assert_eq!(entries_after_nothing(&client).await, 2);
+    assert_eq!(refusal(&client, "k-1").await.bytes, told.bytes, "after a replay");
     tool_at(&url, "audit").await.exits(0);
-    tool_at(&url, "log wallet").await.exits(0).says(&["[upgrade: logic version 3 from here on]"]);
+    let upgrade = format!("[upgrade: logic version {} from here on]", Logic::NEWEST);
+    tool_at(&url, "log wallet").await.exits(0).says(&[&upgrade]);
     host.terminate().await;
 }
 
@@ -125,12 +138,14 @@ async fn a_host_stops_at_a_version_that_it_does_not_know_and_says_so() {
     let nats = async_nats::connect(cluster.nats().url()).await.unwrap();
     let upgrade = Upgrade { logic: 99 }.encode();
     jetstream::new(nats).publish("shop.log.wallet.1", upgrade).await.unwrap().await.unwrap();
-    let help =
-        "wallet/1 is upgraded at sequence 1: logic version 99 is needed, and this program knows only those up to 3";
+    let help = format!(
+        "wallet/1 is upgraded at sequence 1: logic version 99 is needed, and this program knows only those up to {}",
+        Logic::NEWEST
+    );
     let last_words = host.refuses().await;
-    assert!(last_words.contains(help), "{last_words}");
+    assert!(last_words.contains(&help), "{last_words}");
     let again = cluster.spawn_host("again", ALL_KINDS, &cluster.data_dir("host"), PARTITIONS).refuses().await;
-    assert!(again.contains(help), "{again}");
+    assert!(again.contains(&help), "{again}");
     let audit = tool_at(&cluster.nats().url(), "audit").await.exits(2);
     assert!(audit.stderr.contains("logic version 99 is needed"), "{}", audit.stderr);
 }
@@ -142,8 +157,9 @@ async fn nothing_is_upgraded_to_what_no_host_says_that_it_knows() {
     let mut alone = cluster.spawn_host("wallets", "wallet", &cluster.data_dir("wallets"), PARTITIONS);
     alone.says("that it serves", |log| log.contains("wallet is served").then_some(())).await;
     let said = tool_at(&url, "upgrade").await.exits(1);
-    assert!(said.stderr.contains("no host of product says that it knows logic version 3"), "{}", said.stderr);
-    let said = tool_at(&url, "upgrade --to 4").await.exits(2);
-    assert!(said.stderr.contains("logic version 4 is needed"), "{}", said.stderr);
+    let unknown = format!("no host of product says that it knows logic version {}", Logic::NEWEST);
+    assert!(said.stderr.contains(&unknown), "{}", said.stderr);
+    let said = tool_at(&url, "upgrade --to 99").await.exits(2);
+    assert!(said.stderr.contains("logic version 99 is needed"), "{}", said.stderr);
     tool_at(&url, "upgrade --without-hosts").await.exits(0);
 }

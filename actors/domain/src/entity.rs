@@ -74,21 +74,18 @@ impl Answer {
     }
 
     /// A refusal.
-    pub fn refused(refusal: &Refusal) -> Self {
-        Self::problem(&refusal.problem())
+    pub fn refused(refusal: &Refusal, logic: Logic) -> Self {
+        Self { error: Some(refusal.code().name.into()), body: refusal.answer(logic, None) }
     }
 
-    /// A problem.
+    /// A problem that no refusal tells of.
     pub fn problem(problem: &Problem) -> Self {
         Self { error: Some(problem.code.name.into()), body: problem.to_json() }
     }
 
     /// A refusal of an order that stays readable under its id.
-    pub fn order_refused(refusal: &Refusal, order: &Id) -> Self {
-        Self {
-            error: Some(refusal.code().name.into()),
-            body: refusal.problem().fact("order", order.as_str()).to_json(),
-        }
+    pub fn order_refused(refusal: &Refusal, order: &Id, logic: Logic) -> Self {
+        Self { error: Some(refusal.code().name.into()), body: refusal.answer(logic, Some(order)) }
     }
 
     /// The code, when it is an error answer.
@@ -185,7 +182,7 @@ impl Context<'_> {
 
     /// Refuses what the caller of this command asked.
     pub fn refuse(&mut self, refusal: &Refusal) {
-        self.answer(Answer::refused(refusal));
+        self.answer(Answer::refused(refusal, self.logic));
     }
 
     /// Answers a caller that waited, and keeps the answer.
@@ -231,7 +228,7 @@ impl Context<'_> {
         if kept.fingerprint == caller.fingerprint {
             (kept.answer, true)
         } else {
-            (Answer::refused(&self.reused(caller, kept.key.as_deref())), false)
+            (Answer::refused(&self.reused(caller, kept.key.as_deref()), self.logic), false)
         }
     }
 

@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::text::quoted_character;
+
 /// Longest id, in characters.
 pub const ID_LENGTH_MAX: usize = 64;
 /// Longest idempotency key that stands in the log as it was given, in characters.
@@ -26,7 +28,7 @@ pub enum InvalidId {
         length: usize,
     },
     /// A character outside the alphabet.
-    #[error("must consist of A-Z a-z 0-9 - _, not {0:?}")]
+    #[error("must consist of A-Z a-z 0-9 - _, not {}", quoted_character(*.0))]
     Character(char),
 }
 
@@ -150,7 +152,7 @@ pub enum InvalidKey {
     #[error("must have at most {CALLER_KEY_LENGTH_MAX} characters, not {0}")]
     TooLong(usize),
     /// A character that is not visible ASCII.
-    #[error("must consist of visible ASCII characters, not {0:?}")]
+    #[error("must consist of visible ASCII characters, not {}", quoted_character(*.0))]
     Character(char),
     /// It begins with a quotation mark, and is no string of RFC 8941.
     #[error("begins with a quotation mark, and must then end with one, with a backslash before each other one")]

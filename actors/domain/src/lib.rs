@@ -18,6 +18,7 @@ pub mod problem;
 pub mod product;
 pub mod refusal;
 pub mod rows;
+pub mod text;
 pub mod ticket;
 pub mod timestamp;
 pub mod wallet;

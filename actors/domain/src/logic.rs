@@ -26,6 +26,8 @@ pub enum Logic {
     /// or an order's id for something else is told which of them, and a key that comes with an order
     /// without an id is its customer's own.
     /// Tickets are heeded: see [`ticket`](crate::ticket).
+    /// Refusals tell more: whether the request may be repeated, what was not found, ids in quotes, and a
+    /// price that nobody named as one that was quoted. A sum that leaves the range has a code of its own.
     V3 = 3,
 }
 

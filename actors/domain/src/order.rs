@@ -6,7 +6,7 @@ mod price;
 pub mod saga;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +125,10 @@ pub struct Placed {
     /// The last cancel that was accepted and came too late; kept from the third logic version on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cancel_refused: Option<CancelRefused>,
+    /// The products whose price was quoted because the customer named none, until they have answered; from the
+    /// third logic version on.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub quoted: BTreeSet<ProductId>,
     /// When it was placed.
     pub placed_at: Timestamp,
     /// When it last changed.
@@ -220,6 +224,8 @@ impl Order {
 impl Placed {
     fn place(place: Place, ctx: &mut Context<'_>) -> Self {
         let (priced, amount) = (price(&place.lines), price::sum(&place.lines).unwrap_or(Money::ZERO));
+        let is_quoted = |line: &&Wanted| ctx.logic >= Logic::V3 && line.unit_price.is_none();
+        let quoted = place.lines.iter().filter(is_quoted).map(|line| line.product.clone()).collect();
         let lines = place.lines.into_iter().map(Line::from).collect();
         let mut order = Self {
             user: place.user,
@@ -230,6 +236,7 @@ impl Placed {
             cancelling: false,
             cancel_reason: None,
             cancel_refused: None,
+            quoted,
             placed_at: ctx.now,
             updated_at: ctx.now,
             placers: ctx.take_caller().into_iter().collect(),
@@ -253,7 +260,7 @@ impl Placed {
             callers::wait(&mut self.placers, caller, ctx);
         } else {
             let refusal = ctx.reused(&caller, first.and_then(|first| first.key.as_deref()));
-            ctx.answer_to(Caller { answer_row: None, ..caller }, Answer::refused(&refusal));
+            ctx.answer_to(Caller { answer_row: None, ..caller }, Answer::refused(&refusal, ctx.logic));
         }
     }
 
@@ -284,7 +291,7 @@ impl Placed {
                     && other.fingerprint != caller.fingerprint
             };
             if self.cancellers.iter().any(reused) {
-                let refused = Answer::refused(&ctx.reused(&caller, None));
+                let refused = Answer::refused(&ctx.reused(&caller, None), ctx.logic);
                 return ctx.answer_to(Caller { answer_row: None, ..caller }, refused);
             }
             callers::wait(&mut self.cancellers, caller, ctx);
@@ -322,7 +329,8 @@ impl Placed {
             return;
         }
         let refusal = self.lines.iter().find_map(|line| answers.get(&line.product).cloned().flatten());
-        match refusal {
+        let quoted = std::mem::take(&mut self.quoted);
+        match refusal.map(|refusal| refusal.of_an_order_that_was_quoted(&quoted)) {
             Some(refusal) => self.end_undone(&[saga::PAY, saga::TAKE], refusal, ctx),
             None if self.cancelling => self.end_cancelled(&[saga::PAY, saga::TAKE], ctx),
             None => self.confirm(ctx),
@@ -358,7 +366,7 @@ impl Placed {
         self.updated_at = ctx.now;
         self.tell_page(ctx);
         let refusal = Refusal::NotCancellable { kind: Kind::Delivery, status: status.to_string().into() };
-        self.answer_cancellers(&Answer::refused(&refusal), ctx);
+        self.answer_cancellers(&Answer::refused(&refusal, ctx.logic), ctx);
     }
 
     /// A step was refused: undoes what was `done`, and ends the order. A cancel that was accepted
@@ -372,7 +380,7 @@ impl Placed {
     }
 
     fn reject(&mut self, refusal: Refusal, ctx: &mut Context<'_>) {
-        let answer = Answer::order_refused(&refusal, ctx.id);
+        let answer = Answer::order_refused(&refusal, ctx.id, ctx.logic);
         self.phase = Phase::Rejected(refusal);
         self.updated_at = ctx.now;
         self.tell_page(ctx);

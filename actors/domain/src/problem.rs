@@ -47,6 +47,8 @@ codes! {
     NOT_DISPATCHABLE = "not_dispatchable", 409, "Not dispatchable";
     /// The delivery is not dispatched.
     NOT_DELIVERABLE = "not_deliverable", 409, "Not deliverable";
+    /// A sum would leave the range that the shop counts in.
+    LIMIT_EXCEEDED = "limit_exceeded", 409, "Limit exceeded";
     /// The same idempotency key (or order id) came with another body.
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused", 409, "Idempotency key reused";
     /// The request did not arrive in time.
@@ -70,17 +72,22 @@ impl Code {
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|code| code.name == name)
     }
+
+    /// Whether the same request may succeed when it is sent again, and do no harm, if the problem does not
+    /// say otherwise: nothing was done, for a reason that passes by itself.
+    pub const fn is_retryable(self) -> bool {
+        self.status == Self::UNAVAILABLE.status || self.status == Self::REQUEST_TIMEOUT.status
+    }
 }
 
 /// The fact that tells a door that holds from one that cannot: `true`.
 pub const HELD: &str = "held";
 /// The fact that says of a write that it was not done and never will be: `false`.
 pub const DONE: &str = "done";
-/// The fact that says whether repeating a request can do no harm.
-pub const RETRYABLE: &str = "retryable";
-
 /// The fact that tells an entity on which too many wait from a door that too many use: how many wait.
 pub const WAITING: &str = "waiting";
+/// The member that says whether the same request may be sent again.
+const RETRYABLE: &str = "retryable";
 
 /// An error answer: an RFC 9457 problem with a stable code and the facts behind it.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,7 +108,7 @@ impl Problem {
 
     /// The doors let nothing in for a while that changes something: nothing was done, and it may be asked again.
     pub fn held(detail: impl Into<String>) -> Self {
-        Self::new(Code::UNAVAILABLE, detail).fact(HELD, true).fact(RETRYABLE, true)
+        Self::new(Code::UNAVAILABLE, detail).fact(HELD, true)
     }
 
     /// The same problem with one more fact.
@@ -111,8 +118,28 @@ impl Problem {
         self
     }
 
+    /// The same problem, after which the same request may (or must not) be sent again, whatever its code says.
+    #[must_use]
+    pub fn retryable(self, is_retryable: bool) -> Self {
+        self.fact(RETRYABLE, is_retryable)
+    }
+
     /// The problem as `application/problem+json`.
     pub fn to_json(&self) -> Vec<u8> {
+        let mut members = self.head();
+        members.insert(RETRYABLE.into(), json!(self.code.is_retryable()));
+        members.extend(self.facts.clone());
+        Value::Object(members).to_string().into_bytes()
+    }
+
+    /// The problem as it was told before problems said whether they are retryable.
+    pub(crate) fn to_former_json(&self) -> Vec<u8> {
+        let mut members = self.head();
+        members.extend(self.facts.clone());
+        Value::Object(members).to_string().into_bytes()
+    }
+
+    fn head(&self) -> Map<String, Value> {
         let Code { name, status, title } = self.code;
         let mut members = Map::new();
         members.insert("type".into(), json!(format!("urn:shop:problem:{name}")));
@@ -120,7 +147,6 @@ impl Problem {
         members.insert("status".into(), json!(status));
         members.insert("code".into(), json!(name));
         members.insert("detail".into(), json!(self.detail));
-        members.extend(self.facts.clone());
-        Value::Object(members).to_string().into_bytes()
+        members
     }
 }

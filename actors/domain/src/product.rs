@@ -191,14 +191,12 @@ impl OnSale {
     fn restock(&mut self, quantity: Quantity, ctx: &Context<'_>) -> Result<(), Refusal> {
         let came_in = self.stock.checked_add(self.taken).and_then(|total| total.checked_add(quantity));
         let (Some(_), Some(stock)) = (came_in, self.stock.checked_add(quantity)) else {
-            return Err(Refusal::Invalid {
-                pointer: "/quantity".into(),
-                detail: format!(
-                    "would bring the stock beyond {AMOUNT_MAX}: {} are on hand and {} may come back",
-                    self.stock, self.taken
-                )
-                .into(),
-            });
+            let detail = format!(
+                "would bring the stock beyond {AMOUNT_MAX}: {} are on hand and {} may come back",
+                self.stock, self.taken
+            );
+            let (used, needed) = (self.stock.get() + self.taken.get(), quantity.get());
+            return Err(Refusal::sum_out_of_range("/quantity", detail, used, needed, ctx.logic));
         };
         if quantity > Quantity::ZERO || ctx.logic < Logic::V2 {
             self.stock = stock;
@@ -238,7 +236,12 @@ impl OnSale {
             return Err(Refusal::OutOfStock { product: product.clone(), stock: self.stock, needed: quantity });
         };
         if unit_price != self.price {
-            return Err(Refusal::PriceChanged { product: product.clone(), price: self.price, agreed: unit_price });
+            return Err(Refusal::PriceChanged {
+                product: product.clone(),
+                price: self.price,
+                agreed: unit_price,
+                was_quoted: false,
+            });
         }
         (self.stock, self.taken) = (stock, taken);
         Ok(())

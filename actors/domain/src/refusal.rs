@@ -1,13 +1,19 @@
 //! A business "no": a value with a stable code and the facts behind it.
 
+mod former;
+
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
     id::{Id, OrderId, ProductId},
     kind::Kind,
-    money::{Money, Quantity},
+    logic::Logic,
+    money::{AMOUNT_MAX, Money, Quantity},
     problem::{Code, Problem, WAITING},
+    text::quoted,
 };
 
 /// The fact that says what was used before: `key` or `id`.
@@ -47,14 +53,17 @@ pub enum Refusal {
         /// What the order wants.
         needed: Quantity,
     },
-    /// The price is not the one that the customer agreed to.
+    /// The price is not the one that the order was placed at.
     PriceChanged {
         /// Of which product.
         product: ProductId,
         /// The price now.
         price: Money,
-        /// The price that the customer agreed to.
+        /// The price that the order was placed at.
         agreed: Money,
+        /// Whether the customer named no price, so that this one was quoted.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        was_quoted: bool,
     },
     /// The order cannot be cancelled any more.
     NotCancellable {
@@ -92,7 +101,18 @@ pub enum Refusal {
         /// How many.
         waiting: u64,
     },
-    /// A number leaves the range that the shop can count in.
+    /// A sum would leave the range that the shop can count in.
+    LimitExceeded {
+        /// The member of the body that would take it there, as a JSON pointer (RFC 6901).
+        pointer: Box<str>,
+        /// What it would do.
+        detail: Box<str>,
+        /// How much of the range is in use.
+        used: u64,
+        /// How much more was asked for.
+        needed: u64,
+    },
+    /// A number breaks a rule; before logic version 3 also a sum that leaves the range.
     Invalid {
         /// The member of the body, as a JSON pointer (RFC 6901).
         pointer: Box<str>,
@@ -117,29 +137,53 @@ impl Refusal {
                 Code::IDEMPOTENCY_KEY_REUSED
             }
             Self::Overloaded { .. } => Code::OVERLOADED,
+            Self::LimitExceeded { .. } => Code::LIMIT_EXCEEDED,
             Self::Invalid { .. } => Code::INVALID,
         }
+    }
+
+    /// A sum would leave the range; before logic version 3 the number that would take it there was invalid.
+    pub(crate) fn sum_out_of_range(pointer: &str, detail: String, used: u64, needed: u64, logic: Logic) -> Self {
+        let (pointer, detail) = (pointer.into(), detail.into());
+        if logic < Logic::V3 {
+            Self::Invalid { pointer, detail }
+        } else {
+            Self::LimitExceeded { pointer, detail, used, needed }
+        }
+    }
+
+    /// The same refusal to an order to which these products were quoted.
+    pub(crate) fn of_an_order_that_was_quoted(mut self, products: &BTreeSet<ProductId>) -> Self {
+        if let Self::PriceChanged { product, was_quoted, .. } = &mut self {
+            *was_quoted = products.contains(product);
+        }
+        self
     }
 
     /// The refusal as an error answer, with its facts.
     pub fn problem(&self) -> Problem {
         let problem = |detail: String| Problem::new(self.code(), detail);
         match self {
-            Self::NotFound { kind, id } => problem(format!("there is no {kind} {id}")),
-            Self::AlreadyExists { kind, id } => problem(format!("the {kind} {id} exists already")),
+            Self::NotFound { kind, id } => {
+                about(problem(format!("there is no {kind} {}", quoted(id.as_str()))), *kind, id)
+            }
+            Self::AlreadyExists { kind, id } => {
+                about(problem(format!("the {kind} {} exists already", quoted(id.as_str()))), *kind, id)
+            }
             Self::InsufficientBalance { balance, needed } => {
                 problem(format!("the order costs {needed}, the wallet holds {balance}"))
                     .fact("balance", balance.get())
                     .fact("needed", needed.get())
             }
             Self::OutOfStock { product, stock, needed } => {
-                problem(format!("the order wants {needed} of {product}, {stock} are left"))
+                problem(format!("the order wants {needed} of {}, {stock} are left", quoted(product.as_str())))
                     .fact("product", product.as_str())
                     .fact("stock", stock.get())
                     .fact("needed", needed.get())
             }
-            Self::PriceChanged { product, price, agreed } => {
-                problem(format!("{product} costs {price} now, the order agreed to {agreed}"))
+            Self::PriceChanged { product, price, agreed, was_quoted } => {
+                let before = if *was_quoted { "it was quoted at" } else { "the order agreed to" };
+                problem(format!("{} costs {price} now, {before} {agreed}", quoted(product.as_str())))
                     .fact("product", product.as_str())
                     .fact("price", price.get())
                     .fact("agreed", agreed.get())
@@ -159,21 +203,46 @@ impl Refusal {
                 problem("this idempotency key or order id was used before with another request; take a new one".into())
             }
             Self::KeyReused { kind, id } => problem(format!(
-                "this idempotency key was used before with another request to the {kind} {id}; take a new one"
+                "this idempotency key was used before with another request to the {kind} {}; take a new one",
+                quoted(id.as_str())
             ))
             .fact(REUSED, "key")
             .fact(kind.as_str(), id.as_str()),
-            Self::OrderIdReused { order } => {
-                problem(format!("the order id {order} was used before with another request; take a new one"))
-                    .fact(REUSED, "id")
-                    .fact("order", order.as_str())
-            }
+            Self::OrderIdReused { order } => problem(format!(
+                "the order id {} was used before with another request; take a new one",
+                quoted(order.as_str())
+            ))
+            .fact(REUSED, "id")
+            .fact("order", order.as_str()),
             Self::Overloaded { waiting } => {
                 problem(format!("{waiting} callers wait for this order already, as many as it answers; ask again"))
                     .fact(WAITING, *waiting)
             }
+            Self::LimitExceeded { pointer, detail, used, needed } => problem(format!("{pointer} {detail}"))
+                .fact("limit", AMOUNT_MAX)
+                .fact("used", *used)
+                .fact("needed", *needed)
+                .fact("errors", json!([{ "pointer": &**pointer, "detail": &**detail }])),
             Self::Invalid { pointer, detail } => problem(format!("{pointer} {detail}"))
                 .fact("errors", json!([{ "pointer": &**pointer, "detail": &**detail }])),
         }
     }
+
+    /// The refusal as the bytes of an answer, about an order where there is one. The words are those of the
+    /// logic version: an answer that was kept is told again byte for byte, whoever replays its log.
+    pub(crate) fn answer(&self, logic: Logic, order: Option<&Id>) -> Vec<u8> {
+        let with_order = |problem: Problem| match order {
+            Some(order) => problem.fact("order", order.as_str()),
+            None => problem,
+        };
+        if logic < Logic::V3 {
+            with_order(former::problem(self)).to_former_json()
+        } else {
+            with_order(self.problem()).to_json()
+        }
+    }
+}
+
+fn about(problem: Problem, kind: Kind, id: &Id) -> Problem {
+    problem.fact("kind", kind.as_str()).fact("id", id.as_str())
 }

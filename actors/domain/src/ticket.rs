@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     entity::KeptAnswer,
     id::Id,
-    problem::{Code, DONE, Problem, RETRYABLE},
+    problem::{Code, DONE, Problem},
     rows::RowKey,
     timestamp::Timestamp,
 };
@@ -193,7 +193,7 @@ const fn is_forgotten(expires_at: Timestamp, now: Timestamp) -> bool {
 /// The write was not done, and this is why it never will be.
 pub fn undone(why: &str) -> Problem {
     let detail = format!("{why}: it was not done, and it never will be; it may be sent anew");
-    Problem::new(Code::UNAVAILABLE, detail).fact(DONE, false).fact(RETRYABLE, true)
+    Problem::new(Code::UNAVAILABLE, detail).fact(DONE, false)
 }
 
 /// The ticket was voided before its write came.
@@ -204,19 +204,19 @@ pub(crate) fn voided() -> Problem {
 /// There is no room for another stub.
 pub(crate) fn full() -> Problem {
     let detail = "more writes without an Idempotency-Key come than can be kept apart; nothing was done, try again";
-    Problem::new(Code::OVERLOADED, detail).fact(DONE, false).fact(RETRYABLE, true)
+    Problem::new(Code::OVERLOADED, detail).fact(DONE, false)
 }
 
 /// What becomes of the write cannot be said: too long ago is what was kept of it, or there is no room for a void.
 pub(crate) fn unsaid() -> Problem {
     let detail = "what became of the request cannot be said; look before you repeat it";
-    Problem::new(Code::UNAVAILABLE, detail).fact(RETRYABLE, false)
+    Problem::new(Code::UNAVAILABLE, detail).retryable(false)
 }
 
 /// Nothing can be voided here.
 pub fn unknown() -> Problem {
     let detail = "tickets are not in force here: the shop has to be upgraded to logic version 3 first";
-    Problem::new(Code::UNAVAILABLE, detail).fact(RETRYABLE, false)
+    Problem::new(Code::UNAVAILABLE, detail).retryable(false)
 }
 
 #[cfg(test)]

@@ -180,14 +180,12 @@ impl Open {
     fn top_up(&mut self, amount: Money, ctx: &mut Context<'_>) -> Result<(), Refusal> {
         let put_in = self.balance.checked_add(self.charged).and_then(|total| total.checked_add(amount));
         let (Some(_), Some(balance)) = (put_in, self.balance.checked_add(amount)) else {
-            return Err(Refusal::Invalid {
-                pointer: "/amount".into(),
-                detail: format!(
-                    "would bring the wallet beyond {AMOUNT_MAX}: it holds {} and may get back {}",
-                    self.balance, self.charged
-                )
-                .into(),
-            });
+            let detail = format!(
+                "would bring the wallet beyond {AMOUNT_MAX}: it holds {} and may get back {}",
+                self.balance, self.charged
+            );
+            let (used, needed) = (self.balance.get() + self.charged.get(), amount.get());
+            return Err(Refusal::sum_out_of_range("/amount", detail, used, needed, ctx.logic));
         };
         if amount > Money::ZERO || ctx.logic < Logic::V2 {
             self.balance = balance;

@@ -18,7 +18,7 @@ use shop_domain::{
     message::Message,
     message::{Envelope, ReplyTo},
     order,
-    problem::{Code, Problem, RETRYABLE},
+    problem::{Code, Problem},
 };
 use shop_nats::{
     door::Response,
@@ -228,10 +228,10 @@ async fn refuse(answers: &Answers, envelope: Envelope, tell_accepted: Option<Acc
 
 fn late() -> Problem {
     let detail = "the log did not take the request in time; nothing was done, try again";
-    Problem::new(Code::UNAVAILABLE, detail).fact(RETRYABLE, true)
+    Problem::new(Code::UNAVAILABLE, detail)
 }
 
 fn no_room() -> Problem {
     let detail = "the log has no room for more; nothing was done, try again later";
-    Problem::new(Code::OVERLOADED, detail).fact(RETRYABLE, true)
+    Problem::new(Code::OVERLOADED, detail)
 }

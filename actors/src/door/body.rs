@@ -1,52 +1,26 @@
 //! Request bodies: read once, every rule checked, every mistake reported with its place.
 
-use std::fmt;
+mod node;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor},
-};
+use std::str::FromStr;
+
 use serde_json::json;
 use shop_domain::{
     id::InvalidId,
-    message::Format,
     money::AMOUNT_MAX,
     problem::{Code, Problem},
+    text::{self, QUOTED_LENGTH_MAX, quoted},
 };
-use std::str::FromStr;
+
+use node::Node;
+
+pub use node::format_of;
 
 /// Most bytes of a body.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Most mistakes of one body that are told: enough for a person, and the answer stays small.
 const MISTAKES_MAX: usize = 100;
-
-/// A value as it was written, JSON or MessagePack. Members keep their order and their repetitions.
-#[derive(Clone, Debug, PartialEq)]
-enum Node {
-    Null,
-    Bool,
-    Integer(u64),
-    /// A negative number, a fraction, or one beyond 64 bits.
-    OtherNumber,
-    Text(String),
-    List(Vec<Node>),
-    Map(Vec<(String, Node)>),
-}
-
-impl Node {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Null => "null",
-            Self::Bool => "a boolean",
-            Self::Integer(_) => "an integer",
-            Self::OtherNumber => "a number that is negative, fractional or too large",
-            Self::Text(_) => "a string",
-            Self::List(_) => "an array",
-            Self::Map(_) => "an object",
-        }
-    }
-}
 
 /// The members of a body that is being read. Mistakes gather until [`Fields::finish`].
 #[derive(Debug)]
@@ -62,15 +36,6 @@ struct Mistake {
     detail: String,
 }
 
-/// The format of a body, told by its first byte: the bytes that begin a MessagePack map begin
-/// nothing that is JSON.
-pub fn format_of(body: &[u8]) -> Format {
-    match body.first() {
-        Some(0x80..=0x8f | 0xde | 0xdf) => Format::Msgpack,
-        Some(_) | None => Format::Json,
-    }
-}
-
 impl Fields {
     /// Reads a body. Nothing, or white space, is an object without members.
     pub fn read(body: &[u8]) -> Result<Self, Problem> {
@@ -78,33 +43,12 @@ impl Fields {
             let detail = format!("the body has {} bytes; at most {BODY_BYTES_MAX} are taken", body.len());
             return Err(Problem::new(Code::PAYLOAD_TOO_LARGE, detail));
         }
-        let malformed = |what: &str, error: &dyn fmt::Display| {
-            Problem::new(Code::MALFORMED, format!("the body is not {what}: {error}"))
-        };
-        let node = match format_of(body) {
-            Format::Json if body.trim_ascii().is_empty() => Node::Map(vec![]),
-            Format::Json => match serde_json::from_slice(body) {
-                Ok(node) => node,
-                // Proper JSON, but beyond what its reader holds (1e400); it does not say which one it was.
-                Err(error) if error.to_string().starts_with("number out of range") => {
-                    return Err(invalid("", &format!("must hold integers from 0 to {AMOUNT_MAX} only")));
-                }
-                Err(error) => return Err(malformed("JSON", &error)),
-            },
-            Format::Msgpack => {
-                let mut rest = body;
-                let node = rmp_serde::from_read(&mut rest).map_err(|error| malformed("MessagePack", &error))?;
-                if !rest.is_empty() {
-                    return Err(malformed("MessagePack", &"bytes follow the map"));
-                }
-                node
-            }
-        };
+        let node = node::read(body)?;
         let mut fields = Self { pointer: String::new(), members: vec![], mistakes: vec![] };
         match node {
             Node::Map(members) => fields.members = members,
-            Node::Null | Node::Bool | Node::Integer(_) | Node::OtherNumber | Node::Text(_) | Node::List(_) => {
-                fields.note("", format!("must be an object, not {}", node.name()));
+            Node::Null | Node::Bool | Node::Integer(_) | Node::OtherNumber(_) | Node::Text(_) | Node::List(_) => {
+                return Err(invalid("", &format!("must be an object, not {}", node.name())));
             }
         }
         Ok(fields)
@@ -121,43 +65,47 @@ impl Fields {
         self.required(name, |fields| fields.optional_id(name))
     }
 
-    /// An integer that may be missing: `min` to [`AMOUNT_MAX`], or a string of its digits.
-    pub fn optional_integer<T>(&mut self, name: &str, min: u64, make: fn(u64) -> Option<T>) -> Option<T> {
+    /// An integer that may be missing: `min` to `max`, or a string of its digits.
+    pub fn optional_integer<T>(&mut self, name: &str, min: u64, max: u64, make: fn(u64) -> Option<T>) -> Option<T> {
         let node = self.take(name)?;
         let units = match &node {
             Node::Integer(units) => Some(*units),
-            Node::Text(text) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
-            Node::Null | Node::Bool | Node::OtherNumber | Node::Text(_) | Node::List(_) | Node::Map(_) => None,
+            Node::Text(text) if is_digits(text) => text.parse().ok(),
+            Node::Null | Node::Bool | Node::OtherNumber(_) | Node::Text(_) | Node::List(_) | Node::Map(_) => None,
         };
-        match units.filter(|units| *units >= min).and_then(make) {
+        match units.filter(|units| (min..=max).contains(units)).and_then(make) {
             Some(amount) => Some(amount),
             None => {
-                let found = match &node {
-                    Node::Integer(units) => units.to_string(),
-                    Node::Text(text) => format!("{:?}", text.chars().take(32).collect::<String>()),
-                    Node::Null | Node::Bool | Node::OtherNumber | Node::List(_) | Node::Map(_) => node.name().into(),
+                let wanted = format!("must be an integer from {min} to {max}");
+                let mistake = match &node {
+                    Node::Integer(units) => format!("{wanted}, not {units}"),
+                    Node::Text(text) => format!("{wanted}, not {}", quoted(text)),
+                    Node::OtherNumber(number) => format!("{wanted}{}", number.advice()),
+                    Node::Null | Node::Bool | Node::List(_) | Node::Map(_) => format!("{wanted}, not {}", node.name()),
                 };
-                self.mistake(name, format!("must be an integer from {min} to {AMOUNT_MAX}, not {found}"))
+                self.mistake(name, mistake)
             }
         }
     }
 
-    /// An integer that must be there.
+    /// An amount that must be there: `min` to [`AMOUNT_MAX`], or a string of its digits.
     pub fn integer<T>(&mut self, name: &str, min: u64, make: fn(u64) -> Option<T>) -> Option<T> {
-        self.required(name, |fields| fields.optional_integer(name, min, make))
+        self.required(name, |fields| fields.optional_integer(name, min, AMOUNT_MAX, make))
     }
 
-    /// A text for people that may be missing: 1 to `max` characters, none of them a control character.
+    /// A text for people that may be missing, see [`text::check`].
     pub fn optional_text(&mut self, name: &str, max: usize) -> Option<Box<str>> {
         let text = self.take_text(name)?;
-        let length = text.chars().count();
-        if length == 0 || length > max {
-            return self.mistake(name, format!("must have 1 to {max} characters, not {length}"));
+        match text::check(&text, max) {
+            Ok(()) => Some(text.into()),
+            Err(error) => self.mistake(name, error.to_string()),
         }
-        if text.chars().any(char::is_control) {
-            return self.mistake(name, "must not contain control characters".into());
-        }
-        Some(text.into())
+    }
+
+    /// A text that may be missing and that only `read` understands; what it does not is a mistake.
+    pub fn optional_place(&mut self, name: &str, read: fn(&str) -> Option<String>) -> Option<String> {
+        let text = self.take_text(name)?;
+        read(&text).or_else(|| self.mistake(name, format!("must be the `next` of another page, not {}", quoted(&text))))
     }
 
     /// A text for people that must be there.
@@ -186,7 +134,7 @@ impl Fields {
             if let Node::Map(members) = item {
                 fields.members = members;
             } else {
-                fields.note("", format!("must be an object, not {}", item.name()));
+                fields.note_here(format!("must be an object, not {}", item.name()));
             }
             let item = read(&mut fields);
             fields.close();
@@ -223,13 +171,20 @@ impl Fields {
         None
     }
 
-    /// Notes a mistake at a member.
+    /// Notes a mistake at a member, whatever its name.
     pub fn note(&mut self, name: &str, detail: String) {
-        if self.mistakes.len() == MISTAKES_MAX {
-            return;
+        self.note_at(format!("{}/{}", self.pointer, escape(name)), detail);
+    }
+
+    /// Notes a mistake at the object itself.
+    fn note_here(&mut self, detail: String) {
+        self.note_at(self.pointer.clone(), detail);
+    }
+
+    fn note_at(&mut self, pointer: String, detail: String) {
+        if self.mistakes.len() < MISTAKES_MAX {
+            self.mistakes.push(Mistake { pointer, detail });
         }
-        let pointer = if name.is_empty() { self.pointer.clone() } else { format!("{}/{}", self.pointer, escape(name)) };
-        self.mistakes.push(Mistake { pointer, detail });
     }
 
     /// All mistakes, once every known member was taken; what is left is unknown.
@@ -245,7 +200,7 @@ impl Fields {
 
     fn close(&mut self) {
         for (name, _) in std::mem::take(&mut self.members) {
-            let shown: String = name.chars().take(64).collect();
+            let shown: String = name.chars().take(QUOTED_LENGTH_MAX).collect();
             self.note(&shown, "is not a known member".into());
         }
     }
@@ -286,70 +241,19 @@ pub fn invalid(pointer: &str, detail: &str) -> Problem {
     Problem::new(Code::INVALID, format!("{place} {detail}")).fact("errors", errors)
 }
 
+/// Whether a text is digits and nothing else.
+pub fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 /// RFC 6901, section 3.
 fn escape(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }
 
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NodeVisitor)
-    }
-}
-
-struct NodeVisitor;
-
-impl<'de> Visitor<'de> for NodeVisitor {
-    type Value = Node;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Node, E> {
-        Ok(Node::Null)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Node, E> {
-        Ok(Node::Bool)
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
-        Ok(Node::Integer(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
-        Ok(u64::try_from(value).map_or(Node::OtherNumber, Node::Integer))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
-        Ok(Node::OtherNumber)
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Node, E> {
-        Ok(Node::Text(value.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(Node::List(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Node, A::Error> {
-        let mut members = Vec::new();
-        while let Some(entry) = entries.next_entry()? {
-            members.push(entry);
-        }
-        Ok(Node::Map(members))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use shop_domain::{id::Id, money::Money};
+    use shop_domain::{id::Id, message::Format, money::Money};
 
     use super::*;
 
@@ -386,11 +290,40 @@ mod tests {
         let mut fields = Fields::read(body.as_bytes()).unwrap();
         assert_eq!(fields.optional_id::<Id>("id"), None);
         assert_eq!(fields.integer("n", 0, Money::new), None);
-        assert_eq!(fields.optional_integer("twice", 0, Money::new), None);
+        assert_eq!(fields.optional_integer("twice", 0, AMOUNT_MAX, Money::new), None);
         assert_eq!(fields.optional_list("lines", 50, |line| line.id::<Id>("id")), None);
         let problem = fields.finish().unwrap_err();
         assert_eq!(problem.code, Code::INVALID);
         assert_eq!(pointers(&problem), ["/id", "/n", "/twice", "/lines/1/id", "/lines/2", "/lines/2/id", "/extra~11"]);
+    }
+
+    #[test]
+    fn a_member_without_a_name_has_a_place_like_any_other() {
+        let body = r#"{"":1,"lines":[{"":2}],"a/~":3}"#;
+        let mut fields = Fields::read(body.as_bytes()).unwrap();
+        assert_eq!(fields.optional_list("lines", 50, |line| line.id::<Id>("id")), None);
+        let problem = fields.finish().unwrap_err();
+        assert_eq!(pointers(&problem), ["/lines/0/id", "/lines/0/", "/", "/a~1~0"]);
+    }
+
+    #[test]
+    fn a_number_with_a_point_or_an_exponent_is_refused_with_advice() {
+        for (value, says) in [
+            ("1.0", "/n must be an integer from 0 to 9007199254740991; write it without point or exponent"),
+            ("1e1", "/n must be an integer from 0 to 9007199254740991; write it without point or exponent"),
+            ("1e300", "/n must be an integer from 0 to 9007199254740991; it is larger"),
+            ("18446744073709551616", "/n must be an integer from 0 to 9007199254740991; it is larger"),
+            ("-1", "/n must be an integer from 0 to 9007199254740991; it is negative"),
+            ("-1.5", "/n must be an integer from 0 to 9007199254740991; it is negative"),
+            ("7.5", "/n must be an integer from 0 to 9007199254740991; write it without point or exponent"),
+            ("\"1\u{200b}\"", "/n must be an integer from 0 to 9007199254740991, not \"1<U+200B>\""),
+            ("9007199254740992", "/n must be an integer from 0 to 9007199254740991, not 9007199254740992"),
+            ("[]", "/n must be an integer from 0 to 9007199254740991, not an array"),
+        ] {
+            let mut fields = Fields::read(format!("{{\"n\":{value}}}").as_bytes()).unwrap();
+            assert_eq!(fields.integer("n", 0, Money::new), None);
+            assert_eq!(fields.finish().unwrap_err().detail, says, "{value}");
+        }
     }
 
     #[test]
@@ -407,7 +340,7 @@ mod tests {
         }
         assert_eq!(Fields::read(b"{\"a\":\"\xff\"}").unwrap_err().code, Code::MALFORMED);
         for body in ["[1]", "1", "\"text\"", "null", "true"] {
-            assert_eq!(Fields::read(body.as_bytes()).unwrap().finish().unwrap_err().code, Code::INVALID, "{body}");
+            assert_eq!(pointers(&Fields::read(body.as_bytes()).unwrap_err()), [""], "{body}");
         }
     }
 

@@ -4,18 +4,19 @@ use std::collections::HashSet;
 
 use shop_domain::{
     delivery,
-    id::{Id, Key, ProductId},
+    id::{Id, ProductId},
     kind::Kind,
     message::Message,
-    money::{Money, Quantity},
+    money::{AMOUNT_MAX, Money, Quantity},
     order::{self, LINES_MAX, Place, Wanted},
     problem::{Code, Problem},
     product,
+    text::quoted,
     ticket::{InvalidTicket, Ticket},
     wallet,
 };
 
-use super::body::{Fields, invalid};
+use super::body::{Fields, invalid, is_digits};
 use crate::query::{About, Page, Query};
 
 /// Most characters of a product's name.
@@ -31,7 +32,15 @@ pub const QUOTES_MAX: usize = 500;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
     /// Append this to the log.
-    Write(Id, Message),
+    Write {
+        /// To whom.
+        to: Id,
+        /// What.
+        message: Message,
+        /// Where the body says how much, as a JSON pointer: what a price that only the products know may
+        /// make too much.
+        how_much: &'static str,
+    },
     /// Answer this.
     Read(Query),
 }
@@ -57,22 +66,25 @@ pub fn ticket(tickets: &[String], command: &Command, has_key: bool) -> Result<Op
         [_, _, ..] => return Err(mistake("must be given once")),
     };
     match (command, &ticket) {
-        (Command::Write(_, Message::Void(_)), None) => Err(mistake("is missing")),
-        (Command::Write(_, _), Some(_)) if has_key => Err(mistake("stands in place of an Idempotency-Key")),
-        (Command::Write(_, Message::Order(_)), Some(_)) => Err(mistake("is not needed: the id of an order is its key")),
-        (Command::Write(_, _) | Command::Read(_), _) => Ok(ticket),
+        (Command::Write { message: Message::Void(_), .. }, None) => Err(mistake("is missing")),
+        (Command::Write { .. }, Some(_)) if has_key => Err(mistake("stands in place of an Idempotency-Key")),
+        (Command::Write { message: Message::Order(_), .. }, Some(_)) => {
+            Err(mistake("is not needed: the id of an order is its key"))
+        }
+        (Command::Write { .. } | Command::Read(_), _) => Ok(ticket),
     }
 }
 
 fn about_one(kind: Kind, id: Id, verb: &str, mut fields: Fields) -> Result<Command, Problem> {
     let f = &mut fields;
-    let write = |message: Option<Message>| message.map(|message| Command::Write(id.clone(), message));
+    let how_much = if f.has("lines") { "/lines" } else { "/quantity" };
+    let write = |message: Option<Message>| message.map(|message| Command::Write { to: id.clone(), message, how_much });
     let read = |query: Query| Some(Command::Read(query));
     let command = match (kind, verb) {
         (Kind::Wallet, "open") => write(open(&id, f)),
         (Kind::Wallet, "top-up") => write(top_up(f)),
         (Kind::Wallet, "statement") => {
-            page(f, statement_place)?.and_then(|page| read(Query::Of(id.clone(), About::Statement(page))))
+            page(f, statement_place).and_then(|page| read(Query::Of(id.clone(), About::Statement(page))))
         }
         (Kind::Product, "create") => write(create(&id, f)),
         (Kind::Product, "restock") => write(restock(f)),
@@ -84,7 +96,7 @@ fn about_one(kind: Kind, id: Id, verb: &str, mut fields: Fields) -> Result<Comma
         (Kind::Delivery, "deliver") => write(Some(delivery::Message::Deliver.into())),
         (Kind::Wallet | Kind::Product | Kind::Delivery, "void") => write(Some(Message::Void(kind))),
         (Kind::Mypage, "get") => {
-            page(f, orders_place)?.and_then(|page| read(Query::Of(id.clone(), About::Orders(page))))
+            page(f, orders_place).and_then(|page| read(Query::Of(id.clone(), About::Orders(page))))
         }
         (Kind::Wallet | Kind::Product | Kind::Order | Kind::Delivery, "get") => read(Query::Of(id, About::Itself)),
         (_, verb) => return Err(no_such_verb(kind, verb)),
@@ -107,7 +119,7 @@ fn about_all(kind: Kind, verb: &str, mut fields: Fields) -> Result<Command, Prob
 
 fn open(id: &Id, f: &mut Fields) -> Option<Message> {
     same_id(id, f);
-    let balance = f.optional_integer("balance", 0, Money::new).unwrap_or(Money::ZERO);
+    let balance = f.optional_integer("balance", 0, AMOUNT_MAX, Money::new).unwrap_or(Money::ZERO);
     Some(wallet::Message::Open { balance }.into())
 }
 
@@ -131,32 +143,35 @@ fn restock(f: &mut Fields) -> Option<Message> {
 
 fn change(f: &mut Fields) -> Option<Message> {
     let name = f.optional_text("name", NAME_LENGTH_MAX);
-    let price = f.optional_integer("price", 0, Money::new);
+    let price = f.optional_integer("price", 0, AMOUNT_MAX, Money::new);
     Some(product::Message::Change { name, price }.into())
 }
 
 fn place(id: &Id, f: &mut Fields) -> Option<Message> {
     same_id(id, f);
     let user = f.id("user");
-    let lines = if f.has("lines") {
+    let is_list = f.has("lines");
+    let lines = if is_list {
         let singles: Vec<_> = ["product", "quantity", "unit_price"].into_iter().filter(|name| f.ignore(name)).collect();
         if !singles.is_empty() {
             f.note("lines", format!("stands in place of {}; give one or the other", singles.join(", ")));
         }
         f.optional_list("lines", LINES_MAX, wanted)
     } else {
+        f.ignore("lines");
         wanted(f).map(|line| vec![line])
     };
     let lines = lines?;
     let mut seen = HashSet::new();
     for (index, line) in lines.iter().enumerate() {
         if !seen.insert(&line.product) {
-            f.note("lines", format!("name {} more than once (again at index {index})", line.product));
+            let product = quoted(line.product.as_str());
+            f.note("lines", format!("name {product} more than once (again at index {index})"));
         }
     }
     let is_priced = seen.len() == lines.len() && lines.iter().all(|line| line.unit_price.is_some());
     if is_priced && order::price(&lines).is_err() {
-        let place = if lines.len() == 1 { "quantity" } else { "lines" };
+        let place = if is_list { "lines" } else { "quantity" };
         f.note(place, "would make the order cost more than the shop can count".into());
     }
     Some(order::Message::Place(Place { user: user?, lines }).into())
@@ -165,7 +180,7 @@ fn place(id: &Id, f: &mut Fields) -> Option<Message> {
 fn wanted(f: &mut Fields) -> Option<Wanted> {
     let product = f.id("product");
     let quantity = f.integer("quantity", 1, Quantity::new);
-    let unit_price = f.optional_integer("unit_price", 0, Money::new);
+    let unit_price = f.optional_integer("unit_price", 0, AMOUNT_MAX, Money::new);
     Some(Wanted { product: product?, quantity: quantity?, unit_price, quote: None })
 }
 
@@ -184,52 +199,42 @@ fn quotes(f: &mut Fields) -> Option<Query> {
     f.list("products", QUOTES_MAX, |f| f.id("id")).map(Query::Quotes)
 }
 
-/// A page that begins where `before` says; refused when no page can have said that.
-fn page(f: &mut Fields, read_place: fn(&str) -> Option<String>) -> Result<Option<Page>, Problem> {
-    let before: Option<Key> = f.optional_id("before");
-    let from = before.as_ref().map(|before| {
-        let malformed =
-            || Problem::new(Code::MALFORMED, format!("before must be the next of another page, not {before}"));
-        read_place(before.as_str()).ok_or_else(malformed)
-    });
-    let from = from.transpose()?;
-    Ok(limit(f).map(|limit| Page { limit, from }))
+/// A page that begins where `before` says: where another page has ended.
+fn page(f: &mut Fields, read_place: fn(&str) -> Option<String>) -> Option<Page> {
+    let from = f.optional_place("before", read_place);
+    Some(Page { limit: limit(f)?, from })
 }
 
 /// A place in a statement is an entry's number, as its row has it.
 fn statement_place(text: &str) -> Option<String> {
-    let number: u64 = text.parse().ok()?;
-    Some(format!("{number:020}"))
+    (text.len() == 20 && is_digits(text)).then(|| text.to_owned())
 }
 
 /// A place on a page is the time of placing, in digits, and the order's id.
 fn orders_place(text: &str) -> Option<String> {
     let (time, order) = text.split_once('-')?;
-    let is_row = time.len() == 16 && time.bytes().all(|byte| byte.is_ascii_digit()) && !order.is_empty();
+    let is_row = time.len() == 16 && is_digits(time) && order.parse::<Id>().is_ok();
     is_row.then(|| text.to_owned())
 }
 
 fn limit(f: &mut Fields) -> Option<usize> {
     let (default, max) = PAGE_ITEMS;
     if !f.has("limit") {
+        f.ignore("limit");
         return Some(default);
     }
-    let limit = f.optional_integer("limit", 1, |limit| usize::try_from(limit).ok())?;
-    if limit > max {
-        f.note("limit", format!("must be at most {max}, not {limit}"));
-        return None;
-    }
-    Some(limit)
+    f.optional_integer("limit", 1, max as u64, |limit| usize::try_from(limit).ok())
 }
 
 /// An id in the body must be the one that the request is about.
 fn same_id(id: &Id, f: &mut Fields) {
     if let Some(other) = f.optional_id::<Id>("id").filter(|other| other != id) {
+        let (other, id) = (quoted(other.as_str()), quoted(id.as_str()));
         f.note("id", format!("is {other}, but the request is about {id}"));
     }
 }
 
 fn no_such_verb(kind: Kind, verb: &str) -> Problem {
-    let shown: String = verb.chars().take(64).collect();
-    Problem::new(Code::NOT_FOUND, format!("there is no verb {shown:?} for the kind {kind}"))
+    let detail = format!("there is no verb {} for the kind {kind}", quoted(verb));
+    Problem::new(Code::NOT_FOUND, detail).fact("kind", kind.as_str())
 }

@@ -266,6 +266,7 @@ impl Findings {
             | Refusal::KeyReused { .. }
             | Refusal::OrderIdReused { .. }
             | Refusal::Overloaded { .. }
+            | Refusal::LimitExceeded { .. }
             | Refusal::Invalid { .. } => None,
         }
     }
@@ -423,6 +424,7 @@ impl Before {
                 | Refusal::KeyReused { .. }
                 | Refusal::OrderIdReused { .. }
                 | Refusal::Overloaded { .. }
+                | Refusal::LimitExceeded { .. }
                 | Refusal::Invalid { .. },
                 _,
             ) => String::new(),

@@ -58,7 +58,8 @@ impl Holders {
                 Err(Problem { code, detail, facts })
             }
             Err(error) => {
-                Err(self.unavailable(&format!("another host answers in a way that is not known here: {error}")))
+                tracing::warn!("an answer of another host is not known here: {error}");
+                Err(self.unavailable("another host answers in a way that is not known here"))
             }
         }
     }
@@ -69,7 +70,10 @@ impl Holders {
             RequestError::NoResponders { .. } => {
                 self.unavailable(&format!("no host runs partition {number} right now"))
             }
-            RequestError::TimedOut { .. } | RequestError::Failed { .. } => self.unavailable(&error.to_string()),
+            RequestError::TimedOut { .. } | RequestError::Failed { .. } => {
+                tracing::debug!("{error}");
+                self.unavailable("another host did not answer in time")
+            }
         })
     }
 
@@ -160,10 +164,14 @@ impl Holders {
             Ok(Question::Outlook(envelope)) => match rmp_serde::from_slice(&envelope) {
                 Ok(envelope) => local.outlook(number, &envelope).await.map(|outlook| encode(Ok(outlook))),
                 Err(error) => {
-                    Err(Problem::new(Code::UNAVAILABLE, format!("its command is not understood: {error}")).into())
+                    tracing::warn!("a command that another host asks about is not known here: {error}");
+                    Err(self.unavailable("the command that another host asks about is not known here").into())
                 }
             },
-            Err(error) => Err(Problem::new(Code::UNAVAILABLE, format!("it is not understood: {error}")).into()),
+            Err(error) => {
+                tracing::warn!("a question of another host is not known here: {error}");
+                Err(self.unavailable("the question of another host is not known here").into())
+            }
         };
         let answer = match answer {
             Err(Unread::NotHere) => self.ask_in_bytes(number, question).await,

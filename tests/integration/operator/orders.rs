@@ -47,7 +47,7 @@ async fn a_trace_shows_what_a_rejected_order_did_and_undid() {
     tool(&shop, "trace o-2").await.exits(0).says(&[
         "charge order=o-2 amount=220  → 220 charged, 760 left",
         "undo: put_back order=o-2  → 2 put back, 5 there now",
-        "✗ out_of_stock: the order wants 2 of pear, 1 are left",
+        "✗ out_of_stock: the order wants 2 of \"pear\", 1 are left",
     ]);
     let unknown = tool(&shop, "trace o-3").await.exits(1);
     assert!(unknown.stderr.contains("no log knows of an order o-3"), "{}", unknown.stderr);
@@ -60,7 +60,7 @@ async fn why_names_the_facts_and_who_was_faster() {
     rejected_order(&shop).await;
     // The takes of the pear: o-1 at sequence 3, after both products were created.
     tool(&shop, "why o-2").await.exits(0).says(&[
-        "Order o-2 of alice is REJECTED with out_of_stock: the order wants 2 of pear, 1 are left.",
+        "Order o-2 of alice is REJECTED with out_of_stock: the order wants 2 of \"pear\", 1 are left.",
         "The last to take pear before was order o-1, at sequence 3 of the product log",
         "What was done is undone: ",
         "wallet alice: 220 given back",

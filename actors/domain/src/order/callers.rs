@@ -19,7 +19,7 @@ pub(super) fn wait(callers: &mut Vec<Caller>, caller: Caller, ctx: &mut Context<
     if callers.len() == CALLERS_MAX {
         if ctx.logic >= Logic::V3 {
             let refusal = Refusal::Overloaded { waiting: CALLERS_MAX as u64 };
-            return ctx.answer_to(Caller { answer_row: None, ..caller }, Answer::refused(&refusal));
+            return ctx.answer_to(Caller { answer_row: None, ..caller }, Answer::refused(&refusal, ctx.logic));
         }
         callers.remove(0);
     }

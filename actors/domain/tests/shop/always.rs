@@ -162,6 +162,7 @@ fn placed(phase: Phase, shipped: bool, cancelling: bool) -> Placed {
         cancelling,
         cancel_reason: None,
         cancel_refused: None,
+        quoted: Default::default(),
         placed_at: Timestamp::from_unix_ms(3),
         updated_at: AT,
         placers: vec![],

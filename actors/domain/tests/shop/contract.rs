@@ -9,11 +9,13 @@ use shop_domain::{
     entity::{self, Answer},
     id::{Id, InvalidId, Key},
     kind::Kind,
+    logic::Logic,
     message::{Envelope, Message, Request},
     money::{AMOUNT_MAX, Money, Quantity},
-    mypage, order,
+    mypage,
+    order::{self, Place, Wanted},
     problem::{Code, Problem},
-    product,
+    product::{self, Quote},
     refusal::Refusal,
     timestamp::Timestamp,
     wallet,
@@ -35,6 +37,7 @@ fn every_code_has_one_status_and_one_title_and_is_found_by_its_name() {
         ("not_cancellable", 409, "Not cancellable"),
         ("not_dispatchable", 409, "Not dispatchable"),
         ("not_deliverable", 409, "Not deliverable"),
+        ("limit_exceeded", 409, "Limit exceeded"),
         ("idempotency_key_reused", 409, "Idempotency key reused"),
         ("request_timeout", 408, "Request timeout"),
         ("payload_too_large", 413, "Payload too large"),
@@ -52,10 +55,13 @@ fn every_code_has_one_status_and_one_title_and_is_found_by_its_name() {
     assert_eq!(Code::named("no_such_code"), None);
 }
 
-#[test]
-fn every_refusal_tells_what_happened_in_a_sentence_and_in_facts() {
+/// A refusal, its code, its sentence, and its facts in JSON.
+type Told = (Refusal, &'static str, &'static str, &'static str);
+
+/// Every refusal as it was told before logic version 3.
+fn former_refusals() -> Vec<Told> {
     let (apple, alice) = (|| "apple".parse().unwrap(), || id("alice"));
-    let table = [
+    vec![
         (Refusal::NotFound { kind: Kind::Wallet, id: alice() }, "not_found", "there is no wallet alice", ""),
         (
             Refusal::AlreadyExists { kind: Kind::Wallet, id: alice() },
@@ -76,7 +82,7 @@ fn every_refusal_tells_what_happened_in_a_sentence_and_in_facts() {
             r#","product":"apple","stock":1,"needed":2"#,
         ),
         (
-            Refusal::PriceChanged { product: apple(), price: money(1), agreed: money(2) },
+            Refusal::PriceChanged { product: apple(), price: money(1), agreed: money(2), was_quoted: false },
             "price_changed",
             "apple costs 1 now, the order agreed to 2",
             r#","product":"apple","price":1,"agreed":2"#,
@@ -112,33 +118,128 @@ fn every_refusal_tells_what_happened_in_a_sentence_and_in_facts() {
             "",
         ),
         (
-            Refusal::KeyReused { kind: Kind::Wallet, id: alice() },
-            "idempotency_key_reused",
-            "this idempotency key was used before with another request to the wallet alice; take a new one",
-            r#","reused":"key","wallet":"alice""#,
-        ),
-        (
-            Refusal::Overloaded { waiting: 256 },
-            "overloaded",
-            "256 callers wait for this order already, as many as it answers; ask again",
-            r#","waiting":256"#,
-        ),
-        (
             Refusal::Invalid { pointer: "/amount".into(), detail: "is too much".into() },
             "invalid",
             "/amount is too much",
             r#","errors":[{"pointer":"/amount","detail":"is too much"}]"#,
         ),
-    ];
-    for (refusal, name, detail, facts) in table {
-        let Code { status, title, .. } = Code::named(name).unwrap();
-        let head = format!(r#""type":"urn:shop:problem:{name}","title":"{title}","status":{status},"code":"{name}""#);
-        let answer = Answer::refused(&refusal);
-        assert_eq!(text(&answer), format!(r#"{{{head},"detail":"{detail}"{facts}}}"#));
-        assert_eq!(answer.code(), Code::named(name));
-        let answer = Answer::order_refused(&refusal, &id("o-1"));
-        assert_eq!(text(&answer), format!(r#"{{{head},"detail":"{detail}"{facts},"order":"o-1"}}"#));
-        assert_eq!(answer.code(), Code::named(name));
+    ]
+}
+
+#[test]
+fn every_refusal_tells_what_happened_in_a_sentence_and_in_facts() {
+    let apple = || "apple".parse().unwrap();
+    let mut table = former_refusals();
+    let (detail, facts) = (r#"there is no wallet \"alice\""#, r#","kind":"wallet","id":"alice""#);
+    (table[0].2, table[0].3) = (detail, facts);
+    (table[1].2, table[1].3) = (r#"the wallet \"alice\" exists already"#, facts);
+    table[3].2 = r#"the order wants 2 of \"apple\", 1 are left"#;
+    table[4].2 = r#"\"apple\" costs 1 now, the order agreed to 2"#;
+    table.push((
+        Refusal::PriceChanged { product: apple(), price: money(1), agreed: money(2), was_quoted: true },
+        "price_changed",
+        r#"\"apple\" costs 1 now, it was quoted at 2"#,
+        r#","product":"apple","price":1,"agreed":2"#,
+    ));
+    table.push((
+        Refusal::LimitExceeded { pointer: "/amount".into(), detail: "is too much".into(), used: 1, needed: 2 },
+        "limit_exceeded",
+        "/amount is too much",
+        r#","limit":9007199254740991,"used":1,"needed":2,"errors":[{"pointer":"/amount","detail":"is too much"}]"#,
+    ));
+    table.push((
+        Refusal::KeyReused { kind: Kind::Wallet, id: id("alice") },
+        "idempotency_key_reused",
+        r#"this idempotency key was used before with another request to the wallet \"alice\"; take a new one"#,
+        r#","reused":"key","wallet":"alice""#,
+    ));
+    for told in table {
+        is_told(Logic::V3, r#","retryable":false"#, told);
+    }
+    let crowded = (
+        Refusal::Overloaded { waiting: 256 },
+        "overloaded",
+        "256 callers wait for this order already, as many as it answers; ask again",
+        r#","waiting":256"#,
+    );
+    is_told(Logic::V3, r#","retryable":true"#, crowded);
+}
+
+#[test]
+fn before_logic_version_3_a_refusal_is_told_in_the_words_of_its_day() {
+    for logic in [Logic::V1, Logic::V2] {
+        for told in former_refusals() {
+            is_told(logic, "", told);
+        }
+    }
+}
+
+#[track_caller]
+fn is_told(logic: Logic, retryable: &str, (refusal, name, detail, facts): Told) {
+    let Code { status, title, .. } = Code::named(name).unwrap();
+    let head = format!(r#""type":"urn:shop:problem:{name}","title":"{title}","status":{status},"code":"{name}""#);
+    let answer = Answer::refused(&refusal, logic);
+    assert_eq!(text(&answer), format!(r#"{{{head},"detail":"{detail}"{retryable}{facts}}}"#));
+    assert_eq!(answer.code(), Code::named(name));
+    let answer = Answer::order_refused(&refusal, &id("o-1"), logic);
+    assert_eq!(text(&answer), format!(r#"{{{head},"detail":"{detail}"{retryable}{facts},"order":"o-1"}}"#));
+    assert_eq!(answer.code(), Code::named(name));
+}
+
+#[test]
+fn a_problem_says_whether_the_request_may_be_sent_again() {
+    let retryable = |problem: Problem| {
+        let told: Value = serde_json::from_slice(&problem.to_json()).unwrap();
+        told["retryable"].as_bool().unwrap()
+    };
+    for code in Code::ALL {
+        assert_eq!(retryable(Problem::new(*code, "no")), matches!(code.status, 408 | 503), "{}", code.name);
+        assert!(!retryable(Problem::new(*code, "no").retryable(false)), "{}", code.name);
+        assert!(retryable(Problem::new(*code, "no").retryable(true)), "{}", code.name);
+    }
+    assert!(retryable(Problem::held("not now")));
+}
+
+#[test]
+fn a_rejected_order_and_its_page_show_which_of_its_products_ran_out() {
+    for (logic, page_shows_it) in [(Logic::V2, false), (Logic::V3, true)] {
+        let mut shop = World::with(&[("apple", 10, 5), ("pear", 10, 2)], &[("alice", 10_000)]);
+        shop.logic = logic;
+        shop.tell("o-1", place("alice", &[("apple", 1, 10), ("pear", 3, 10)]));
+        shop.tell("o-2", place("alice", &[("apple", 1, 10)]));
+        shop.settle();
+        let facts = serde_json::json!({
+            "code": "out_of_stock",
+            "detail": "the order wants 3 of \"pear\", 2 are left",
+            "product": "pear",
+            "stock": 2,
+            "needed": 3,
+        });
+        let shown = |kind, of| serde_json::from_str::<Value>(&shop.view(kind, of).unwrap()).unwrap();
+        let (rejected, page) = (shown(Kind::Order, "o-1"), shown(Kind::Mypage, "alice"));
+        assert_eq!(rejected["refusal"], facts, "{logic}");
+        assert_eq!(page[0].get("refusal"), page_shows_it.then_some(&facts), "{logic}");
+        assert_eq!((&rejected["reason"], &page[0]["reason"]), (&"out_of_stock".into(), &"out_of_stock".into()));
+        assert_eq!(shown(Kind::Order, "o-2").get("refusal"), None);
+    }
+}
+
+#[test]
+fn who_named_no_price_is_told_what_was_quoted_and_others_what_they_agreed_to() {
+    for (unit_price, logic, says) in [
+        (Some(money(9)), Logic::V3, "\"apple\" costs 10 now, the order agreed to 9"),
+        (None, Logic::V3, "\"apple\" costs 10 now, it was quoted at 9"),
+        (None, Logic::V2, "apple costs 10 now, the order agreed to 9"),
+    ] {
+        let mut shop = World::with(&[("apple", 10, 5)], &[("alice", 10_000)]);
+        shop.logic = logic;
+        let quote = unit_price.is_none().then_some(Quote::Offer { price: money(9), stock: quantity(5) });
+        let line = Wanted { product: "apple".parse().unwrap(), quantity: quantity(1), unit_price, quote };
+        let place = Place { user: "alice".parse().unwrap(), lines: vec![line] };
+        shop.ask("o-1", order::Message::Place(place), "caller");
+        shop.settle();
+        let answer = shop.answer("caller");
+        assert_eq!((&answer["detail"], &answer["agreed"]), (&says.into(), &9.into()), "{logic}");
     }
 }
 
@@ -200,6 +301,8 @@ fn what_is_wrong_with_an_id_or_a_key_is_said_with_its_limit() {
         ("".parse::<Id>(), "must not be empty"),
         ("x".repeat(65).parse(), "must have at most 64 characters, not 65"),
         ("a.b".parse(), "must consist of A-Z a-z 0-9 - _, not '.'"),
+        ("a\0".parse(), "must consist of A-Z a-z 0-9 - _, not U+0000"),
+        ("a\u{200b}".parse(), "must consist of A-Z a-z 0-9 - _, not U+200B"),
     ];
     for (wrong, says) in table {
         assert_eq!(wrong.unwrap_err().to_string(), says);

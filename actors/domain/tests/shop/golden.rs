@@ -107,7 +107,8 @@ fn samples() -> BTreeMap<String, Envelope> {
         ),
         (
             "refusal.price_changed",
-            refused(Refusal::PriceChanged { product: product(), price: money(1), agreed: money(2) }).into(),
+            refused(Refusal::PriceChanged { product: product(), price: money(1), agreed: money(2), was_quoted: false })
+                .into(),
         ),
         (
             "refusal.not_cancellable",
@@ -116,6 +117,21 @@ fn samples() -> BTreeMap<String, Envelope> {
         ("refusal.not_dispatchable", refused(Refusal::NotDispatchable { status: "CANCELLED".into() }).into()),
         ("refusal.not_deliverable", refused(Refusal::NotDeliverable { status: "SCHEDULED".into() }).into()),
         ("refusal.idempotency_key_reused", refused(Refusal::IdempotencyKeyReused).into()),
+        (
+            "refusal.price_changed.quoted",
+            refused(Refusal::PriceChanged { product: product(), price: money(1), agreed: money(2), was_quoted: true })
+                .into(),
+        ),
+        (
+            "refusal.limit_exceeded",
+            refused(Refusal::LimitExceeded {
+                pointer: "/amount".into(),
+                detail: "too much".into(),
+                used: 1,
+                needed: 2,
+            })
+            .into(),
+        ),
         ("refusal.invalid", refused(Refusal::Invalid { pointer: "/amount".into(), detail: "too much".into() }).into()),
         (
             "delivery.schedule",

@@ -84,8 +84,8 @@ fn an_unknown_wallet_or_product_rejects_the_order() {
     shop.ask("o-1", place("nobody", &[("apple", 1, 1000)]), "wallet");
     shop.ask("o-2", place("alice", &[("nothing", 1, 1000)]), "product");
     shop.settle();
-    assert_eq!(shop.answer("wallet")["detail"], "there is no wallet nobody");
-    assert_eq!(shop.answer("product")["detail"], "there is no product nothing");
+    assert_eq!(shop.answer("wallet")["detail"], "there is no wallet \"nobody\"");
+    assert_eq!(shop.answer("product")["detail"], "there is no product \"nothing\"");
     assert_eq!((shop.balance("alice"), shop.stock("apple")), (999_999, 1000));
     shop.check();
 }

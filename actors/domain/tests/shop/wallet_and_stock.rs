@@ -167,8 +167,13 @@ fn what_may_come_back_counts_towards_the_range() {
     shop.settle();
     shop.ask("alice", top_up(7000), "money");
     shop.ask("apple", product::Message::Restock { quantity: quantity(7) }, "pieces");
-    assert_eq!(shop.answer("money")["code"], "invalid");
+    let money = shop.answer("money");
+    assert_eq!((&money["code"], &money["limit"]), (&"limit_exceeded".into(), &AMOUNT_MAX.into()));
+    assert_eq!((&money["used"], &money["needed"]), (&AMOUNT_MAX.into(), &7000.into()));
     assert_eq!(shop.answer("pieces")["errors"][0]["pointer"], "/quantity");
+    shop.logic = Logic::V2;
+    shop.ask("alice", top_up(7000), "money, formerly");
+    assert_eq!(shop.answer("money, formerly")["code"], "invalid");
     shop.tell("o-1", cancel());
     shop.settle();
     assert_eq!((shop.balance("alice"), shop.stock("apple")), (AMOUNT_MAX, AMOUNT_MAX));

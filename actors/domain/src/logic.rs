@@ -20,11 +20,12 @@ pub enum Logic {
     /// a top-up makes no entry in the statement.
     V2 = 2,
     /// A partition's clock never goes back: where that of the log does, what happens next happens at
-    /// the latest time that there was before. Tickets are heeded, see [`ticket`](crate::ticket).
+    /// the latest time that there was before.
     /// An order keeps a cancel that was accepted and then lost to a dispatch; its page is told the facts of
     /// a refusal; of too many callers who wait for it, each is told so and none is forgotten. Who uses a key
     /// or an order's id for something else is told which of them, and a key that comes with an order
     /// without an id is its customer's own.
+    /// Tickets are heeded: see [`ticket`](crate::ticket).
     /// Refusals tell more: whether the request may be repeated, what was not found, ids in quotes, and a
     /// price that nobody named as one that was quoted. A sum that leaves the range has a code of its own.
     V3 = 3,

@@ -165,7 +165,7 @@ async fn until_something_is_trimmed_the_tools_tell_of_all_that_was_before_a_repa
     let what = "asked for, at what time is not known. What had been done is undone; where and when is not known.";
     assert!(gone["why"].as_str().unwrap().contains(what), "{gone}");
     let refused = tool(&shop, "why o-2").await.exits(0);
-    refused.says(&["4 of apple, 3 are left. Where it was refused is not known. Nothing had to be undone."]);
+    refused.says(&["4 of \"apple\", 3 are left. Where it was refused is not known. Nothing had to be undone."]);
     tool(&shop, "why o-3")
         .await
         .exits(0)

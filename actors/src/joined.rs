@@ -27,7 +27,7 @@ pub async fn joined<T>(task: impl Future<Output = Result<T, JoinError>>) -> T {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
-    use tokio::{runtime, task::spawn_blocking};
+    use tokio::runtime;
 
     use super::*;
 
@@ -44,17 +44,13 @@ mod tests {
 
     #[test]
     fn work_that_the_end_of_a_runtime_cancels_panics_nobody_who_waits_for_it() {
-        let begun = runtime::Builder::new_multi_thread().worker_threads(1).max_blocking_threads(1).build().unwrap();
-        let (go_on, wait) = std::sync::mpsc::channel::<()>();
-        let busy = begun.spawn_blocking(move || wait.recv().is_err());
-        let waiting = {
-            let _inside = begun.enter();
-            spawn_blocking(|| ())
-        };
-        begun.shutdown_background();
-        drop(go_on);
+        let ended = runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let its = ended.handle().clone();
+        ended.shutdown_background();
         let still_here = runtime::Builder::new_current_thread().build().unwrap();
-        assert!(still_here.block_on(joined(busy)));
-        assert!(still_here.block_on(async { joined(waiting).now_or_never() }).is_none());
+        let cancelled = still_here.block_on(its.spawn_blocking(|| ()));
+        assert!(cancelled.unwrap_err().is_cancelled());
+        let waiting = joined(its.spawn_blocking(|| ()));
+        assert!(still_here.block_on(async { waiting.now_or_never() }).is_none());
     }
 }

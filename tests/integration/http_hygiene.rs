@@ -125,7 +125,7 @@ async fn a_body_in_another_coding_is_refused_by_name_and_never_read_as_json() {
             let ask = shop.ask(method.parse().unwrap(), path).body(body).header("content-encoding", coding);
             let answer = ask.await.refused(415, "unsupported_media_type").with("accept-encoding", "identity");
             let named = coding.trim_start_matches("identity, ");
-            assert!(answer.text("/detail").ends_with(&format!("not in the coding {named}")), "{answer}");
+            assert!(answer.text("/detail").ends_with(&format!("not in the coding \"{named}\"")), "{answer}");
             answer.has("/content_encoding", named);
         }
         for media_type in ["application/json; charset=utf-16", "application/json, text/plain"] {

@@ -121,10 +121,12 @@ impl Client {
         self.exchange(&Ask { body: body.cloned(), ..Ask::new(method, path) }).await
     }
 
-    /// `POST` of something whose outcome is not waited for; the shop must have taken it.
+    /// `POST` of something whose outcome is not waited for; the shop must have taken it, and may say at once that it
+    /// is refused.
     pub async fn post_async(&self, path: &str, body: &Value) -> Value {
         let answer = self.exchange(&Ask::new(Method::POST, path).body(body.clone()).without_waiting()).await;
-        answer.unwrap_or_else(|error| panic!("POST {path}: {error}")).json(202)
+        let answer = answer.unwrap_or_else(|error| panic!("POST {path}: {error}"));
+        answer.json(if answer.status == 409 { 409 } else { 202 })
     }
 
     /// Any request; an error when there is no whole answer.

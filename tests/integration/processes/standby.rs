@@ -70,7 +70,7 @@ async fn a_host_that_freezes_is_done_without_and_does_no_harm_when_it_goes_on() 
     let nats = shop.nats().await;
     shop.cluster.host(FIRST).signal(Signal::STOP);
     rush.has_answered(ORDERS / 2).await;
-    assert_eq!(shop.owners(1).await, [20]);
+    until("the other one owns everything", async || (shop.owners(1).await == [20]).then_some(())).await;
     let mut announced = nats.subscribe("shop.hosts.*").await.unwrap();
     let awake = said(&mut announced).await.0;
     shop.cluster.host(FIRST).signal(Signal::CONT);

@@ -147,7 +147,7 @@ fn the_recordings_hold_thousands_of_messages_of_every_sort_and_tell_the_logic_ve
 }
 
 /// What there has to be in the recordings.
-const SORTS: [&str; 25] = [
+const SORTS: [&str; 26] = [
     "wallet open",
     "wallet top_up",
     "wallet charge",
@@ -173,6 +173,7 @@ const SORTS: [&str; 25] = [
     "mypage delivery_changed",
     "dead letter",
     "upgrade to 2",
+    "upgrade to 3",
 ];
 
 fn sort_of(message: &Message) -> String {

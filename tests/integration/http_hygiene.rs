@@ -17,12 +17,13 @@ use tokio::{
     time::timeout,
 };
 
-use crate::shop::{TestShop, raw};
+use crate::{
+    input::{STATE, furnished},
+    shop::{TestShop, raw},
+};
 
 /// How long an answer may take that does not depend on what the client sends next.
 const AT_ONCE: Duration = Duration::from_secs(5);
-/// All that there is in [`furnished`]; nothing bad may change it.
-const STATE: [&str; 5] = ["/products", "/wallets/alice", "/mypages/alice", "/orders/o-1", "/deliveries/o-1"];
 
 /// Every route that takes a body, with one that it would take.
 const WRITES: [(&str, &str, &str); 10] = [
@@ -37,14 +38,6 @@ const WRITES: [(&str, &str, &str); 10] = [
     ("POST", "/deliveries/o-1/dispatch", "{}"),
     ("POST", "/deliveries/o-1/deliver", "{}"),
 ];
-
-async fn furnished() -> TestShop {
-    let shop = TestShop::open().await;
-    shop.product("apple", 1000, 100).await;
-    shop.wallet("alice", 50_000).await;
-    shop.order("o-1", "alice", "apple", 1).await;
-    shop
-}
 
 /// A request with these lines in its head beside those that every one needs.
 fn request(method: &str, path: &str, lines: &str, body: &str) -> String {

@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 use crate::shop::{Ask, MAX, TestShop};
 
 /// All that there is in [`furnished`]; nothing bad may change it.
-const STATE: [&str; 6] =
+pub(crate) const STATE: [&str; 6] =
     ["/products", "/wallets/alice", "/wallets/alice/statement", "/mypages/alice", "/orders/o-1", "/deliveries/o-1"];
 
-async fn furnished() -> TestShop {
+/// A shop in which each thing is that a request may be about.
+pub(crate) async fn furnished() -> TestShop {
     let shop = TestShop::open().await;
     shop.product("apple", 1000, 100).await;
     shop.wallet("alice", 50_000).await;

@@ -38,8 +38,7 @@ pub struct Serve {
     /// `overloaded`, nothing is lost, and `shop trim` makes room [default: as it is; without limit].
     #[arg(long, env = "SHOP_LOG_MAX_BYTES", value_name = "BYTES")]
     log_max_bytes: Option<u64>,
-    /// Hosts that keep a partition at hand beside the one that owns it, and of which one goes on when that is gone,
-    /// if there are so many.
+    /// Standby hosts per partition, as far as there are so many hosts. If the owner fails, one of them takes over.
     #[arg(long, env = "SHOP_STANDBYS", value_name = "COUNT", default_value_t = STANDBYS)]
     standbys: usize,
     #[command(flatten)]

@@ -2,6 +2,8 @@
 
 mod cli;
 mod completions;
+#[cfg(test)]
+mod reference;
 mod version;
 
 use std::{

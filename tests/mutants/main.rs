@@ -79,17 +79,22 @@ async fn every_planted_fault_is_found() {
     let only = env::var("SHOP_MUTANT").unwrap_or_default();
     let mutants: Vec<_> = mutants().into_iter().filter(|mutant| mutant.name.contains(&only)).collect();
     for finder in mutants.iter().map(|mutant| &mutant.finder).collect::<BTreeSet<_>>() {
-        let Finding { how, failed, .. } = find(&tree, finder).await;
+        let Finding { how, failed, .. } = find(&tree, finder).await.expect("it compiles as it is");
         assert!(!failed, "without any fault {} finds something: {how}", finder.target);
     }
     let mut missed = vec![];
     println!("\n{:<48} {:>6} {:>8}   found by", "planted fault", "runs", "seconds");
     for Mutant { name, patch, finder, .. } in mutants {
         apply(&tree, &patch, &[]).await;
-        let Finding { failed, how, runs, seconds } = find(&tree, &finder).await;
-        println!("{name:<48} {runs:>6} {seconds:>8.1}   {how}");
-        if !failed {
-            missed.push(name);
+        match find(&tree, &finder).await {
+            Ok(Finding { failed, how, runs, seconds }) => {
+                println!("{name:<48} {runs:>6} {seconds:>8.1}   {how}");
+                missed.extend((!failed).then_some(name));
+            }
+            Err(compiler) => {
+                println!("{name:<48} does not compile:\n{compiler}");
+                missed.push(name);
+            }
         }
         apply(&tree, &patch, &["--reverse"]).await;
     }
@@ -105,26 +110,26 @@ struct Finding {
     seconds: f64,
 }
 
-/// Builds a test of a tree and runs it.
-async fn find(tree: &Path, finder: &Finder) -> Finding {
-    let program = build(tree, &finder.target).await;
+/// Builds a test of a tree and runs it. The error is the compiler's.
+async fn find(tree: &Path, finder: &Finder) -> Result<Finding, String> {
+    let program = build(tree, &finder.target).await?;
     let start = Instant::now();
     let mut run = Command::new(program);
     run.args(&finder.filter);
     run.current_dir(tree.join("tests")).stdin(Stdio::null()).kill_on_drop(true);
     let Ok(output) = timeout(RUN_LIMIT, run.output()).await else {
-        return Finding { failed: true, how: "it does not end".into(), runs: 0, seconds: RUN_LIMIT.as_secs_f64() };
+        return Ok(Finding { failed: true, how: "it does not end".into(), runs: 0, seconds: RUN_LIMIT.as_secs_f64() });
     };
     let output = output.expect("the simulation runs");
     let seconds = start.elapsed().as_secs_f64();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     let found = text.lines().filter_map(finding).min_by(|one, other| one.seconds.total_cmp(&other.seconds));
     let failed = !output.status.success();
-    found.filter(|_| failed).unwrap_or_else(|| {
+    Ok(found.filter(|_| failed).unwrap_or_else(|| {
         let tests: Vec<_> = text.lines().filter(|line| line.ends_with("... FAILED")).collect();
         let how = if failed { tests.join(", ") } else { "nothing found".into() };
         Finding { failed, how, runs: 0, seconds }
-    })
+    }))
 }
 
 /// Reads the line with which the simulation says what it found.
@@ -135,9 +140,11 @@ fn finding(line: &str) -> Option<Finding> {
     Some(Finding { failed: true, how: how.into(), runs: runs.parse().ok()?, seconds: seconds.parse().ok()? })
 }
 
-async fn build(tree: &Path, target: &str) -> PathBuf {
+/// The test as a program, or what the compiler says.
+async fn build(tree: &Path, target: &str) -> Result<PathBuf, String> {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["test", "--package", "shop-tests", "--test", target, "--no-run", "--message-format", "json"]);
+    cargo.arg("test").args(["--message-format", "json-render-diagnostics"]);
+    cargo.args(["--package", "shop-tests", "--test", target, "--no-run"]);
     // What the cargo around this test says about this test is not true of that one.
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO")) {
         if name != "CARGO_HOME" && name != "CARGO_NET_OFFLINE" {
@@ -147,13 +154,15 @@ async fn build(tree: &Path, target: &str) -> PathBuf {
     // Not where this test was built: the crates have the same names there.
     cargo.current_dir(tree).env("CARGO_TARGET_DIR", tree.with_extension("target"));
     let output = cargo.stdin(Stdio::null()).output().await.expect("cargo runs");
-    assert!(output.status.success(), "does not compile:\n{}", String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
     let messages = String::from_utf8(output.stdout).expect("cargo writes JSON");
     let mut programs = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         (message["target"]["name"] == target).then(|| message["executable"].as_str().map(PathBuf::from))?
     });
-    programs.next().expect("cargo names what it built")
+    Ok(programs.next().expect("cargo names what it built"))
 }
 
 /// Applies a patch, in a folder that belongs to no repository.

@@ -16,6 +16,7 @@ mod metrics;
 mod nats_face;
 mod operator;
 mod orders;
+mod permissions;
 mod processes;
 mod promises;
 mod readme;

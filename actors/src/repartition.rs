@@ -190,7 +190,7 @@ impl Repartition {
         let connection = Connection::connect(&nats, "shop repartition").await?;
         connection.ensure_layout_stream().await?;
         let decided = connection.conform().await?;
-        let log: SharedLog = Arc::new(JetStreamLog::of_generation(decided.generation(), &reading, &connection));
+        let log: SharedLog = Arc::new(JetStreamLog::for_a_tool(decided.generation(), &reading, &connection));
         let mut logs = Logs::new();
         for kind in Kind::ALL {
             logs.insert(kind, log.identity(kind).await?);

@@ -42,7 +42,7 @@ impl Bridge {
 async fn serve(Bridge { nats, http_addr, leave_ms, cors_origins }: Bridge) -> Result<(), Box<dyn Error>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let connection = tokio::select! {
-        connected = Connection::connect_patiently(&nats, "shop bridge") => connected?,
+        connected = Connection::connect_bridge(&nats) => connected?,
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     };

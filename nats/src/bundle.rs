@@ -20,23 +20,24 @@ use crate::{
 pub(crate) const VERB: &str = "bundle";
 /// Where, behind an inbox, bundles of answers go.
 pub(crate) const ANSWERS: &str = "answers";
-/// What inboxes begin with whose owner takes bundles of answers.
-const INBOX_PREFIX: &str = "_INBOX.shop.";
+/// What comes before the last part of inboxes whose owner takes bundles of answers.
+const TAKES_BUNDLES: &str = "shop";
 /// Most bytes of one bundle, unless a single request or answer is larger. Half of the server's default
 /// `max_payload` (1 MiB).
 pub(crate) const BUNDLE_BYTES_MAX: usize = 512 * 1024;
 /// What a request or an answer has in a bundle beside its variable parts, in bytes, at most; a ticket has a hundred.
 const OVERHEAD_BYTES: usize = 256;
 
-/// Where answers to bundled requests come in: unlike any other.
-pub(crate) fn new_inbox() -> String {
-    format!("{INBOX_PREFIX}{}", uuid::Uuid::new_v4().simple())
+/// Where answers to bundled requests come in, of a client whose inboxes begin so: unlike any other.
+pub(crate) fn new_inbox(inboxes: &str) -> String {
+    format!("{inboxes}.{TAKES_BUNDLES}.{}", uuid::Uuid::new_v4().simple())
 }
 
 /// The inbox and the number of the request, if the answer to it may be part of a bundle.
 pub(crate) fn parts(reply_to: &str) -> Option<(&str, u64)> {
-    let (inbox, number) = reply_to.starts_with(INBOX_PREFIX).then(|| reply_to.rsplit_once('.')).flatten()?;
-    Some((inbox, number.parse().ok()?))
+    let (inbox, number) = reply_to.rsplit_once('.')?;
+    let takes_bundles = inbox.rsplit('.').nth(1) == Some(TAKES_BUNDLES);
+    Some((inbox, number.parse().ok()?)).filter(|_| takes_bundles)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -264,8 +265,10 @@ mod tests {
 
     #[test]
     fn only_inboxes_of_bundled_requests_have_parts() {
-        let inbox = new_inbox();
-        assert_eq!(parts(&format!("{inbox}.17")), Some((&*inbox, 17)));
+        for inboxes in ["_INBOX", "_INBOX.UKEY.0f"] {
+            let inbox = new_inbox(inboxes);
+            assert_eq!(parts(&format!("{inbox}.17")), Some((&*inbox, 17)));
+        }
         for other in ["_INBOX.abc.17", "_INBOX.shop.abc.b17", "_INBOX.shop.abc", "", "_INBOX.shop."] {
             assert_eq!(parts(other), None, "{other}");
         }

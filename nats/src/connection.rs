@@ -16,7 +16,8 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     access::{Access, FileError},
-    bundle, cut_off,
+    bundle,
+    cut_off::{self, Witness},
     start::Wait,
     subject,
 };
@@ -77,6 +78,8 @@ pub struct Connection {
     client: Client,
     connects: watch::Receiver<u64>,
     slow_consumers: Arc<AtomicU64>,
+    /// What its inboxes begin with.
+    inboxes: Arc<str>,
     /// Ends what watches over it, with the last copy.
     _watched: Arc<oneshot::Sender<()>>,
 }
@@ -85,38 +88,38 @@ impl Connection {
     /// Connects under a `name` that `nats server report connections` shows.
     pub fn connect(access: &Access, name: &str) -> BoxFuture<'static, Result<Self, ConnectError>> {
         // Boxed, because the compiler cannot see through the client's future that it is `Send`.
-        Box::pin(Self::connect_to(access.clone(), name.to_owned()))
+        Box::pin(Self::connect_to(access.clone(), name.to_owned(), Witness::Leader))
     }
 
     /// The same, of a program that may be started before its nats-server, or while that is busy: waits for it, for a
     /// minute at most, and says so.
     pub async fn connect_patiently(access: &Access, name: &str) -> Result<Self, ConnectError> {
-        let mut wait = Wait::begin();
-        loop {
-            match Self::connect(access, name).await {
-                Err(error @ ConnectError::Unreachable { .. }) if wait.goes_on(&error).await => {}
-                outcome => return outcome,
-            }
-        }
+        patiently(|| Self::connect(access, name)).await
     }
 
-    async fn connect_to(access: Access, name: String) -> Result<Self, ConnectError> {
+    /// The same, of a bridge: its key lets it ask hosts, and nothing else.
+    pub async fn connect_bridge(access: &Access) -> Result<Self, ConnectError> {
+        patiently(|| Box::pin(Self::connect_to(access.clone(), "shop bridge".to_owned(), Witness::Host))).await
+    }
+
+    async fn connect_to(access: Access, name: String, witness: Witness) -> Result<Self, ConnectError> {
         let (connected, connects) = watch::channel(0);
         let connected = Arc::new(connected);
         let slow_consumers = Arc::new(AtomicU64::new(0));
         let slow = Arc::clone(&slow_consumers);
         let label: Arc<str> = name.as_str().into();
         let failed = |source: async_nats::ConnectError| {
-            let url = access.shown();
+            let url = access.url.to_string();
             if is_about_trust(&source) {
                 ConnectError::NotTrusted { url, source }
             } else {
                 ConnectError::Unreachable { url, source }
             }
         };
-        let options = access.options()?;
+        let (options, inboxes) = access.options()?;
         let client = options
             .name(name.clone())
+            .custom_inbox_prefix(&inboxes)
             .ping_interval(PING_INTERVAL)
             .client_capacity(CLIENT_CAPACITY)
             .subscription_capacity(SUBSCRIPTION_CAPACITY)
@@ -133,18 +136,23 @@ impl Connection {
             .map_err(failed)?;
         let version = client.server_info().version;
         if !is_new_enough(&version) {
-            return Err(ConnectError::TooOld { url: access.shown(), version });
+            return Err(ConnectError::TooOld { url: access.url.to_string(), version });
         }
         let (watched, end) = oneshot::channel();
         if client.server_info().cluster.is_some() {
-            tokio::spawn(cut_off::watch(client.clone(), name, end));
+            tokio::spawn(cut_off::watch(client.clone(), name, witness, end));
         }
-        Ok(Self { client, connects, slow_consumers, _watched: Arc::new(watched) })
+        Ok(Self { client, connects, slow_consumers, inboxes: inboxes.into(), _watched: Arc::new(watched) })
     }
 
     /// The client underneath, for this crate only.
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// What the inboxes of this client begin with.
+    pub(crate) fn inboxes(&self) -> &str {
+        &self.inboxes
     }
 
     /// Whether the socket is up right now.
@@ -166,6 +174,16 @@ impl Connection {
     /// Whether the server is part of a cluster.
     pub fn is_clustered(&self) -> bool {
         self.client.server_info().cluster.is_some()
+    }
+
+    /// What the server calls its version.
+    pub fn server_version(&self) -> String {
+        self.client.server_info().version
+    }
+
+    /// Whether the server keeps logs, and answers.
+    pub async fn has_jetstream(&self) -> bool {
+        cut_off::is_answered(&self.client, Witness::Leader).await
     }
 
     /// Largest payload that the server takes, in bytes.
@@ -207,6 +225,19 @@ impl Connection {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").field("state", &self.client.connection_state()).finish_non_exhaustive()
+    }
+}
+
+/// Connects, again and again while there is no server, for a minute at most.
+async fn patiently(
+    mut connect: impl FnMut() -> BoxFuture<'static, Result<Connection, ConnectError>>,
+) -> Result<Connection, ConnectError> {
+    let mut wait = Wait::begin();
+    loop {
+        match connect().await {
+            Err(error @ ConnectError::Unreachable { .. }) if wait.goes_on(&error).await => {}
+            outcome => return outcome,
+        }
     }
 }
 

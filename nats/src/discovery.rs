@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use shop_domain::{kind::Kind, logic::Logic, timestamp::Timestamp};
 use tokio::time::timeout_at;
 
-use crate::{connection::Connection, queue::QUEUE_GROUP, subject};
+use crate::{connection::Connection, inbox, queue::QUEUE_GROUP, subject};
 
 /// The metadata by which a host says up to which logic version it can go.
 const LOGIC: &str = "logic";
@@ -131,7 +131,7 @@ impl Connection {
         tokio::spawn(async move {
             let mut questions = stream::select_all(questions);
             while let Some((verb, message)) = questions.next().await {
-                let Some(inbox) = message.reply else { continue };
+                let Some(inbox) = message.reply.filter(|reply| inbox::is_a_callers(reply)) else { continue };
                 let answer = match verb {
                     "PING" => service.ping(),
                     "INFO" => service.info(),

@@ -9,7 +9,7 @@ use shop_domain::{
     problem::{Code, Problem},
 };
 
-use crate::{bundle, connection::Connection, discovery::Stats, header, queue::QueueSubscription, subject};
+use crate::{bundle, connection::Connection, discovery::Stats, header, inbox, queue::QueueSubscription, subject};
 
 /// How long a server may take to let requests come in, before it is asked whether it has.
 const LISTEN_WAIT: Duration = Duration::from_secs(2);
@@ -88,6 +88,9 @@ impl Connection {
         let subscribed = self.queue_subscribe(subject::doors(kind), leaving).await;
         let requests = subscribed.map_err(|error| failed(error.to_string()))?;
         self.announce(kind, Arc::clone(stats)).await.map_err(failed)?;
+        if self.is_clustered() {
+            self.witness().await.map_err(failed)?;
+        }
         loop {
             match self.round_trip(LISTEN_WAIT).await {
                 // From here on, a request cannot find nobody.
@@ -104,7 +107,8 @@ impl Connection {
     /// Sends answers that entities gave to where the callers wait, those to one bridge together.
     pub async fn respond_all(&self, answers: Vec<(String, Response)>) {
         let mut bundled = Vec::with_capacity(answers.len());
-        for (mut reply_to, response) in answers {
+        // Where to comes from the log, which is no better than who appends to it.
+        for (mut reply_to, response) in answers.into_iter().filter(|(reply_to, _)| inbox::is_a_callers(reply_to)) {
             match bundle::parts(&reply_to).map(|(inbox, number)| (inbox.len(), number)) {
                 Some((inbox_bytes, number)) => {
                     reply_to.truncate(inbox_bytes);
@@ -159,7 +163,13 @@ impl Listener {
             if let Some(incoming) = self.unpacked.pop_front() {
                 return Some(incoming);
             }
-            let incoming = self.requests.next().await.map(|message| self.read(message))?;
+            let message = self.requests.next().await?;
+            if let Some(reply) = message.reply.as_ref().filter(|reply| !inbox::is_a_callers(reply)) {
+                // It could not be told what came of it, and whoever listens there must not be told.
+                tracing::debug!("a request on {} that wants its answer at {reply} is ignored", message.subject);
+                continue;
+            }
+            let incoming = self.read(message);
             // What is no bundle is a request like any other, for a verb that there is not.
             match incoming.bundle() {
                 Some(bundle) => self.unpacked.extend(bundle),
@@ -178,7 +188,7 @@ impl Listener {
         };
         Incoming {
             target: message.subject.get(prefix..).unwrap_or_default().to_owned(),
-            inbox: message.reply.as_ref().map(ToString::to_string).filter(|inbox| is_a_callers(inbox)),
+            inbox: message.reply.as_ref().map(ToString::to_string),
             idempotency_keys: all(header::IDEMPOTENCY_KEY),
             traceparent: all(header::TRACEPARENT).pop().filter(|trace| trace.len() <= TRACEPARENT_BYTES_MAX),
             respond_async: all(header::PREFER).iter().any(|prefer| prefer.contains(header::RESPOND_ASYNC)),
@@ -202,11 +212,6 @@ impl Incoming {
         requests.iter_mut().for_each(|request| request.traceparent = request.traceparent.take().filter(is_short));
         Some(requests)
     }
-}
-
-/// Whether callers may wait there: an answer must not go where the shop itself or the server listens.
-fn is_a_callers(inbox: &str) -> bool {
-    !inbox.starts_with("shop.") && !inbox.starts_with('$')
 }
 
 fn headers_of(response: &Response) -> HeaderMap {

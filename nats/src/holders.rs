@@ -8,6 +8,7 @@ use shop_domain::kind::Kind;
 use crate::{
     connection::Connection,
     door::ListenError,
+    inbox,
     queue::QueueSubscription,
     request::{Request, RequestError},
     subject,
@@ -25,7 +26,7 @@ impl Questions {
     pub async fn next(&mut self) -> Option<(Bytes, String)> {
         loop {
             let message = self.asked.next().await?;
-            if let Some(inbox) = message.reply {
+            if let Some(inbox) = message.reply.filter(|reply| inbox::is_a_callers(reply)) {
                 return Some((message.payload, inbox.into_string()));
             }
         }

@@ -47,12 +47,24 @@ const ACKS_PENDING_MAX: usize = 16_384;
 const DEAD_REASON_BYTES_MAX: usize = 1_024;
 /// What the headers of a dead letter may take of the server's largest payload.
 const DEAD_HEADERS_BYTES_MAX: usize = 4 * 1_024;
+
+/// How the log is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// By consumers, which bring what comes at once.
+    Consumer,
+    /// By requests. A tool reads like this, because its key makes no consumers: who may make one may let JetStream
+    /// deliver messages to wherever it likes, also into a log.
+    Requests,
+}
+
 /// The log on NATS JetStream. It reads and publishes over separate connections, because the client
 /// runs each connection in one task.
 #[derive(Clone)]
 pub struct JetStreamLog {
     reading: jetstream::Context,
     publishing: jetstream::Context,
+    way: Way,
     /// Of the layout under which it is appended to and read.
     generation: u32,
     /// Of each kind whose log is read from before that, where each generation begins.
@@ -66,10 +78,10 @@ pub struct JetStreamLog {
 }
 
 impl JetStreamLog {
-    /// The log as it is cut now, read over one connection and published to over the other.
+    /// The log as it is cut now, read over one connection and published to over the other; for a tool.
     pub async fn open(reading: &Connection, publishing: &Connection) -> Result<Self, LayoutError> {
         let decided = publishing.decided().await?;
-        Ok(Self::of_generation(decided.generation(), reading, publishing))
+        Ok(Self::for_a_tool(decided.generation(), reading, publishing))
     }
 
     /// The same, to be read from its beginning on, under whichever layout each record was written; and what that is.
@@ -81,7 +93,12 @@ impl JetStreamLog {
             Some((kind, before.chain([now]).collect()))
         };
         let begins = Arc::new(Kind::ALL.into_iter().filter_map(begins).collect());
-        Ok((Self { begins, ..Self::of_generation(decided.generation(), reading, publishing) }, decided))
+        Ok((Self { begins, ..Self::for_a_tool(decided.generation(), reading, publishing) }, decided))
+    }
+
+    /// The same as [`Self::of_generation`], read without a consumer, for which a tool's key is not enough.
+    pub fn for_a_tool(generation: u32, reading: &Connection, publishing: &Connection) -> Self {
+        Self { way: Way::Requests, ..Self::of_generation(generation, reading, publishing) }
     }
 
     /// The log under the layout of that generation, and no other: once there is another one, nothing can be
@@ -96,6 +113,7 @@ impl JetStreamLog {
         Self {
             reading: context(reading, ANSWER_TIMEOUT),
             publishing: context(publishing, ACK_TIMEOUT),
+            way: Way::Consumer,
             generation,
             begins: Arc::default(),
             reconnects: reading.connects(),

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use shop_domain::kind::Kind;
 
-use crate::{connection::Connection, door::ListenError, subject};
+use crate::{connection::Connection, door::ListenError, inbox, subject};
 
 /// How long a host that is there may take to answer.
 const ANSWER_WAIT: Duration = Duration::from_millis(250);
@@ -101,7 +101,9 @@ impl Membership {
                 message = self.probes.next() => message?,
             };
             if let Some(reply) = message.reply {
-                self.say(reply.into_string()).await;
+                if inbox::is_a_callers(&reply) {
+                    self.say(reply.into_string()).await;
+                }
             } else if let Ok(announcement) = serde_json::from_slice(&message.payload) {
                 return Some(announcement);
             } else {

@@ -126,7 +126,7 @@ impl Drop for Place<'_> {
 }
 
 async fn run(connection: Connection, requests: mpsc::Receiver<Numbered>, callers: Arc<Callers>) {
-    let inbox = bundle::new_inbox();
+    let inbox = bundle::new_inbox(connection.inboxes());
     match connection.client().subscribe(format!("{inbox}.*")).await {
         Ok(answers) => tokio::select! {
             () = send(&connection, &inbox, requests, &callers) => {}

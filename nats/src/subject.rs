@@ -14,6 +14,10 @@ pub(crate) const LAYOUT: &str = "shop.layout";
 /// Where hosts are told that their doors are to hold what changes something.
 pub(crate) const HOLD: &str = "shop.hold";
 
+/// Where bridges ask hosts whether the servers of the cluster still have a common leader: JetStream itself they may not
+/// ask, because it answers wherever who asks says, also into a log.
+pub(crate) const SERVERS: &str = "shop.servers.status";
+
 /// Where the servers of a cluster say which of them leads a stream from now on.
 pub(crate) const ELECTIONS: &str = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*";
 
@@ -64,6 +68,11 @@ pub fn stream(kind: Kind) -> String {
 pub(crate) fn elected(election: &str) -> Option<Kind> {
     let (_, stream_name) = election.rsplit_once('.')?;
     Kind::ALL.into_iter().find(|kind| stream(*kind) == stream_name)
+}
+
+/// Where JetStream is asked for the next records of a kind's log.
+pub(crate) fn next_records(kind: Kind) -> String {
+    format!("$JS.API.DIRECT.GET.{}", stream(kind))
 }
 
 /// `shop.log.<kind>.<partition>`: the part of a kind's log that belongs to one partition; once the shop was

@@ -71,7 +71,7 @@ impl Elsewhere {
 
     fn options(&self, options: Options) -> Options {
         let snapshots = SnapshotOptions { snapshots: Some(self.snapshots()), ..SnapshotOptions::default() };
-        Options { nats_url: Some(self.url()), snapshots, ..options }
+        Options { nats_url: Some(self.url().into()), snapshots, ..options }
     }
 
     /// A shop without any checkpoint.

@@ -17,6 +17,7 @@ mod nats_face;
 mod operator;
 mod orders;
 mod pages;
+mod permissions;
 mod processes;
 mod promises;
 mod reads;

@@ -67,6 +67,13 @@ impl TestShop {
         Self::start(self.folder, options).await
     }
 
+    /// Stops everything, and starts again with other options in the same folder.
+    pub(crate) async fn reopen_as(self, change: impl FnOnce(Options) -> Options) -> Self {
+        self.shop.stop().await.unwrap();
+        let options = change(Options { partitions: None, ..self.options });
+        Self::start(self.folder, options).await
+    }
+
     pub(crate) async fn close(self) {
         self.shop.stop().await.unwrap();
     }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::Shop;
+use shop_nats::permissions::Role;
+
+use crate::{Shop, keys::Keys};
 
 /// Where everything is.
 #[derive(Debug)]
@@ -13,6 +15,8 @@ pub struct Banner<'a> {
     pub nats: String,
     /// Version and process of the shop's own nats-server; nothing when it uses another one.
     pub nats_server: Option<(&'a str, u32)>,
+    /// The keys that let into it, if not everybody is.
+    pub keys: Option<&'a Keys>,
     /// Where it can be seen how the hosts are, for example `http://127.0.0.1:9090`; nothing when nowhere.
     pub hosts: Option<String>,
     /// Where everything is kept.
@@ -30,6 +34,7 @@ impl<'a> Banner<'a> {
             http: format!("http://{}", shop.http_address()),
             nats: shop.nats_url(),
             nats_server: shop.nats_server().and_then(|server| Some((server.version(), server.pid()?))),
+            keys: shop.keys(),
             hosts: shop.observe_address().map(|address| format!("http://{address}")),
             folder: shop.folder(),
             restored: shop.restored(),
@@ -53,6 +58,13 @@ impl std::fmt::Display for Banner<'_> {
         let restored = self
             .restored
             .map_or_else(String::new, |(backup, made)| format!("    backup  {backup} of {made} was put back\n"));
+        let (keys, as_bridge) = match self.keys.map(|keys| (keys, keys.of(Role::Bridge))) {
+            Some((keys, Ok(bridge))) => (
+                format!("    keys    {}: one for each role, and nobody else is let in\n", keys.folder().display()),
+                format!(" --nkey {} --inbox-prefix _INBOX.{}", keys.seed(bridge).display(), bridge.public),
+            ),
+            Some((_, Err(_))) | None => (String::new(), String::new()),
+        };
         // The three commands are one story: something to buy, somebody to buy it, an order.
         write!(
             f,
@@ -62,7 +74,7 @@ impl std::fmt::Display for Banner<'_> {
     HTTP    {http:<28}  everything it offers: {http}/docs, {http}/openapi.json
     NATS    {nats:<28}  {server}{hosts}
     data    {folder}
-{restored}    stop    Ctrl-C
+{keys}{restored}    stop    Ctrl-C
 
   Three things to try in another terminal:
 
@@ -72,7 +84,7 @@ impl std::fmt::Display for Banner<'_> {
 
   With the nats CLI, where there is one:
 
-    nats -s {nats} req shop.order.o-2.place '{{"user":"alice","product":"apple","quantity":10}}'
+    nats -s {nats}{as_bridge} req shop.order.o-2.place '{{"user":"alice","product":"apple","quantity":10}}'
 
   And `{program} seed` fills the shop with more, `{program} --help` says what else there is.
 "#
@@ -90,6 +102,7 @@ mod tests {
             http: "http://127.0.0.1:8080".to_owned(),
             nats: "nats://127.0.0.1:4222".to_owned(),
             nats_server: Some(("2.15.1", 4711)),
+            keys: None,
             hosts: Some("http://127.0.0.1:9090".to_owned()),
             folder: Path::new("/home/alice/shop/.shop"),
             restored: Some(("backups/monday", "2026-11-23T06:15:03.927Z")),

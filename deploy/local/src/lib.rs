@@ -7,6 +7,8 @@ pub mod banner;
 pub mod demo;
 pub mod folder;
 pub mod http;
+pub mod keygen;
+pub mod keys;
 pub mod nats_server;
 pub mod options;
 mod parts;

@@ -143,7 +143,8 @@ impl NatsServer {
         }
         let log_start = std::fs::metadata(self.log()).map_or(0, |log| log.len());
         let mut running = self.spawn()?;
-        let ready = timeout(START_LIMIT, wait_until_ready(self.ports_folder(), running.pid, self.setup.host));
+        let ready = wait_until_ready(self.ports_folder(), running.pid, self.setup.host, self.setup.access.clone());
+        let ready = timeout(START_LIMIT, ready);
         let outcome = tokio::select! {
             status = running.server.wait() => Err(self.explain(status, log_start)),
             ready = ready => ready.map_err(|_| NatsServerError::NotReady { log: self.log(), lines: self.log_end(log_start) }),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::FalseyValueParser;
 use shop_actors::config::SnapshotOptions;
 use shop_bridge_http::Origin;
-use shop_nats::access::Credentials;
+use shop_nats::access::{Credentials, NatsUrl};
 
 /// Runs the whole shop on this machine: a nats-server, the five kinds and the HTTP bridge.
 #[derive(Clone, Debug, clap::Parser)]
@@ -28,9 +28,14 @@ pub struct Options {
     #[arg(long, value_name = "PORT", env = "SHOP_NATS_PORT", default_value_t = 4222)]
     pub nats_port: u16,
 
+    /// Lets into the shop's own nats-server only who has a key, one for each role, which it makes in the data folder; from
+    /// then on it is so with every start
+    #[arg(long, env = "SHOP_SECURE", value_parser = FalseyValueParser::new(), conflicts_with = "nats_url")]
+    pub secure: bool,
+
     /// A nats-server that runs already (2.12 or newer, with JetStream), instead of an own one
-    #[arg(long, value_name = "URL", env = "SHOP_NATS_URL")]
-    pub nats_url: Option<String>,
+    #[arg(long, value_name = "URL", env = "SHOP_NATS_URL", hide_env_values = true)]
+    pub nats_url: Option<NatsUrl>,
 
     /// What lets the shop in there
     #[command(flatten)]
@@ -79,6 +84,7 @@ impl Options {
             cors_origins: Vec::new(),
             observe_addr: None,
             nats_port: 0,
+            secure: false,
             nats_url: None,
             credentials: Credentials::default(),
             data_dir: data_dir.into(),

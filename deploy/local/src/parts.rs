@@ -26,6 +26,9 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) struct Settings {
     /// Where NATS is, and what lets the shop in.
     pub(crate) nats: Access,
+    /// The same for the bridge, and for what changes the logs.
+    pub(crate) bridge_nats: Access,
+    pub(crate) operator_nats: Access,
     /// Where a host may keep checkpoints; each kind has a folder of its own in it.
     pub(crate) hosts_folder: PathBuf,
     /// How many partitions each kind has, if that was said.
@@ -58,7 +61,7 @@ pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> 
 
 /// Serves HTTP on `listener` until `shutdown`, then answers what it has begun and returns.
 pub(crate) async fn bridge(settings: Settings, listener: TcpListener, shutdown: Shutdown) -> Outcome {
-    let connection = Connection::connect_patiently(&settings.nats, "shop bridge").await?;
+    let connection = Connection::connect_bridge(&settings.bridge_nats).await?;
     let config = shop_bridge_http::Config { cors_origins: settings.cors_origins, ..Default::default() };
     let bridge = shop_bridge_http::run(config, connection.clone(), listener, shutdown);
     // Boxed, because the compiler cannot see through warp's future that it is `Send`.

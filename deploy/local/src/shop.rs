@@ -16,8 +16,9 @@ use shop_actors::{
 };
 use shop_domain::kind::Kind;
 use shop_nats::{
-    access::Access,
+    access::{Access, NatsUrl},
     connection::{ConnectError, Connection},
+    permissions::Role,
 };
 use tokio::{
     net::TcpListener,
@@ -30,7 +31,8 @@ use crate::{
     Options,
     folder::{FolderError, FolderLock},
     http::Http,
-    nats_server::{NatsServer, NatsServerError},
+    keys::{KeyName, Keys, KeysError, take_over_logs},
+    nats_server::{NatsServer, NatsServerError, Setup},
     parts::{self, Settings},
     service::{Service, ServiceError},
 };
@@ -63,6 +65,7 @@ pub struct Shop {
     /// Where it can be seen how the hosts are.
     observing: Option<(SocketAddr, AbortOnDropHandle<()>)>,
     nats: Nats,
+    keys: Option<Keys>,
     settings: Settings,
     address: SocketAddr,
     folder: PathBuf,
@@ -82,7 +85,7 @@ struct Restored {
 #[derive(Debug)]
 enum Nats {
     Own(Box<NatsServer>),
-    Foreign(String),
+    Foreign(NatsUrl),
 }
 
 /// Why the shop does not run.
@@ -110,6 +113,9 @@ pub enum ShopError {
     /// There is no nats-server.
     #[error(transparent)]
     Nats(#[from] NatsServerError),
+    /// There are no keys for it.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     /// It ends each time it is started.
     #[error("the nats-server ended {NATS_FAILED_STARTS_MAX} times right after its start; its log is {}", .log.display())]
     NatsUnstable {
@@ -160,12 +166,18 @@ impl Shop {
             None => None,
         };
 
-        let nats = match options.nats_url.filter(|url| !url.is_empty()) {
-            Some(url) => Nats::Foreign(url),
-            None => Nats::Own(Box::new(NatsServer::start(&folder.join("nats"), options.nats_port).await?)),
+        let (nats, keys) = match options.nats_url.filter(|url| !url.is_empty()) {
+            Some(url) => (Nats::Foreign(url), None),
+            None => own_nats(&folder, options.nats_port, options.secure).await?,
+        };
+        let access = |role| match &keys {
+            Some(keys) => keys.access(role, nats.url()),
+            None => Ok(Access { url: nats.url(), credentials: options.credentials.clone() }),
         };
         let settings = Settings {
-            nats: Access { url: nats.url(), credentials: options.credentials },
+            nats: access(Role::Host)?,
+            bridge_nats: access(Role::Bridge)?,
+            operator_nats: access(Role::Operator)?,
             hosts_folder: folder.join("hosts"),
             partitions: options.partitions,
             log_max_bytes: options.log_max_bytes,
@@ -190,8 +202,20 @@ impl Shop {
         });
 
         let http = Http::new(address);
-        let mut shop =
-            Self { bridge, hosts, observing, nats, settings, address, folder, http, restored, failures, _lock: lock };
+        let mut shop = Self {
+            bridge,
+            hosts,
+            observing,
+            nats,
+            keys,
+            settings,
+            address,
+            folder,
+            http,
+            restored,
+            failures,
+            _lock: lock,
+        };
         shop.wait_until_ready().await?;
         Ok(shop)
     }
@@ -268,9 +292,14 @@ impl Shop {
         &self.http
     }
 
-    /// Where NATS is.
+    /// Where NATS is, as anybody may see it.
     pub fn nats_url(&self) -> String {
-        self.nats.url()
+        self.nats.url().to_string()
+    }
+
+    /// The keys that its nats-server knows, if it lets in nobody else.
+    pub fn keys(&self) -> Option<&Keys> {
+        self.keys.as_ref()
     }
 
     /// Where everything is kept.
@@ -325,9 +354,9 @@ fn is_complete(readyz: &Value) -> bool {
 }
 
 impl Nats {
-    fn url(&self) -> String {
+    fn url(&self) -> NatsUrl {
         match self {
-            Self::Own(server) => server.url(),
+            Self::Own(server) => server.url().into(),
             Self::Foreign(url) => url.clone(),
         }
     }
@@ -340,8 +369,21 @@ impl Nats {
     }
 }
 
+/// Starts a nats-server of the shop's own. With keys, if that is wanted, or if it once was: whoever forgets to say so
+/// does not open the shop to everybody.
+async fn own_nats(folder: &Path, port: u16, secure: bool) -> Result<(Nats, Option<Keys>), ShopError> {
+    let (nats_folder, keys_folder) = (folder.join("nats"), folder.join("keys"));
+    if !secure && !keys_folder.exists() {
+        return Ok((Nats::Own(Box::new(NatsServer::start(&nats_folder, port).await?)), None));
+    }
+    let keys = Keys::make(&keys_folder, &KeyName::of_all_roles())?;
+    take_over_logs(&nats_folder)?;
+    let server = NatsServer::start_as(Setup::alone(port).with_keys(&keys)?, &nats_folder).await?;
+    Ok((Nats::Own(Box::new(server)), Some(keys)))
+}
+
 async fn restore(backup: String, settings: &Settings) -> Result<Restored, OperatorError> {
-    let made = put_back_all(&backup, &settings.nats, settings.snapshots.snapshots.as_deref()).await?;
+    let made = put_back_all(&backup, &settings.operator_nats, settings.snapshots.snapshots.as_deref()).await?;
     Ok(Restored { backup, made })
 }
 

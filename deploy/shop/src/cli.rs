@@ -8,7 +8,7 @@ use shop_actors::{
     operator::Tool,
 };
 use shop_bridge_http::cli::Bridge;
-use shop_local::{Options, seed::Seed};
+use shop_local::{Options, keygen::Nats, seed::Seed};
 use tracing_subscriber::EnvFilter;
 
 use crate::{completions::Completions, version::VERSION};
@@ -35,6 +35,9 @@ enum Command {
     Look(Tool),
     /// Fill a running shop with products, customers and orders to look at. Doing it twice does it once.
     Seed(Seed),
+    /// Keys and configurations for nats-servers that let in only whom they know.
+    #[command(subcommand)]
+    Nats(Nats),
     /// Print what makes a shell complete this program's commands and options.
     ///
     /// For example in ~/.bashrc: `source <(shop completions bash)`.
@@ -50,6 +53,7 @@ impl Cli {
             Some(Command::Bridge(bridge)) => bridge.run().await,
             Some(Command::Look(tool)) => tool.run(stop_signal()).await,
             Some(Command::Seed(seed)) => seed.run().await,
+            Some(Command::Nats(nats)) => nats.run(),
             Some(Command::Completions(completions)) => completions.print(Self::command()),
         }
     }
@@ -61,7 +65,7 @@ impl Cli {
             None => "warn",
             // What the client says of its connections, they say themselves.
             Some(Command::Serve(_) | Command::Bridge(_)) => "info,async_nats=warn",
-            Some(Command::Look(_) | Command::Seed(_) | Command::Completions(_)) => "warn",
+            Some(Command::Look(_) | Command::Seed(_) | Command::Nats(_) | Command::Completions(_)) => "warn",
         };
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level))
     }

@@ -1,13 +1,16 @@
 //! Reading a kind's log.
 
+mod requests;
+
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use bytes::Bytes;
 use futures::StreamExt;
-use shop_domain::kind::Kind;
+use shop_domain::{kind::Kind, timestamp::Timestamp};
 use tokio::{sync::mpsc, time::sleep};
 
-use super::{JetStreamLog, taken_at};
+use super::{JetStreamLog, Way, taken_at};
 use crate::{
     frame, layout,
     log::{Log, LogError, Record},
@@ -35,7 +38,7 @@ const ROLLED_BACK_ANSWERS: u32 = 8;
 /// Why a reader begins again though nobody said no: whatever it was waiting for will not come.
 const RECONNECTED: &str = "the connection was lost and is back";
 
-/// Reads a kind's log with ephemeral consumers that acknowledge nothing. The position is ours:
+/// Reads a kind's log with ephemeral consumers that acknowledge nothing, or by requests. The position is ours:
 /// whenever the consumer is lost or skips, a new one starts behind the last record handed on.
 pub(super) struct Reader {
     pub(super) log: JetStreamLog,
@@ -62,7 +65,11 @@ impl Reader {
         let mut delay = READ_RETRY.0;
         loop {
             let position = self.after;
-            match self.read_with_one_consumer().await {
+            let lost = match self.log.way {
+                Way::Consumer => self.read_with_one_consumer().await,
+                Way::Requests => self.read_by_requests().await,
+            };
+            match lost {
                 Lost::Closed => return,
                 Lost::OtherLog(error) => {
                     let _nobody_reads = self.records.send(Err(error)).await;
@@ -108,35 +115,39 @@ impl Reader {
                 Some(Err(error)) => return Lost::Broken(error.to_string()),
                 None => return Lost::Broken("the consumer ended".into()),
             };
-            let (Ok(info), Some(place)) = (message.info(), subject::place(&message.subject)) else {
+            let Ok(info) = message.info() else {
                 return Lost::Broken(format!("a message without position on {}", message.subject));
             };
             if info.consumer_sequence != expected {
                 return Lost::Broken(format!("message {expected} is missing, {} came", info.consumer_sequence));
             }
             expected += 1;
-            let sequence = info.stream_sequence;
-            if sequence != self.after + 1 {
-                return self.skipped_to(sequence).await;
-            }
-            if place.0 > self.log.generation
-                && let Err(lost) = self.is_left_over(sequence, &message.payload).await
-            {
+            let (sequence, time) = (info.stream_sequence, info.published.unix_timestamp_nanos());
+            let time = taken_at(message.headers.as_ref(), time);
+            if let Err(lost) = self.take(sequence, &message.subject, time, message.payload.clone()).await {
                 return lost;
             }
-            let time = taken_at(message.headers.as_ref(), info.published.unix_timestamp_nanos());
-            if place.0 < self.log.generation_at(self.kind, sequence) {
-                tracing::warn!(
-                    "sequence {sequence} of {} was appended under a former layout; it is skipped",
-                    self.kind
-                );
-            }
-            let record = self.log.record_of(self.kind, place, sequence, time, message.payload.clone());
-            if self.records.send(Ok(record)).await.is_err() {
-                return Lost::Closed;
-            }
-            self.after = sequence;
         }
+    }
+
+    /// Hands the next record on.
+    async fn take(&mut self, sequence: u64, subject: &str, time: Timestamp, payload: Bytes) -> Result<(), Lost> {
+        let Some(place) = subject::place(subject) else {
+            return Err(Lost::Broken(format!("a message without position on {subject}")));
+        };
+        if sequence != self.after + 1 {
+            return Err(self.skipped_to(sequence).await);
+        }
+        if place.0 > self.log.generation {
+            self.is_left_over(sequence, &payload).await?;
+        }
+        if place.0 < self.log.generation_at(self.kind, sequence) {
+            tracing::warn!("sequence {sequence} of {} was appended under a former layout; it is skipped", self.kind);
+        }
+        let record = self.log.record_of(self.kind, place, sequence, time, payload);
+        self.records.send(Ok(record)).await.map_err(|_nobody_reads| Lost::Closed)?;
+        self.after = sequence;
+        Ok(())
     }
 
     /// Waits until something is in the log for long that does not come. A consumer lives on some server, and that one's

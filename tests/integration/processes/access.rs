@@ -8,13 +8,16 @@ use std::{
 };
 
 use async_nats::{ConnectOptions, Event};
-use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair as CertificateKey};
 use serde_json::json;
-use shop_local::nats_server::find_program;
+use shop_local::{
+    keys::{KeyName, Keys},
+    nats_server::find_program,
+};
 use shop_nats::{
-    access::{Access, Credentials},
+    access::{Access, Credentials, read_seed},
     connection::Connection,
+    server::{CLUSTER, with_certificates, with_keys},
 };
 use shop_tests::{
     client::Client,
@@ -26,16 +29,14 @@ use shop_tests::{
 };
 use tokio::{net::TcpSocket, sync::mpsc};
 
-const CLUSTER: &str = include_str!("../../../nats/server/cluster.conf");
-/// Who may do what, as the file calls them.
-const ROLES: [(&str, &str); 3] = [("host", "UHOST..."), ("bridge", "UBRIDGE..."), ("operator", "UOPERATOR...")];
-
 #[tokio::test]
 async fn a_cluster_that_encrypts_and_lets_in_only_whom_it_knows_is_used_with_a_key_for_each_role() {
     let cluster = Cluster::start().await;
+    let snapshots = cluster.path("snapshots");
+    fs::create_dir(&snapshots).unwrap();
     let hosts = ["first", "second"].map(|name| {
         let data_dir = cluster.path(name);
-        cluster.spawn(name, "host", &format!("serve --kinds {ALL_KINDS} --data-dir {data_dir}"))
+        cluster.spawn(name, "host", &format!("serve --kinds {ALL_KINDS} --data-dir {data_dir} --snapshots {snapshots}"))
     });
     let bridge = "bridge --http-addr 127.0.0.1:0 --leave-ms 0";
     let mut bridge = cluster.spawn("bridge", "bridge", bridge);
@@ -48,9 +49,21 @@ async fn a_cluster_that_encrypts_and_lets_in_only_whom_it_knows_is_used_with_a_k
     client.post("/orders", &order).await.json(201);
     assert_eq!(client.read("/mypages/alice").await.json(200)["items"][0]["delivery_status"], "SCHEDULED");
 
+    // What a bridge asks, which may not ask JetStream, to notice that its server is cut off from the others.
+    let (seed, public) = read_seed(Path::new(&cluster.path("keys/bridge.nk"))).unwrap();
+    let options = ConnectOptions::with_nkey(seed).custom_inbox_prefix(format!("_INBOX.{public}.test"));
+    let options = options.add_root_certificates(cluster.path("ca.crt").into());
+    let nats = options.connect(cluster.url.split(',').collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(&*nats.request("shop.servers.status", "".into()).await.unwrap().payload, b"{}");
+
     for line in ["audit", "log order", "trace o-1", "why o-1", "dead list"] {
+        cluster.spawn("tool", "reader", line).explains().await;
+    }
+    for line in ["upgrade", "backup --to copies", "repartition --kind wallet --to 5 --snapshots snapshots"] {
         cluster.spawn("tool", "operator", line).explains().await;
     }
+    client.post("/wallets/alice/top-up", &json!({ "amount": 1 })).await.json(200);
+    cluster.spawn("tool", "reader", "audit --snapshots snapshots").explains().await;
     for process in hosts.into_iter().chain([bridge]) {
         process.terminate().await;
     }
@@ -63,11 +76,14 @@ async fn a_cluster_that_encrypts_and_lets_in_only_whom_it_knows_is_used_with_a_k
 #[tokio::test]
 async fn whoever_is_not_known_is_told_what_is_missing_and_a_bridge_cannot_write_to_the_log() {
     let cluster = Cluster::start().await;
-    let (url, ca, nkey) = (&cluster.url, cluster.path("ca.pem"), cluster.path("bridge.nk"));
+    let stranger = cluster.folder.path().join("stranger");
+    Keys::make(&stranger, &["bridge".parse().unwrap()]).unwrap();
+    let stranger = stranger.join("bridge.nk").display().to_string();
+    let (url, ca, nkey) = (&cluster.url, cluster.path("ca.crt"), cluster.path("keys/bridge.nk"));
     for (options, missing) in [
         (format!("bridge --nats-url {url} --nats-ca {ca}"), "--nats-nkey"),
         (format!("bridge --nats-url {url} --nats-nkey {nkey}"), "--nats-ca"),
-        (format!("bridge --nats-url {url} --nats-ca {ca} --nats-nkey {ca}"), "--nats-nkey"),
+        (format!("bridge --nats-url {url} --nats-ca {ca} --nats-nkey {stranger}"), "--nats-nkey"),
     ] {
         let bridge = Process::spawn(cluster.folder.path(), "stranger", options.split(' '));
         let words = bridge.refuses().await;
@@ -105,7 +121,9 @@ struct Cluster {
 impl Cluster {
     async fn start() -> Self {
         let folder = Folder::new();
-        let configuration = switched_on(&make_certificates(folder.path()), &make_keys(folder.path()));
+        make_certificates(folder.path());
+        let keys = Keys::make(&folder.path().join("keys"), &KeyName::of_all_roles()).unwrap();
+        let configuration = with_keys(&with_certificates(CLUSTER, folder.path()), keys.known());
         let program = find_program().await.unwrap();
         let ports: Vec<TcpSocket> = (0..2 * SERVERS).map(|_| reserve()).collect();
         let addresses: Vec<SocketAddr> = ports.iter().map(address_of).collect();
@@ -140,68 +158,26 @@ impl Cluster {
     }
 
     fn access(&self, role: &str) -> Access {
-        let nkey = Some(PathBuf::from(self.path(&format!("{role}.nk"))));
-        Access { url: self.url.clone(), credentials: Credentials { nkey, ca: Some(self.path("ca.pem").into()) } }
+        let nkey = Some(PathBuf::from(self.path(&format!("keys/{role}.nk"))));
+        Access { url: self.url.clone().into(), credentials: Credentials { nkey, ca: Some(self.path("ca.crt").into()) } }
     }
 
     /// Starts a program that comes in this role.
     fn spawn(&self, name: &str, role: &str, line: &str) -> Process {
-        let (url, ca, nkey) = (&self.url, self.path("ca.pem"), self.path(&format!("{role}.nk")));
+        let (url, ca, nkey) = (&self.url, self.path("ca.crt"), self.path(&format!("keys/{role}.nk")));
         let line = format!("{line} --nats-url {url} --nats-ca {ca} --nats-nkey {nkey}");
         Process::spawn(self.folder.path(), name, line.split(' '))
     }
 }
 
-/// The file as it is when everything in it is switched on, with these in place of the examples.
-fn switched_on(certificates: &[(&str, PathBuf)], keys: &[(&str, String)]) -> String {
-    let (mut text, mut end) = (String::new(), None);
-    for line in CLUSTER.lines() {
-        let indent = &line[..line.len() - line.trim_start().len()];
-        if [" tls {", " authorization {"].iter().any(|begin| line.trim_start() == format!("#{begin}")) {
-            end = Some(format!("{indent}# }}"));
-        }
-        match &end {
-            Some(_) => text += &line.replacen('#', "", 1),
-            None => text += line,
-        }
-        text.push('\n');
-        end = end.filter(|end| line != end);
-    }
-    for (example, file) in certificates {
-        assert!(text.contains(example), "{example} is not in the file");
-        text = text.replace(example, &file.display().to_string());
-    }
-    for (example, key) in keys {
-        assert!(text.contains(example), "{example} is not in the file");
-        text = text.replace(example, key);
-    }
-    text
-}
-
 /// Somebody who vouches for certificates, and one for all servers.
-fn make_certificates(folder: &Path) -> [(&'static str, PathBuf); 3] {
+fn make_certificates(folder: &Path) {
     let mut params = CertificateParams::new([]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(params, CertificateKey::generate().unwrap()).unwrap();
     let key = CertificateKey::generate().unwrap();
     let server = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
-    [
-        ("/etc/nats/ca.crt", "ca.pem", ca.pem()),
-        ("/etc/nats/server.crt", "server.pem", server.pem()),
-        ("/etc/nats/server.key", "server.key", key.serialize_pem()),
-    ]
-    .map(|(example, file, pem)| {
-        let file = folder.join(file);
-        fs::write(&file, pem).unwrap();
-        (example, file)
-    })
-}
-
-/// A key for each role, with its seed in a file.
-fn make_keys(folder: &Path) -> [(&'static str, String); 3] {
-    ROLES.map(|(role, example)| {
-        let key = KeyPair::new_user();
-        fs::write(folder.join(format!("{role}.nk")), format!("{}\n", key.seed().unwrap())).unwrap();
-        (example, key.public_key())
-    })
+    for (file, pem) in [("ca.crt", ca.pem()), ("server.crt", server.pem()), ("server.key", key.serialize_pem())] {
+        fs::write(folder.join(file), pem).unwrap();
+    }
 }

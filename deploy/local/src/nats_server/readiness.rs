@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
+use shop_nats::{access::Access, connection::Connection};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -27,10 +28,17 @@ pub(super) struct Ready {
 
 /// The ports file first: it is this server that wrote it, so that no other one that has the
 /// port is taken for ours.
-pub(super) async fn wait_until_ready(ports_folder: PathBuf, pid: u32, host: IpAddr) -> Ready {
+pub(super) async fn wait_until_ready(ports_folder: PathBuf, pid: u32, host: IpAddr, access: Option<Access>) -> Ready {
     loop {
         if let Some(port) = read_ports_file(&ports_folder, pid) {
-            match timeout(ANSWER_LIMIT, ask_jetstream((host, port).into())).await {
+            let address = (host, port).into();
+            let asked = async {
+                match &access {
+                    Some(access) => ask_jetstream_as(access, address).await,
+                    None => ask_jetstream(address).await,
+                }
+            };
+            match timeout(ANSWER_LIMIT, asked).await {
                 Ok(Ok(Some(version))) => return Ready { port, version },
                 Ok(Ok(None)) => tracing::debug!("JetStream is not up yet"),
                 Ok(Err(error)) => tracing::debug!("the nats-server does not answer yet: {error}"),
@@ -48,6 +56,13 @@ fn read_ports_file(folder: &Path, pid: u32) -> Option<u16> {
     let file = files.find(|file| file.file_name().to_string_lossy().ends_with(&suffix))?;
     let ports: Value = serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()?;
     ports.pointer("/nats/0")?.as_str()?.rsplit(':').next()?.parse().ok()
+}
+
+/// The same by somebody whom the server knows.
+async fn ask_jetstream_as(access: &Access, address: SocketAddr) -> io::Result<Option<String>> {
+    let access = Access { url: format!("nats://{address}").into(), ..access.clone() };
+    let connection = Connection::connect(&access, "shop").await.map_err(io::Error::other)?;
+    Ok(connection.has_jetstream().await.then(|| connection.server_version()))
 }
 
 /// One request in the protocol's plain text: the server's version when JetStream answers.

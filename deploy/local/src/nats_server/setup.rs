@@ -5,9 +5,13 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-/// In the binary, so that a binary that was moved has them too.
-const LOCAL: &str = include_str!("../../../../nats/server/local.conf");
-const CLUSTER: &str = include_str!("../../../../nats/server/cluster.conf");
+use shop_nats::{
+    access::Access,
+    permissions::Role,
+    server::{self, CLUSTER, LOCAL},
+};
+
+use crate::keys::{Keys, KeysError};
 
 /// How a nats-server is set up.
 #[derive(Clone, Debug)]
@@ -20,7 +24,9 @@ pub struct Setup {
     /// The port for clients; 0 takes any free one.
     pub port: u16,
     pub(super) file: &'static str,
-    pub(super) configuration: &'static str,
+    pub(super) configuration: String,
+    /// What lets us in to see whether it is ready, where not everybody is; the address is not known yet.
+    pub(super) access: Option<Access>,
     /// The variable of the configuration that says where the data lie.
     pub(super) folder: &'static str,
     pub(super) variables: Vec<(&'static str, String)>,
@@ -53,7 +59,8 @@ impl Setup {
             host: Ipv4Addr::LOCALHOST.into(),
             port,
             file: "local.conf",
-            configuration: LOCAL,
+            configuration: LOCAL.to_owned(),
+            access: None,
             folder: "SHOP_NATS_FOLDER",
             variables: vec![],
             arguments: vec![],
@@ -78,11 +85,19 @@ impl Setup {
             host,
             port,
             file: "cluster.conf",
-            configuration: CLUSTER,
+            configuration: CLUSTER.to_owned(),
+            access: None,
             folder: "NATS_STORE_DIR",
             variables: variables.into(),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
         }
+    }
+
+    /// One that lets in who has one of these keys, and nobody else.
+    pub fn with_keys(self, keys: &Keys) -> Result<Self, KeysError> {
+        let configuration = server::with_keys(&self.configuration, keys.known());
+        let access = Some(keys.access(Role::Host, "".into())?);
+        Ok(Self { configuration, access, ..self })
     }
 
     /// By way of this launcher.

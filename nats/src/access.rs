@@ -16,11 +16,12 @@ use crate::inbox;
 /// Where NATS is, and what lets a program in.
 #[derive(Args, Clone, Debug)]
 pub struct Access {
-    /// Where NATS is; several servers separated by commas, each with or without `user:password@`.
+    /// Where NATS is; several servers separated by commas, each with or without `user:password@` [env: SHOP_NATS_URL=].
+    // The variable may hold a password, so that clap must not show it.
     #[arg(
         long = "nats-url",
         env = "SHOP_NATS_URL",
-        hide_env_values = true,
+        hide_env = true,
         value_name = "URL",
         default_value = "nats://127.0.0.1:4222"
     )]

@@ -33,8 +33,9 @@ pub struct Options {
     #[arg(long, env = "SHOP_SECURE", value_parser = FalseyValueParser::new(), conflicts_with = "nats_url")]
     pub secure: bool,
 
-    /// A nats-server that runs already (2.12 or newer, with JetStream), instead of an own one
-    #[arg(long, value_name = "URL", env = "SHOP_NATS_URL", hide_env_values = true)]
+    /// A nats-server that runs already (2.12 or newer, with JetStream), instead of an own one [env: SHOP_NATS_URL=]
+    // The variable may hold a password, so that clap must not show it.
+    #[arg(long, value_name = "URL", env = "SHOP_NATS_URL", hide_env = true)]
     pub nats_url: Option<NatsUrl>,
 
     /// What lets the shop in there

@@ -6,6 +6,10 @@ use async_nats::jetstream;
 use serde_json::{Value, json};
 use shop_local::{Options, keys::Keys};
 use shop_nats::permissions::Role;
+use shop_tests::{
+    folder::Folder,
+    process::{Launcher, Process},
+};
 
 use super::{as_role, client, keys, shop_with_keys};
 use crate::{
@@ -43,18 +47,40 @@ async fn a_shop_with_keys_does_all_that_one_without_does() {
     read("at wallet alice --seq 1").await.exits(0);
     let snapshots = shop.shop.folder().join("snapshots").display().to_string();
     operate("upgrade").await.exits(0);
-    operate(&format!("backup --to {}", shop.shop.folder().join("backup").display())).await.exits(0);
+    let backup = shop.shop.folder().join("backup").display().to_string();
+    operate(&format!("backup --to {backup}")).await.exits(0);
     operate(&format!("repartition --kind wallet --to 3 --snapshots {snapshots}")).await.exits(0);
     operate(&format!("trim --dry-run --snapshots {snapshots}")).await;
     shop.post("/wallets/alice/top-up", json!({ "amount": 1 })).await.is(200);
     let audit = read(&format!("audit --snapshots {snapshots}")).await;
     assert!(audit.stdout.contains("\nmoney     put in 1001 = balances 901 + charged 100"), "{audit:?}");
 
+    let restore_from = Some(backup);
+    let copy = TestShop::open_as(|options| Options { secure: true, restore_from, ..options }).await;
+    copy.get("/wallets/alice").await.is(200).has("/balance", 900);
+    copy.close().await;
+
     // Over NATS with the key of a bridge, and not without.
     let bridge = client(&shop, "bridge").await;
     let answer = bridge.request("shop.order.o-2.get", "".into()).await.unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&answer.payload).unwrap()["status"], "CONFIRMED");
     assert!(async_nats::connect(shop.shop.nats_url()).await.is_err(), "whoever has no key is let in");
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_in_an_address_is_in_no_log_and_in_no_help() {
+    let (shop, folder) = (TestShop::open().await, Folder::new());
+    // A server that lets everybody in does not mind it.
+    let url = shop.shop.nats_url().replace("nats://", "nats://me:geheim@");
+    let command = ["env", "RUST_LOG=trace", &format!("SHOP_NATS_URL={url}")].map(Into::into).to_vec();
+    let launcher = Launcher { command, ..Launcher::default() };
+    for (name, line) in [("audit", "audit"), ("serve", "serve --help"), ("whole", "--help")] {
+        let said = Process::spawn_by(&launcher, folder.path(), name, line.split(' ')).explains().await;
+        let logged = fs::read_to_string(folder.path().join(format!("{name}.stderr"))).unwrap();
+        assert!(name != "audit" || logged.contains("connect"), "nothing is logged: {logged}");
+        assert!(!said.contains("geheim") && !logged.contains("geheim"), "{name}: {said}\n{logged}");
+    }
     shop.close().await;
 }
 

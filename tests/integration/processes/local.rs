@@ -27,6 +27,7 @@ async fn the_help_names_every_option_with_its_default_and_its_variable() {
         ["--http-addr <HOST:PORT>", "[env: SHOP_HTTP_ADDR=]", "[default: 127.0.0.1:8080]"],
         ["--nats-port <PORT>", "[env: SHOP_NATS_PORT=]", "[default: 4222]"],
         ["--nats-url <URL>", "[env: SHOP_NATS_URL=]", "instead of an own one"],
+        ["--secure", "[env: SHOP_SECURE=]", "only who has a key"],
         ["--data-dir <FOLDER>", "[env: SHOP_DATA_DIR=]", "[default: .shop]"],
         ["--partitions <COUNT>", "[env: SHOP_PARTITIONS=]", "[default: as they are; 1, on a cluster 12]"],
         ["--demo", "[env: SHOP_DEMO=]", "stays open"],

@@ -189,11 +189,10 @@ async fn run_under_one_layout(
     let shared = Arc::new(shared);
     let watched = watching.until_repartitioned(words);
     let outcome = match serve_all(stores, &shared, watched, stop).await {
-        // A log that is not the one that was being read may just be cut into other partitions since.
-        Err(HostError::Kind(KindError::Log(LogError::OtherLog { .. })))
-            if !stop.is_cancelled()
-                && shared.publishing.decided().await?.generation() != shared.decided.generation() =>
+        Err(HostError::Kind(error))
+            if error.may_come_of_a_cut() && !stop.is_cancelled() && shared.is_cut_anew().await =>
         {
+            tracing::info!("{error}");
             Ok(Ended::Repartitioned)
         }
         outcome => outcome,
@@ -264,6 +263,12 @@ impl Shared {
             held,
         };
         Ok((shared, watching, words))
+    }
+
+    /// Whether another layout is in force than the one under which it began, as far as that can be found out.
+    async fn is_cut_anew(&self) -> bool {
+        let decided = self.publishing.decided().await;
+        decided.is_ok_and(|decided| decided.generation() != self.decided.generation())
     }
 
     /// What it says of itself.
@@ -368,7 +373,7 @@ async fn serve(
     let described = seen.clone();
     stats.describe(move || described.borrow().describe(kind));
     let local = Local::new(kind, identity.partitions, fence, seen.clone(), ready);
-    let holders = Holders::new(kind, shared.decided.generation(), shared.doors.clone());
+    let holders = Holders::new(kind, shared.decided.generation(), Arc::new(shared.doors.clone()));
     let reads = Reads::new(kind, &identity, local.clone(), holders.clone());
     let opened = async {
         let listening = async {
@@ -386,7 +391,10 @@ async fn serve(
         let door = Door::new(kind, identity.partitions, &shared.log, reads, answers, shared.held.clone());
         let waiting = door.waiting();
         let served = async {
-            tokio::join!(door.run(listener, stop.clone()), holders.serve(local, stop.child_token()));
+            tokio::join!(
+                door.run(listener, stop.clone()),
+                holders.serve(shared.doors.clone(), local, stop.child_token())
+            );
         };
         tokio::select! {
             () = served => {}

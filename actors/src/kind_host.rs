@@ -95,6 +95,15 @@ pub enum KindError {
 }
 
 impl KindError {
+    /// Whether it may come of the kind having been cut into other partitions, which this host has missed: its log is
+    /// another one then, its snapshots are gone, and nothing that it still sends is taken.
+    pub const fn may_come_of_a_cut(&self) -> bool {
+        match self {
+            Self::Attach(_) | Self::Log(_) | Self::Snapshot(_) | Self::Stuck(_) => true,
+            Self::Store(_) | Self::Partition(_) | Self::Bug(..) => false,
+        }
+    }
+
     /// Whether it ends the host also when it befalls partitions that are only to run beside others. What keeps
     /// one from the log or from its snapshots would keep the next host from them as well.
     fn ends_the_host(&self) -> bool {
@@ -307,8 +316,13 @@ impl KindHost {
         let shelves = shelves.collect::<Result<Vec<_>, StoreError>>()?;
         // A partition that starts again may have a checkpoint beyond what the log held at the first start.
         let furthest = furthest(&shelves, &self.identity)?;
-        let Identity { first_sequence, last_sequence, .. } =
+        let Identity { epoch, first_sequence, last_sequence, .. } =
             patience::identity(&self.log, self.kind, furthest, attempt).await?;
+        if epoch != self.identity.epoch {
+            // Cut into other partitions since this host began: where it begins now says nothing of the log as it was.
+            let reason = format!("its epoch is {epoch:016x} instead of {:016x}", self.identity.epoch);
+            return Err(LogError::OtherLog { kind: self.kind, reason }.into());
+        }
         let identity = Identity { first_sequence, last_sequence, ..self.identity };
         let mut tasks = PartitionTasks::new();
         let mut settlers = SettlerTasks::new();

@@ -21,9 +21,9 @@ mod standby;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use shop_domain::{
@@ -34,12 +34,11 @@ use shop_domain::{
 use shop_nats::{
     access::Access,
     connection::{ConnectError, Connection},
-    hold::Holding,
     jetstream::JetStreamLog,
-    layout::{Cut, Decided, Layout, LayoutError},
+    layout::{Cut, Decided, Layout, LayoutError, Layouts},
     log::{Identity, LogError, SharedLog},
 };
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use self::{rewrite::Rewrite, standby::Standby};
 use crate::{
@@ -47,7 +46,7 @@ use crate::{
     outbox::Logs,
     replay::Place,
     snapshot::{SnapshotError, Snapshots},
-    store::{Meta, SharedShelf, StoreError, sled::SledStore},
+    store::{Meta, SharedShelf, Store, StoreError, sled::SledStore},
 };
 
 /// How long nothing may have come to any log before the doors are taken to hold: several times what one
@@ -71,6 +70,30 @@ pub struct Options {
     /// Into how many partitions; kinds that are not named stay as they are.
     pub partitions: BTreeMap<Kind, u16>,
 }
+
+/// With what it is done, and what is to come of it.
+#[derive(Debug)]
+pub struct Parts {
+    /// The logs under the layout in force.
+    pub log: SharedLog,
+    /// Where it is decided.
+    pub layouts: Layouts,
+    /// What was decided last.
+    pub decided: Decided,
+    /// Where the snapshots are.
+    pub snapshots: Snapshots,
+    /// Where the standby of each kind keeps its checkpoints.
+    pub before: Stores,
+    /// Where what each kind has is sorted anew.
+    pub after: Stores,
+    /// Into how many partitions; kinds that are not named stay as they are.
+    pub partitions: BTreeMap<Kind, u16>,
+    /// The epoch of all logs from then on, which none has had before.
+    pub epoch: u64,
+}
+
+/// The checkpoints of each kind.
+pub type Stores = BTreeMap<Kind, Arc<dyn Store>>;
 
 /// Why the shop is cut as before; or, of one of them, that nobody knows whether it is.
 #[derive(Debug, thiserror::Error)]
@@ -143,12 +166,13 @@ impl RepartitionError {
 /// A repartitioning under way. Dropping it changes nothing, before [`Ready::commit`].
 #[derive(Debug)]
 pub struct Repartition {
-    connection: Connection,
     log: SharedLog,
-    snapshots: Snapshots,
-    folder: PathBuf,
-    partitions: BTreeMap<Kind, u16>,
+    layouts: Layouts,
     decided: Decided,
+    snapshots: Snapshots,
+    after: Stores,
+    partitions: BTreeMap<Kind, u16>,
+    epoch: u64,
     logs: Logs,
     standbys: BTreeMap<Kind, Standby>,
 }
@@ -163,7 +187,7 @@ pub struct Settled {
 /// All is written, and can come into force.
 #[derive(Debug)]
 pub struct Ready {
-    connection: Connection,
+    layouts: Layouts,
     snapshots: Snapshots,
     decided: Decided,
     next: Layout,
@@ -183,24 +207,28 @@ pub struct Written {
 }
 
 impl Repartition {
-    /// Begins to follow everything. The shop goes on.
-    pub async fn begin(options: Options) -> Result<Self, RepartitionError> {
+    /// Begins to follow everything; what it decides it says over that connection. The shop goes on.
+    pub async fn begin(connection: &Connection, options: Options) -> Result<Self, RepartitionError> {
         let Options { nats, snapshots, folder, partitions } = options;
         let reading = Connection::connect(&nats, "shop repartition reader").await?;
-        let connection = Connection::connect(&nats, "shop repartition").await?;
         connection.ensure_layout_stream().await?;
         let decided = connection.conform().await?;
-        let log: SharedLog = Arc::new(JetStreamLog::for_a_tool(decided.generation(), &reading, &connection));
+        let log: SharedLog = Arc::new(JetStreamLog::for_a_tool(decided.generation(), &reading, connection));
+        let (layouts, epoch) = (connection.layouts(), uuid::Uuid::new_v4().as_u64_pair().0);
+        let (before, after) = (stores(&folder.join("before"))?, stores(&folder.join("after"))?);
+        Self::of(Parts { log, layouts, decided, snapshots, before, after, partitions, epoch }).await
+    }
+
+    /// The same over whatever logs there are.
+    pub async fn of(parts: Parts) -> Result<Self, RepartitionError> {
+        let Parts { log, layouts, decided, snapshots, before, after, partitions, epoch } = parts;
         let mut logs = Logs::new();
         for kind in Kind::ALL {
             logs.insert(kind, log.identity(kind).await?);
         }
-        let mut standbys = BTreeMap::new();
-        for kind in Kind::ALL {
-            let store = Arc::new(SledStore::open(&folder.join("before"), kind)?);
-            standbys.insert(kind, Standby::begin(kind, &log, &logs, store, &snapshots));
-        }
-        Ok(Self { connection, log, snapshots, folder, partitions, decided, logs, standbys })
+        let follow = |(kind, store)| (kind, Standby::begin(kind, &log, &logs, store, &snapshots));
+        let standbys = before.into_iter().map(follow).collect();
+        Ok(Self { log, layouts, decided, snapshots, after, partitions, epoch, logs, standbys })
     }
 
     /// Which log each kind has now.
@@ -220,16 +248,6 @@ impl Repartition {
             self.still_follows().await?;
         }
         Ok(())
-    }
-
-    /// From now on all doors hold what changes something, until what this returns is dropped.
-    pub fn hold(&self) -> Holding {
-        self.connection.hold_doors()
-    }
-
-    /// Over which all of this is done.
-    pub fn connection(&self) -> Connection {
-        self.connection.clone()
     }
 
     /// Waits until nothing is under way any more, and stops following. The doors must hold.
@@ -276,7 +294,6 @@ impl Repartition {
 
     /// The layout that follows on the one in force.
     fn next(&self, lasts: &BTreeMap<Kind, u64>, metas: &BTreeMap<Place, Meta>) -> Result<Layout, RepartitionError> {
-        let epoch = uuid::Uuid::new_v4().as_u64_pair().0;
         let cut = |(kind, last): (&Kind, &u64)| {
             let mut versions = metas.iter().filter(|((of, _), _)| of == kind).map(|(_, meta)| meta.logic);
             let logic = versions.next().expect("a kind has a partition");
@@ -286,7 +303,7 @@ impl Repartition {
             Logic::try_from(logic).map_err(|unknown| RepartitionError::Logic(*kind, unknown))?;
             let log = &self.logs[kind];
             let partitions = self.partitions.get(kind).copied().unwrap_or(log.partitions);
-            Ok((*kind, Cut::behind(log, self.decided.cut(*kind), partitions, epoch, *last, logic)))
+            Ok((*kind, Cut::behind(log, self.decided.cut(*kind), partitions, self.epoch, *last, logic)))
         };
         let kinds = lasts.iter().map(cut).collect::<Result<_, _>>()?;
         Ok(Layout { generation: self.decided.generation() + 1, kinds })
@@ -339,11 +356,11 @@ impl Settled {
     /// Writes everything as snapshots under the next layout.
     pub async fn rewrite(self) -> Result<Ready, RepartitionError> {
         let Self { repartition, next } = self;
-        let Repartition { connection, snapshots, folder, decided, logs, standbys, .. } = repartition;
+        let Repartition { layouts, snapshots, after, decided, logs, standbys, .. } = repartition;
         let mut written = BTreeMap::new();
         for (kind, cut) in &next.kinds {
             let before = standbys[kind].shelves(logs[kind].partitions)?;
-            let after = Arc::new(SledStore::open(&folder.join("after"), *kind)?);
+            let after = Arc::clone(&after[kind]);
             let begin = Meta { clock: latest(&before)?, ..beginning(&logs[kind], cut) };
             let rewrite = Rewrite { kind: *kind, before, after, partitions: cut.partitions, begin };
             match rewrite.run(&snapshots).await {
@@ -354,7 +371,7 @@ impl Settled {
                 }
             }
         }
-        Ok(Ready { connection, snapshots, decided, next, written })
+        Ok(Ready { layouts, snapshots, decided, next, written })
     }
 }
 
@@ -366,14 +383,14 @@ impl Ready {
 
     /// Brings it into force. An error, unless it says that nobody knows, means that everything is as before.
     pub async fn commit(self) -> Result<(), RepartitionError> {
-        let Self { connection, snapshots, next, .. } = &self;
+        let Self { layouts, snapshots, next, .. } = &self;
         let fenced = self.fence().await;
         let is_tried = fenced.is_ok();
         let changed = match fenced {
             Ok(()) => self.decide().await,
             refused => refused,
         };
-        match (changed, connection.conform().await) {
+        match (changed, layouts.conform().await) {
             (Ok(()), Ok(_)) => Ok(()),
             (Ok(()), Err(error)) => {
                 tracing::warn!("{error}; it is in force, and the hosts see to the rest");
@@ -392,15 +409,21 @@ impl Ready {
 
     /// The first step of [`Self::commit`]: nobody can append any more, and nobody has.
     pub async fn fence(&self) -> Result<(), RepartitionError> {
-        self.connection.fence(&self.next, self.decided.at).await?;
-        Ok(self.connection.seal(&self.next).await?)
+        self.layouts.fence(&self.next, self.decided.at).await?;
+        Ok(self.layouts.seal(&self.next).await?)
     }
 
     /// The second step, before which everything is as before, and behind which it is not.
     pub async fn decide(&self) -> Result<(), RepartitionError> {
-        self.connection.decide(Some(&self.next), self.decided.at).await?;
+        self.layouts.decide(Some(&self.next), self.decided.at).await?;
         Ok(())
     }
+}
+
+/// The checkpoints of all kinds in a folder.
+fn stores(folder: &Path) -> Result<Stores, StoreError> {
+    let open = |kind| Ok((kind, Arc::new(SledStore::open(folder, kind)?) as Arc<dyn Store>));
+    Kind::ALL.into_iter().map(open).collect()
 }
 
 /// Where a partition begins under the next layout, right behind the last record of the one before.

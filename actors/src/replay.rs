@@ -39,6 +39,7 @@ pub use self::{
 };
 use crate::{
     link::Target,
+    outbox::Logs,
     store::{Item, Meta},
 };
 
@@ -108,6 +109,12 @@ impl Replay {
         self.links.restore(place, meta)?;
         self.entities.insert(place, entities);
         Ok(())
+    }
+
+    /// The logs that are followed are cut into other partitions: these, from their first sequences on, of which nothing
+    /// was applied yet but an upgrade that changes nothing.
+    pub fn go_on(&mut self, logs: Logs) {
+        self.links.go_on(logs);
     }
 
     /// The receiving ends of all links.
@@ -313,7 +320,6 @@ mod tests {
     };
 
     use super::*;
-    use crate::outbox::Logs;
 
     const DOOR: Source = Source { origin: Origin::Door, epoch: 1 };
     const ORDERS: Source = Source { origin: Origin::Partition(Kind::Order, 0), epoch: 7 };

@@ -1,8 +1,9 @@
 //! How hosts ask each other about partitions that they do not hold themselves.
 
-use std::time::Duration;
+use std::{fmt::Debug, time::Duration};
 
 use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
 use shop_domain::kind::Kind;
 
 use crate::{
@@ -13,6 +14,41 @@ use crate::{
     request::{Request, RequestError},
     subject,
 };
+
+/// Where those are asked who hold a partition.
+pub trait Asking: Debug + Send + Sync {
+    /// Asks one of those who hold a partition of the layout of that generation.
+    fn ask_holder(
+        &self,
+        kind: Kind,
+        generation: u32,
+        partition: u16,
+        question: Bytes,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<Bytes, RequestError>>;
+}
+
+impl Asking for Connection {
+    fn ask_holder(
+        &self,
+        kind: Kind,
+        generation: u32,
+        partition: u16,
+        question: Bytes,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<Bytes, RequestError>> {
+        let subject = subject::holders(kind, generation, partition);
+        let request = Request {
+            subject,
+            body: question,
+            idempotency_key: None,
+            traceparent: None,
+            respond_async: false,
+            ticket: None,
+        };
+        async move { self.request(request, wait).await.map(|reply| reply.body) }.boxed()
+    }
+}
 
 /// What other hosts ask about one partition.
 #[derive(Debug)]
@@ -46,27 +82,6 @@ impl Connection {
         let subscribed = self.queue_subscribe(subject.clone(), subject).await;
         let asked = subscribed.map_err(|error| ListenError { kind, reason: error.to_string() })?;
         Ok(Questions { asked })
-    }
-
-    /// Asks one of those who hold a partition of the layout of that generation.
-    pub async fn ask_holder(
-        &self,
-        kind: Kind,
-        generation: u32,
-        partition: u16,
-        question: Bytes,
-        wait: Duration,
-    ) -> Result<Bytes, RequestError> {
-        let subject = subject::holders(kind, generation, partition);
-        let request = Request {
-            subject,
-            body: question,
-            idempotency_key: None,
-            traceparent: None,
-            respond_async: false,
-            ticket: None,
-        };
-        self.request(request, wait).await.map(|reply| reply.body)
     }
 
     /// Sends an answer to a question.

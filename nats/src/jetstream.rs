@@ -21,7 +21,7 @@ use self::reader::Reader;
 use crate::{
     connection::Connection,
     disruption::Disruptions,
-    frame, header,
+    header,
     layout::{Decided, LayoutError},
     log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
     subject,
@@ -128,18 +128,6 @@ impl JetStreamLog {
         self.generation - self.begins.get(&kind).map_or(0, later)
     }
 
-    /// What is stored at a sequence, as everybody takes it who reads it under the layout that counts there. Something of
-    /// a former one was let in by mistake, from a host that missed that there is another one now: nothing is to follow
-    /// from it. It keeps its place, so that nobody waits for it.
-    fn record_of(&self, kind: Kind, place: (u32, u16), sequence: u64, time: Timestamp, payload: Bytes) -> Record {
-        match place {
-            (generation, _) if generation < self.generation_at(kind, sequence) => {
-                Record { sequence, partition: 0, time, payload: frame::nothing() }
-            }
-            (_, partition) => Record { sequence, partition, time, payload },
-        }
-    }
-
     /// How the server describes the stream of a kind that leads it.
     fn led(&self, kind: Kind) -> impl Future<Output = Result<Info, LogError>> + Send + 'static {
         let (context, mut disruptions) = (self.reading.clone(), self.read_disruptions.of(kind));
@@ -185,7 +173,7 @@ impl Log for JetStreamLog {
 
     fn read(&self, kind: Kind, epoch: u64, after: u64) -> mpsc::Receiver<Result<Record, LogError>> {
         let (records, receiver) = mpsc::channel(READ_AHEAD);
-        let reader = Reader { log: self.clone(), kind, epoch, after, rolled_back: 0, records };
+        let reader = Reader { log: self.clone(), kind, epoch, after, rolled_back: 0, is_behind_later: false, records };
         tokio::spawn(reader.run());
         receiver
     }
@@ -212,7 +200,7 @@ impl Log for JetStreamLog {
             };
             let place = subject::place(&message.subject).ok_or_else(|| failed("foreign subject".into()))?;
             let time = taken_at(Some(&message.headers), message.time.unix_timestamp_nanos());
-            Ok(Some(log.record_of(kind, place, sequence, time, message.payload)))
+            Ok(Some(Record::of(place, log.generation_at(kind, sequence), sequence, time, message.payload)))
         }
         .boxed()
     }

@@ -9,11 +9,11 @@
 //! it: a host of the generation before, even one that was frozen or cut off and knows of nothing, cannot append any
 //! more. A new layout comes into force like this, and until the third step everything may stop at any moment:
 //!
-//! 1. [`Connection::fence`]: all streams get the subjects of the next generation. Nobody appends to those yet.
-//! 2. [`Connection::seal`]: each log gets a record that the server takes only if the log still ends where the
+//! 1. [`Layouts::fence`]: all streams get the subjects of the next generation. Nobody appends to those yet.
+//! 2. [`Layouts::seal`]: each log gets a record that the server takes only if the log still ends where the
 //!    new layout lets it begin.
-//! 3. [`Connection::decide`]: the layout is appended to `SHOP_LAYOUT`.
-//! 4. [`Connection::conform`]: the streams say the same. Whoever starts does that as well, in either
+//! 3. [`Layouts::decide`]: the layout is appended to `SHOP_LAYOUT`.
+//! 4. [`Layouts::conform`]: the streams say the same. Whoever starts does that as well, in either
 //!    direction: if a fenced stream is ahead of what was decided, he first decides once more for what is
 //!    in force, so that whoever fenced it comes too late with his third step.
 //!
@@ -22,26 +22,25 @@
 //! the subjects of a former generation until somebody else sees to it. What is appended under those meanwhile
 //! counts for nothing, whoever reads it (see [`crate::jetstream::JetStreamLog`]).
 
-use std::{collections::BTreeMap, time::Duration};
+mod nats_server;
 
-use async_nats::jetstream::{
-    self, ErrorCode,
-    context::PublishErrorKind,
-    message::PublishMessage,
-    stream::{Config, DiscardPolicy, LastRawMessageErrorKind, StorageType},
-};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+
+use async_nats::jetstream::stream::Config;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use shop_domain::kind::Kind;
 use tokio::time::{Instant, sleep};
 
+pub(crate) use self::nats_server::decided;
 use crate::{
     connection::Connection,
-    frame::Upgrade,
+    frame::{self, Upgrade},
     log::Identity,
     start::{PATIENCE, Wait},
     subject,
-    topology::{self, TopologyError, identity_of},
+    topology::{self, TopologyError},
 };
 
 /// Into how many partitions each kind is cut, and from where on its log is read under that count.
@@ -97,10 +96,10 @@ pub struct Decided {
 }
 
 /// A message in `SHOP_LAYOUT`.
-#[derive(Debug, Serialize, Deserialize)]
-struct Decision {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Decision {
     /// What is in force from now on, which may be what was in force before.
-    layout: Option<Layout>,
+    pub(crate) layout: Option<Layout>,
 }
 
 /// Why a layout is not as it should be, or was not changed.
@@ -143,8 +142,62 @@ impl From<TopologyError> for LayoutError {
 
 /// Pause before.
 const PAUSE: Duration = Duration::from_millis(250);
-/// How long one answer may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where layouts are decided, and the streams that follow them: on a nats-server, or in memory in simulations.
+#[derive(Clone, Debug)]
+pub struct Layouts(Arc<dyn Server>);
+
+/// What whoever keeps the streams can be asked to do, one thing at a time.
+pub(crate) trait Server: Debug + Send + Sync {
+    /// What was decided last.
+    fn decided(&self) -> BoxFuture<'_, Result<Decided, LayoutError>>;
+
+    /// Takes a decision in, if the last one is at `after`; returns where it is.
+    fn take_in(&self, decision: Decision, after: u64) -> BoxFuture<'_, Result<u64, String>>;
+
+    /// The stream of a kind's log; none when there is none yet.
+    fn stream(&self, kind: Kind) -> BoxFuture<'_, Result<Option<Stream>, LayoutError>>;
+
+    /// Makes a stream as this says.
+    fn change(&self, config: Config) -> BoxFuture<'_, Result<(), LayoutError>>;
+
+    /// Appends a record to a kind's log, if that ends at `after`.
+    fn seal(&self, kind: Kind, subject: String, record: Bytes, after: u64) -> BoxFuture<'_, Result<(), LayoutError>>;
+}
+
+/// The stream of a log.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    /// How it is made.
+    pub(crate) config: Config,
+    /// Which log it is.
+    pub(crate) log: Result<Identity, TopologyError>,
+}
+
+/// What a record is to a reader of one layout, that was appended under a later one, or behind such a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It counts as it is: under the reader's own layout, or it is what a layout has left that came to nothing.
+    Counts,
+    /// Another layout is in force: neither it nor what follows is for this reader any more.
+    CutAnew,
+    /// What only somebody can tell who knows better what is in force.
+    Unknown,
+}
+
+impl Standing {
+    /// Of a record of that `generation`, when that one is `in_force` of which is known after it was read. A layout that
+    /// came to nothing has left no more than an upgrade that changes nothing; behind one that is in force nothing is for
+    /// a reader of the `own` layout any more, also if it was let in under that by mistake. Messages are appended under
+    /// no other, so that whoever says then that the own one is in force does not know better yet.
+    pub(crate) fn of(own: u32, in_force: u32, generation: u32, payload: &[u8]) -> Self {
+        match in_force == own {
+            false => Self::CutAnew,
+            true if generation <= own || frame::is_upgrade(payload) => Self::Counts,
+            true => Self::Unknown,
+        }
+    }
+}
 
 impl Decided {
     /// The generation of the layout in force.
@@ -195,15 +248,29 @@ impl Stretch {
 impl Connection {
     /// Which layout is in force.
     pub async fn decided(&self) -> Result<Decided, LayoutError> {
-        let context = self.layout_context();
-        patiently(|| decided(&context)).await
+        self.layouts().decided().await
     }
 
     /// Which layout is in force, once all streams are as it says.
     pub async fn conform(&self) -> Result<Decided, LayoutError> {
-        let context = self.layout_context();
+        self.layouts().conform().await
+    }
+}
+
+impl Layouts {
+    pub(crate) fn on(server: impl Server + 'static) -> Self {
+        Self(Arc::new(server))
+    }
+
+    /// Which layout is in force.
+    pub async fn decided(&self) -> Result<Decided, LayoutError> {
+        patiently(|| self.0.decided()).await
+    }
+
+    /// Which layout is in force, once all streams are as it says.
+    pub async fn conform(&self) -> Result<Decided, LayoutError> {
         loop {
-            match patiently(|| self.conform_to_the_last(&context)).await {
+            match patiently(|| self.conform_to_the_last()).await {
                 Err(LayoutError::Overtaken) => {}
                 outcome => return outcome,
             }
@@ -211,29 +278,26 @@ impl Connection {
     }
 
     /// Makes the streams as was decided last, unless anybody decides meanwhile.
-    async fn conform_to_the_last(&self, context: &jetstream::Context) -> Result<Decided, LayoutError> {
-        let generations = generations(context).await?;
-        let mut decided = decided(context).await?;
+    async fn conform_to_the_last(&self) -> Result<Decided, LayoutError> {
+        let generations = self.generations().await?;
+        let mut decided = self.0.decided().await?;
         let is_ahead = generations.into_iter().max() > Some(decided.generation());
         if is_ahead {
             tracing::warn!("a repartitioning was not finished; the logs stay as they are cut");
             decided.at = self.decide(decided.layout.as_ref(), decided.at).await?;
         }
-        follow(context, &decided, if is_ahead { Follow::InForceAfterAll } else { Follow::InForce }).await?;
+        self.follow(&decided, if is_ahead { Follow::InForceAfterAll } else { Follow::InForce }).await?;
         Ok(decided)
     }
 
     /// Decides, unless anybody has done so since `after`; returns where that is said.
     pub async fn decide(&self, layout: Option<&Layout>, after: u64) -> Result<u64, LayoutError> {
-        let context = self.layout_context();
         let decision = Decision { layout: layout.cloned() };
-        let bytes: Bytes = serde_json::to_vec(&decision).expect("a layout always encodes").into();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let message = PublishMessage::build().payload(bytes.clone()).expected_last_sequence(after);
-            let reason = match publish(&context, subject::LAYOUT, message).await {
+            let reason = match self.0.take_in(decision.clone(), after).await {
                 Ok(at) => return Ok(at),
-                Err(error) => error.to_string(),
+                Err(reason) => reason,
             };
             // Also an attempt that failed may have been stored.
             let now = self.decided().await?;
@@ -246,91 +310,49 @@ impl Connection {
         }
     }
 
-    /// Makes the stream in which is decided, with as many copies as the logs have.
-    pub async fn ensure_layout_stream(&self) -> Result<(), LayoutError> {
-        let context = self.layout_context();
-        patiently(|| make_stream(&context)).await
-    }
-
     /// Lets nobody append any more under the layout in force, unless anybody has decided since `after`. Undone by
     /// [`Self::conform`].
     pub async fn fence(&self, next: &Layout, after: u64) -> Result<(), LayoutError> {
         let proposed = Decided { layout: Some(next.clone()), at: after };
-        let context = self.layout_context();
-        patiently(|| follow(&context, &proposed, Follow::Proposed)).await
+        patiently(|| self.follow(&proposed, Follow::Proposed)).await
     }
 
     /// Appends the first record of each log under the next layout: one that changes nothing, and that
     /// the server takes only if nothing else has come.
     pub async fn seal(&self, next: &Layout) -> Result<(), LayoutError> {
-        let context = self.layout_context();
         for (kind, cut) in &next.kinds {
             let last = cut.begins_at - 1;
             let record = Upgrade { logic: cut.logic }.encode();
-            let message = PublishMessage::build().payload(record).expected_last_sequence(last);
-            let subject = subject::log(*kind, next.generation, 0);
-            publish(&context, &subject, message).await.map_err(|error| match error.kind() {
-                PublishErrorKind::WrongLastSequence => LayoutError::WentOn(*kind),
-                PublishErrorKind::StreamNotFound
-                | PublishErrorKind::WrongLastMessageId
-                | PublishErrorKind::TimedOut
-                | PublishErrorKind::BrokenPipe
-                | PublishErrorKind::MaxAckPending
-                | PublishErrorKind::MaxPayloadExceeded
-                | PublishErrorKind::Other => server(&subject::stream(*kind), error.to_string()),
-            })?;
+            self.0.seal(*kind, subject::log(*kind, next.generation, 0), record, last).await?;
         }
         Ok(())
     }
 
-    fn layout_context(&self) -> jetstream::Context {
-        let mut context = jetstream::new(self.client().clone());
-        context.set_timeout(TIMEOUT);
-        context
-    }
-}
-
-/// Makes the stream in which is decided, unless there is one.
-async fn make_stream(context: &jetstream::Context) -> Result<(), LayoutError> {
-    let logs = stream_config(context, Kind::Order).await?;
-    let config = Config {
-        name: subject::LAYOUT_STREAM.into(),
-        description: Some("into how many partitions the shop's kinds are cut".into()),
-        subjects: vec![subject::LAYOUT.into()],
-        storage: StorageType::File,
-        num_replicas: logs.num_replicas,
-        discard: DiscardPolicy::New,
-        deny_delete: true,
-        deny_purge: true,
-        ..Config::default()
-    };
-    let made = context.get_or_create_stream(config).await;
-    made.map(drop).map_err(|error| server(subject::LAYOUT_STREAM, error.to_string()))
-}
-
-/// Which layout is in force, as the leader of its stream says.
-pub(crate) async fn decided(context: &jetstream::Context) -> Result<Decided, LayoutError> {
-    let failed = |reason: String| server(subject::LAYOUT_STREAM, reason);
-    let stream = context.get_stream_no_info(subject::LAYOUT_STREAM).await.map_err(|error| failed(error.to_string()))?;
-    match stream.get_last_raw_message_by_subject(subject::LAYOUT).await {
-        Ok(message) => {
-            let decision: Decision =
-                serde_json::from_slice(&message.payload).map_err(|error| failed(error.to_string()))?;
-            Ok(Decided { layout: decision.layout, at: message.sequence })
+    /// Gives the logs that there are the subjects of a layout and, if it is in force, what else it says; unless anybody
+    /// has decided since.
+    async fn follow(&self, decided: &Decided, follow: Follow) -> Result<(), LayoutError> {
+        for kind in Kind::ALL {
+            let Some(stream) = self.0.stream(kind).await? else { continue };
+            let changed = changed(kind, stream, decided, follow);
+            // What does not fit may only be newer.
+            if !matches!(changed, Ok(None)) && self.0.decided().await?.at != decided.at {
+                return Err(LayoutError::Overtaken);
+            }
+            if let Some(config) = changed? {
+                self.0.change(config).await?;
+            }
         }
-        Err(error) => match error.kind() {
-            LastRawMessageErrorKind::NoMessageFound => Ok(Decided::default()),
-            LastRawMessageErrorKind::JetStream(ref inner) if is_nothing(inner.error_code()) => Ok(Decided::default()),
-            LastRawMessageErrorKind::JetStream(_)
-            | LastRawMessageErrorKind::InvalidSubject
-            | LastRawMessageErrorKind::Other => Err(failed(error.to_string())),
-        },
+        Ok(())
     }
-}
 
-/// Whether an error says that nothing was ever decided.
-fn is_nothing(error: ErrorCode) -> bool {
-    [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::STREAM_NOT_FOUND].contains(&error)
+    /// The generation whose subjects each log has.
+    async fn generations(&self) -> Result<Vec<u32>, LayoutError> {
+        let mut generations = Vec::with_capacity(Kind::ALL.len());
+        for kind in Kind::ALL {
+            generations.extend(self.0.stream(kind).await?.map(|stream| generation(&stream.config)));
+        }
+        Ok(generations)
+    }
 }
 
 /// What streams are made to follow.
@@ -345,79 +367,32 @@ enum Follow {
     Proposed,
 }
 
-/// Gives the logs that there are the subjects of a layout and, if it is in force, what else it says; unless anybody
-/// has decided since.
-async fn follow(context: &jetstream::Context, decided: &Decided, follow: Follow) -> Result<(), LayoutError> {
-    for kind in Kind::ALL {
-        let Some(info) = stream_info(context, kind).await? else { continue };
-        let changed = changed(kind, &info, decided, follow);
-        // What does not fit may only be newer.
-        if !matches!(changed, Ok(None)) && self::decided(context).await?.at != decided.at {
-            return Err(LayoutError::Overtaken);
-        }
-        let Some(config) = changed? else { continue };
-        context.update_stream(config).await.map_err(|error| server(&info.config.name, error.to_string()))?;
-    }
-    Ok(())
-}
-
 /// How a log's stream is to be instead, if it is not as it should be.
-fn changed(
-    kind: Kind,
-    info: &jetstream::stream::Info,
-    decided: &Decided,
-    follow: Follow,
-) -> Result<Option<Config>, LayoutError> {
-    let (cut, generation) = (decided.cut(kind), generation(&info.config));
+fn changed(kind: Kind, stream: Stream, decided: &Decided, follow: Follow) -> Result<Option<Config>, LayoutError> {
+    let Stream { config: before, log } = stream;
+    let (cut, generation) = (decided.cut(kind), generation(&before));
     if cut.is_none() && generation == 0 {
         return Ok(None);
     }
-    let log = identity_of(info)?;
+    let log = log?;
     if cut.is_some_and(|cut| cut.epoch != log.epoch && !cut.former.contains(&log.epoch)) {
-        return Err(LayoutError::OtherLog(info.config.name.clone()));
+        return Err(LayoutError::OtherLog(before.name));
     }
     if generation > decided.generation() && follow != Follow::InForceAfterAll {
         return Err(LayoutError::Overtaken);
     }
-    let mut config = info.config.clone();
+    let mut config = before.clone();
     config.subjects = subject::logs(kind, decided.generation(), cut.map_or(log.partitions, |cut| cut.partitions));
     if let (Follow::InForce | Follow::InForceAfterAll, Some(cut)) = (follow, cut) {
         topology::describe(&mut config.metadata, cut);
     }
-    let is_changed = config.subjects != info.config.subjects || config.metadata != info.config.metadata;
+    let is_changed = config.subjects != before.subjects || config.metadata != before.metadata;
     Ok(is_changed.then_some(config))
-}
-
-/// The generation whose subjects each log has.
-async fn generations(context: &jetstream::Context) -> Result<Vec<u32>, LayoutError> {
-    let mut generations = Vec::with_capacity(Kind::ALL.len());
-    for kind in Kind::ALL {
-        generations.extend(stream_info(context, kind).await?.map(|info| generation(&info.config)));
-    }
-    Ok(generations)
 }
 
 /// The generation whose subjects a log has.
 fn generation(config: &Config) -> u32 {
     config.subjects.iter().filter_map(|subject| Some(subject::place(subject)?.0)).max().unwrap_or(0)
-}
-
-async fn stream_config(context: &jetstream::Context, kind: Kind) -> Result<Config, LayoutError> {
-    let info = stream_info(context, kind).await?;
-    info.map(|info| info.config).ok_or_else(|| server(&subject::stream(kind), "there is none".into()))
-}
-
-/// What the server says of a log; none when there is none yet.
-async fn stream_info(context: &jetstream::Context, kind: Kind) -> Result<Option<jetstream::stream::Info>, LayoutError> {
-    Ok(topology::find(context, &subject::stream(kind)).await?)
-}
-
-async fn publish(
-    context: &jetstream::Context,
-    subject: &str,
-    message: PublishMessage,
-) -> Result<u64, async_nats::error::Error<PublishErrorKind>> {
-    Ok(context.send_publish(subject.to_owned(), message).await?.await?.sequence)
 }
 
 /// Asks again what a server could not say or do: it may have to find a leader first.
@@ -440,21 +415,13 @@ fn server(stream: &str, reason: String) -> LayoutError {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     /// The stream of the log of orders, of that epoch and with the subjects of that generation.
-    fn stream(epoch: u64, generation: u32) -> jetstream::stream::Info {
+    fn stream(epoch: u64, generation: u32) -> Stream {
         let mut config = topology::log(Kind::Order, epoch, 1, 1, 1);
         config.subjects = subject::logs(Kind::Order, generation, 1);
-        let info = json!({
-            "config": config,
-            "created": "2026-11-22T15:15:12.150Z",
-            "state": { "messages": 0, "bytes": 0, "first_seq": 1, "first_ts": "2026-11-22T15:15:12.150Z",
-                "last_seq": 0, "last_ts": "2026-11-22T15:15:12.150Z", "consumer_count": 0 },
-        });
-        serde_json::from_value(info).expect("this is how a server describes a stream")
+        Stream { config, log: Ok(Identity::new(epoch)) }
     }
 
     /// Epoch 3, which followed on the epochs 1 and 2.
@@ -466,7 +433,7 @@ mod tests {
     #[test]
     fn a_stream_goes_on_to_the_layout_in_force_and_back_only_if_that_was_decided_once_more() {
         let follows = |generation, follow| {
-            let changed = changed(Kind::Order, &stream(2, generation), &decided(), follow)?;
+            let changed = changed(Kind::Order, stream(2, generation), &decided(), follow)?;
             Ok::<_, LayoutError>(changed.map(|config| (config.subjects, config.metadata["shop.epoch"].clone())))
         };
         let as_it_is_in_force = Some((subject::logs(Kind::Order, 2, 4), "0000000000000003".to_owned()));
@@ -479,10 +446,22 @@ mod tests {
     }
 
     #[test]
+    fn behind_what_a_later_layout_has_left_nothing_counts_before_it_is_known_that_it_came_to_nothing() {
+        let (upgrade, message) = (Upgrade { logic: 1 }.encode(), b"\x01a message");
+        assert_eq!(Standing::of(1, 1, 2, &upgrade), Standing::Counts);
+        assert_eq!(Standing::of(1, 1, 1, message), Standing::Counts);
+        assert_eq!(Standing::of(1, 1, 2, message), Standing::Unknown);
+        for generation in [1, 2] {
+            assert_eq!(Standing::of(1, 2, generation, &upgrade), Standing::CutAnew);
+            assert_eq!(Standing::of(1, 2, generation, message), Standing::CutAnew);
+        }
+    }
+
+    #[test]
     fn a_layout_is_not_put_onto_another_log_than_it_was_decided_about() {
         for follow in [Follow::InForce, Follow::InForceAfterAll, Follow::Proposed] {
             for (epoch, is_other) in [(1, false), (2, false), (3, false), (4, true)] {
-                let changed = changed(Kind::Order, &stream(epoch, 0), &decided(), follow);
+                let changed = changed(Kind::Order, stream(epoch, 0), &decided(), follow);
                 assert_eq!(matches!(changed, Err(LayoutError::OtherLog(_))), is_other, "epoch {epoch}, {follow:?}");
             }
         }

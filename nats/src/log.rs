@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use shop_domain::{kind::Kind, timestamp::Timestamp};
 use tokio::sync::{mpsc, watch};
 
-use crate::trim::TrimError;
+use crate::{frame, trim::TrimError};
 
 /// Records that wait between the reader and the host. Enough to keep both busy; with frames of
 /// the largest size it is 32 MiB.
@@ -61,6 +61,24 @@ pub struct Record {
     pub time: Timestamp,
     /// A frame, unless somebody published by hand.
     pub payload: Bytes,
+}
+
+impl Record {
+    /// What is stored at a sequence, as everybody takes it who reads it under the layout of the generation that
+    /// `counts` there. Something of a former one was let in by mistake, from a host that missed that there is another
+    /// one now: nothing is to follow from it. It keeps its place, so that nobody waits for it.
+    pub(crate) fn of(
+        (generation, partition): (u32, u16),
+        counts: u32,
+        sequence: u64,
+        time: Timestamp,
+        payload: Bytes,
+    ) -> Self {
+        if generation < counts {
+            return Self { sequence, partition: 0, time, payload: frame::nothing() };
+        }
+        Self { sequence, partition, time, payload }
+    }
 }
 
 /// What tells one log from another, and how far it goes.

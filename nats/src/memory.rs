@@ -1,6 +1,8 @@
 //! The log in memory, for simulations: everything that JetStream may do to a frame or a reader
 //! can be made to happen, and what happens is decided by one [`Chaos`].
 
+mod layouts;
+
 use std::{
     collections::BTreeMap,
     fmt::Debug,
@@ -11,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use async_nats::jetstream::stream::Config;
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use shop_domain::{kind::Kind, logic::Logic, timestamp::Timestamp};
@@ -20,8 +23,9 @@ use tokio::{
 };
 
 use crate::{
+    layout::{Decided, Standing},
     log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
-    subject,
+    subject, topology,
     trim::TrimError,
 };
 
@@ -29,6 +33,8 @@ use crate::{
 const BEGIN_UNIX_MS: u64 = 1_700_000_000_000;
 /// How long a publisher waits for an acknowledgement that never comes.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a reader waits that does not know what to make of a record.
+const READ_RETRY: Duration = Duration::from_millis(20);
 
 /// Decides what goes wrong.
 pub trait Chaos: Debug + Send + Sync + 'static {
@@ -37,6 +43,16 @@ pub trait Chaos: Debug + Send + Sync + 'static {
 
     /// How a record reaches its reader.
     fn deliver(&self, kind: Kind, record: &Record) -> Delivery;
+
+    /// When the process goes on that asks the logs, if it is frozen: meanwhile it hands nothing in, and hears nothing.
+    fn frozen(&self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
+
+    /// How long a question takes to whoever keeps the streams, or the answer to it.
+    fn way(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// What becomes of a frame.
@@ -91,26 +107,91 @@ impl Chaos for Calm {
 #[derive(Clone, Debug)]
 pub struct MemoryLog {
     logs: Arc<Mutex<BTreeMap<Kind, KindLog>>>,
+    decided: Arc<Mutex<Decided>>,
     dead: Arc<Mutex<Vec<(Kind, u64, String)>>>,
     chaos: Arc<dyn Chaos>,
     disruptions: Observers,
-    partitions: u16,
-    logic: Logic,
+    under: Under,
     begin: Instant,
     /// By how many milliseconds its clock was put back, altogether.
     put_back_ms: Arc<AtomicU64>,
 }
 
+/// Under which layout logs are appended to and read.
+#[derive(Clone, Copy, Debug)]
+enum Under {
+    /// The one of that generation: as a host does.
+    Generation(u32),
+    /// Each record under the one that counts there: as a tool does.
+    WhicheverCounts,
+}
+
 #[derive(Debug)]
 struct KindLog {
-    records: Vec<Record>,
+    /// How its stream is made.
+    config: Config,
+    /// Which log that is.
+    identity: Identity,
+    records: Vec<Stored>,
     /// How many records were cut off; they are still in there.
     cut_off: u64,
-    /// Where it begins, unless more was cut off.
-    begins: u64,
+    /// Where each layout begins that came into force.
+    layouts: Vec<u64>,
     /// How many there may be.
     room: u64,
     appended: Observers,
+}
+
+/// A record, and the generation of the layout under which it was appended.
+#[derive(Clone, Debug)]
+struct Stored {
+    generation: u32,
+    record: Record,
+}
+
+impl KindLog {
+    fn new(config: Config) -> Self {
+        let identity = topology::described(&config).expect("the shop has made it");
+        let (records, layouts) = (vec![], vec![]);
+        Self { config, identity, records, cut_off: 0, layouts, room: u64::MAX, appended: Observers::default() }
+    }
+
+    fn last_sequence(&self) -> u64 {
+        self.records.len() as u64
+    }
+
+    fn identity(&self) -> Identity {
+        let oldest_sequence = self.cut_off + 1;
+        let first_sequence = self.identity.first_sequence.max(oldest_sequence);
+        Identity { first_sequence, oldest_sequence, last_sequence: self.last_sequence(), ..self.identity }
+    }
+
+    fn stored_at(&self, sequence: u64) -> Option<&Stored> {
+        let index = usize::try_from(sequence.checked_sub(1)?).ok()?;
+        (sequence > self.cut_off).then(|| self.records.get(index))?
+    }
+
+    fn store(&mut self, generation: u32, partition: u16, time: Timestamp, payload: Bytes) -> u64 {
+        let sequence = self.last_sequence() + 1;
+        self.records.push(Stored { generation, record: Record { sequence, partition, time, payload } });
+        self.appended.tell(sequence);
+        sequence
+    }
+
+    /// A record as everybody takes it who reads under that layout.
+    fn read(&self, Stored { generation, record }: &Stored, under: Under) -> Record {
+        let Record { sequence, partition, time, ref payload } = *record;
+        let counts = match under {
+            Under::Generation(own) => own,
+            Under::WhicheverCounts => self.counts_at(sequence),
+        };
+        Record::of((*generation, partition), counts, sequence, time, payload.clone())
+    }
+
+    /// The generation of the layout that counts at a sequence.
+    fn counts_at(&self, sequence: u64) -> u32 {
+        self.layouts.iter().filter(|begins_at| **begins_at <= sequence).count() as u32
+    }
 }
 
 /// A number that several observe. Each has a channel of its own, because a shared one wakes its
@@ -139,18 +220,14 @@ impl MemoryLog {
 
     /// The same with the logic of an older shop.
     pub fn with_logic(partitions: u16, logic: Logic, chaos: Arc<dyn Chaos>) -> Self {
-        let empty = |kind| {
-            let log =
-                KindLog { records: vec![], cut_off: 0, begins: 1, room: u64::MAX, appended: Observers::default() };
-            (kind, log)
-        };
+        let empty = |kind| (kind, KindLog::new(topology::log(kind, kind as u64 + 1, partitions, logic.number(), 1)));
         Self {
             logs: Arc::new(Mutex::new(Kind::ALL.into_iter().map(empty).collect())),
+            decided: Arc::default(),
             dead: Arc::default(),
             chaos,
             disruptions: Observers::default(),
-            partitions,
-            logic,
+            under: Under::Generation(0),
             begin: Instant::now(),
             put_back_ms: Arc::default(),
         }
@@ -180,9 +257,11 @@ impl MemoryLog {
         self.put_back_ms.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// All records of a kind.
+    /// All records of a kind, each as it counts.
     pub fn records(&self, kind: Kind) -> Vec<Record> {
-        self.logs().get(&kind).map(|log| log.records.clone()).unwrap_or_default()
+        let logs = self.logs();
+        let Some(log) = logs.get(&kind) else { return vec![] };
+        log.records.iter().map(|stored| log.read(stored, Under::WhicheverCounts)).collect()
     }
 
     /// Removes all records of a kind before the one at `from`; returns how many those were. Who reads there learns
@@ -198,7 +277,7 @@ impl MemoryLog {
     /// Lets a kind's log begin there, as one does whose shop was repartitioned: what is before it stays until it is
     /// cut off.
     pub fn begin_at(&self, kind: Kind, first: u64) {
-        self.logs().get_mut(&kind).expect("every kind has a log").begins = first;
+        self.logs().get_mut(&kind).expect("every kind has a log").identity.first_sequence = first;
     }
 
     /// Lets a kind's log have so many records from now on.
@@ -207,7 +286,7 @@ impl MemoryLog {
     }
 
     fn is_full(&self, kind: Kind) -> bool {
-        self.logs().get(&kind).is_some_and(|log| log.records.len() as u64 - log.cut_off >= log.room)
+        self.logs().get(&kind).is_some_and(|log| log.last_sequence() - log.cut_off >= log.room)
     }
 
     /// Dead letters, with the sequence that they come from and the reason.
@@ -215,48 +294,109 @@ impl MemoryLog {
         self.dead.lock().expect("nobody panics while changing it").clone()
     }
 
-    /// Stores bytes as they are, whatever the chaos says.
+    /// Stores bytes as they are, whatever the chaos says, under the layout in force.
     pub fn store(&self, kind: Kind, partition: u16, payload: Bytes) -> u64 {
+        self.store_under(self.generation(), kind, partition, payload)
+    }
+
+    fn store_under(&self, generation: u32, kind: Kind, partition: u16, payload: Bytes) -> u64 {
         let time = self.now();
         let mut logs = self.logs();
         let log = logs.get_mut(&kind).expect("every kind has a log");
-        let sequence = log.records.len() as u64 + 1;
-        log.records.push(Record { sequence, partition, time, payload });
-        log.appended.tell(sequence);
-        sequence
+        log.store(generation, partition, time, payload)
     }
 
     fn logs(&self) -> MutexGuard<'_, BTreeMap<Kind, KindLog>> {
         self.logs.lock().expect("nobody panics while changing it")
     }
 
-    fn record_at(&self, kind: Kind, sequence: u64) -> Option<Record> {
-        let index = usize::try_from(sequence.checked_sub(1)?).ok()?;
+    /// The generation under which is appended.
+    fn own_generation(&self) -> u32 {
+        match self.under {
+            Under::Generation(own) => own,
+            Under::WhicheverCounts => self.generation(),
+        }
+    }
+
+    /// Whether the stream of a kind takes what is for that subject.
+    fn takes(&self, kind: Kind, subject: &String) -> bool {
+        self.logs().get(&kind).is_some_and(|log| log.config.subjects.contains(subject))
+    }
+
+    fn record_at(&self, kind: Kind, sequence: u64) -> Option<(u32, Record)> {
         let logs = self.logs();
         let log = logs.get(&kind)?;
-        (sequence > log.cut_off).then(|| log.records.get(index).cloned())?
+        log.stored_at(sequence).map(|stored| (stored.generation, log.read(stored, self.under)))
+    }
+
+    fn identity_now(&self, kind: Kind) -> Identity {
+        self.logs().get(&kind).expect("every kind has a log").identity()
+    }
+
+    /// What is asked of the log of a kind, or an error if it is not the one of that epoch any more.
+    fn verify(&self, kind: Kind, epoch: u64) -> Result<(), LogError> {
+        match self.identity_now(kind).epoch {
+            now if now == epoch => Ok(()),
+            now => {
+                let reason = format!("its epoch is {now:016x} instead of {epoch:016x}");
+                Err(LogError::OtherLog { kind, reason })
+            }
+        }
+    }
+
+    /// Waits until the process goes on that asks, if it is frozen.
+    async fn thawed(&self) {
+        while let Some(thawed) = self.chaos.frozen() {
+            thawed.await;
+        }
+    }
+
+    /// An answer as it is when the log is asked, which comes when the process that asks goes on.
+    fn ask<T: Send + 'static>(&self, answer: impl FnOnce(&Self) -> T + Send + 'static) -> BoxFuture<'static, T> {
+        let log = self.clone();
+        async move {
+            log.thawed().await;
+            let answer = answer(&log);
+            log.thawed().await;
+            answer
+        }
+        .boxed()
     }
 }
 
 impl Log for MemoryLog {
     fn append(&self, kind: Kind, partition: u16, frame: Bytes) -> BoxFuture<'static, Result<Appending, AppendError>> {
+        if self.chaos.frozen().is_some() {
+            let log = self.clone();
+            return async move {
+                log.thawed().await;
+                log.append(kind, partition, frame).await
+            }
+            .boxed();
+        }
+        let generation = self.own_generation();
+        let subject = subject::log(kind, generation, partition);
+        let refusal = |reason: &str, is_full| {
+            let refused: Appending =
+                std::future::ready(Err(AppendError { subject: subject.clone(), reason: reason.into(), is_full }))
+                    .boxed();
+            std::future::ready(Ok(refused)).boxed()
+        };
+        if !self.takes(kind, &subject) {
+            return refusal("no responders", false);
+        }
         if self.is_full(kind) {
-            let (subject, reason) = (subject::log(kind, 0, partition), "it is full".to_owned());
-            let refused: Appending = std::future::ready(Err(AppendError { subject, reason, is_full: true })).boxed();
-            return std::future::ready(Ok(refused)).boxed();
+            return refusal("it is full", true);
         }
         let fate = self.chaos.append(kind, partition, &frame);
         let stored = match fate {
-            Fate::Stored(_) | Fate::Unacknowledged => Some(self.store(kind, partition, frame)),
+            Fate::Stored(_) | Fate::Unacknowledged => Some(self.store_under(generation, kind, partition, frame)),
             Fate::Refused(_) | Fate::Lost => None,
         };
-        let failed = move |reason: &str| AppendError {
-            subject: subject::log(kind, 0, partition),
-            reason: reason.into(),
-            is_full: false,
-        };
+        let failed = move |reason: &str| AppendError { subject, reason: reason.into(), is_full: false };
+        let log = self.clone();
         let acknowledgement: Appending = async move {
-            match (fate, stored) {
+            let acknowledged = match (fate, stored) {
                 (Fate::Stored(after), Some(sequence)) => {
                     sleep(after).await;
                     Ok(sequence)
@@ -269,40 +409,30 @@ impl Log for MemoryLog {
                     sleep(ACK_TIMEOUT).await;
                     Err(failed("no acknowledgement"))
                 }
-            }
+            };
+            log.thawed().await;
+            acknowledged
         }
         .boxed();
         std::future::ready(Ok(acknowledgement)).boxed()
     }
 
-    fn read(&self, kind: Kind, _: u64, after: u64) -> mpsc::Receiver<Result<Record, LogError>> {
+    fn read(&self, kind: Kind, epoch: u64, after: u64) -> mpsc::Receiver<Result<Record, LogError>> {
         let (records, receiver) = mpsc::channel(READ_AHEAD);
-        tokio::spawn(read(self.clone(), kind, after, records));
+        tokio::spawn(read(self.clone(), kind, epoch, after, records));
         receiver
     }
 
     fn last_sequence(&self, kind: Kind) -> BoxFuture<'static, Result<u64, LogError>> {
-        let last = self.logs().get(&kind).map_or(0, |log| log.records.len() as u64);
-        std::future::ready(Ok(last)).boxed()
+        self.ask(move |log| Ok(log.identity_now(kind).last_sequence))
     }
 
     fn record(&self, kind: Kind, sequence: u64) -> BoxFuture<'static, Result<Option<Record>, LogError>> {
-        std::future::ready(Ok(self.record_at(kind, sequence))).boxed()
+        self.ask(move |log| Ok(log.record_at(kind, sequence).map(|(_, record)| record)))
     }
 
     fn identity(&self, kind: Kind) -> BoxFuture<'static, Result<Identity, LogError>> {
-        let (partitions, logic, last) = (self.partitions, self.logic.number(), self.last_sequence(kind));
-        let (oldest_sequence, first_sequence) = {
-            let logs = self.logs();
-            let log = logs.get(&kind).expect("every kind has a log");
-            (log.cut_off + 1, log.begins.max(log.cut_off + 1))
-        };
-        async move {
-            let last_sequence = last.await?;
-            let log = Identity::new(kind as u64 + 1);
-            Ok(Identity { partitions, logic, first_sequence, oldest_sequence, last_sequence, ..log })
-        }
-        .boxed()
+        self.ask(move |log| Ok(log.identity_now(kind)))
     }
 
     fn bury(&self, kind: Kind, _: u64, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>> {
@@ -322,12 +452,13 @@ impl Log for MemoryLog {
     }
 }
 
-async fn read(log: MemoryLog, kind: Kind, mut after: u64, records: mpsc::Sender<Result<Record, LogError>>) {
+async fn read(log: MemoryLog, kind: Kind, epoch: u64, mut after: u64, records: mpsc::Sender<Result<Record, LogError>>) {
     let mut appended = {
         let logs = log.logs();
         let log = logs.get(&kind).expect("every kind has a log");
-        log.appended.observe(log.records.len() as u64)
+        log.appended.observe(log.last_sequence())
     };
+    let (mut is_new, mut is_behind_later) = (true, false);
     loop {
         let has_more = async { appended.wait_for(|last| *last > after).await.is_ok() };
         tokio::select! {
@@ -335,23 +466,17 @@ async fn read(log: MemoryLog, kind: Kind, mut after: u64, records: mpsc::Sender<
             () = records.closed() => return,
             more = has_more => if !more { return },
         }
-        let Some(record) = log.record_at(kind, after + 1) else {
-            let error = LogError::OtherLog { kind, reason: format!("sequence {} is missing", after + 1) };
-            let _nobody_reads = records.send(Err(error)).await;
-            return;
-        };
-        let (delay, copies) = match log.chaos.deliver(kind, &record) {
-            Delivery::Comes { delay, copies } => (delay, copies.max(1)),
-            Delivery::ReaderLost(pause) => (pause, 0),
-            Delivery::Failed => {
-                let error = LogError::OtherLog { kind, reason: format!("it does not go on after {after}") };
+        let read = match read_next(&log, kind, epoch, after, std::mem::take(&mut is_new), &mut is_behind_later).await {
+            Ok(read) => read,
+            Err(error) => {
                 let _nobody_reads = records.send(Err(error)).await;
                 return;
             }
         };
-        if delay > Duration::ZERO {
-            sleep(delay).await;
-        }
+        let Some((record, copies)) = read else {
+            is_new = true;
+            continue;
+        };
         for _ in 0..copies {
             if records.send(Ok(record.clone())).await.is_err() {
                 return;
@@ -359,6 +484,52 @@ async fn read(log: MemoryLog, kind: Kind, mut after: u64, records: mpsc::Sender<
             after = record.sequence;
         }
     }
+}
+
+/// The record behind `after`, and how often it comes to a reader of the log of that epoch; none if that reader is lost.
+async fn read_next(
+    log: &MemoryLog,
+    kind: Kind,
+    epoch: u64,
+    after: u64,
+    is_new: bool,
+    is_behind_later: &mut bool,
+) -> Result<Option<(Record, usize)>, LogError> {
+    let other = |reason: String| LogError::OtherLog { kind, reason };
+    if is_new {
+        log.thawed().await;
+        log.verify(kind, epoch)?;
+    }
+    let found = log.record_at(kind, after + 1);
+    let (generation, record) = found.ok_or_else(|| other(format!("sequence {} is missing", after + 1)))?;
+    let (delay, copies) = match log.chaos.deliver(kind, &record) {
+        Delivery::Comes { delay, copies } => (delay, copies.max(1)),
+        Delivery::ReaderLost(pause) => (pause, 0),
+        Delivery::Failed => return Err(other(format!("it does not go on after {after}"))),
+    };
+    if delay > Duration::ZERO {
+        sleep(delay).await;
+    }
+    log.thawed().await;
+    if copies == 0 {
+        return Ok(None);
+    }
+    let own = log.own_generation();
+    let is_later = generation > own;
+    if is_later || *is_behind_later {
+        match Standing::of(own, log.generation(), generation, &record.payload) {
+            Standing::Counts => {}
+            Standing::CutAnew => {
+                return Err(other(format!("from sequence {} on it is cut into other partitions", record.sequence)));
+            }
+            Standing::Unknown => {
+                sleep(READ_RETRY).await;
+                return Ok(None);
+            }
+        }
+    }
+    *is_behind_later = is_later;
+    Ok(Some((record, copies)))
 }
 
 #[cfg(test)]
@@ -459,7 +630,7 @@ mod tests {
         for record in ["a", "b", "c", "d"] {
             log.store(Kind::Order, 0, record.into());
         }
-        let mut reader = log.read(Kind::Order, 1, 0);
+        let mut reader = log.read(Kind::Order, Kind::Order as u64 + 1, 0);
         for expected in [1, 2, 3, 3] {
             assert_eq!(reader.recv().await.unwrap().unwrap().sequence, expected);
         }
@@ -475,8 +646,8 @@ mod tests {
         }
         log.cut(Kind::Order, 3);
         log.cut(Kind::Order, 2);
-        assert_eq!(log.read(Kind::Order, 1, 2).recv().await.unwrap().unwrap().sequence, 3);
-        let missing = log.read(Kind::Order, 1, 1).recv().await.unwrap().unwrap_err();
+        assert_eq!(log.read(Kind::Order, Kind::Order as u64 + 1, 2).recv().await.unwrap().unwrap().sequence, 3);
+        let missing = log.read(Kind::Order, Kind::Order as u64 + 1, 1).recv().await.unwrap().unwrap_err();
         assert!(missing.to_string().ends_with("sequence 2 is missing"), "{missing}");
     }
 
@@ -485,7 +656,7 @@ mod tests {
         let log = MemoryLog::new(1, Arc::new(Calm));
         log.store(Kind::Order, 0, "a".into());
         log.store(Kind::Order, 0, "b".into());
-        let mut reader = log.read(Kind::Order, 1, 1);
+        let mut reader = log.read(Kind::Order, Kind::Order as u64 + 1, 1);
         assert_eq!(reader.recv().await.unwrap().unwrap().payload, "b");
         log.store(Kind::Order, 0, "c".into());
         assert_eq!(reader.recv().await.unwrap().unwrap().sequence, 3);

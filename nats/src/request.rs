@@ -8,6 +8,7 @@ use shop_domain::{
     problem::{Code, HELD, WAITING},
     ticket::Ticket,
 };
+use tokio::time::timeout;
 
 use crate::{connection::Connection, header};
 
@@ -95,7 +96,11 @@ impl Connection {
         if !headers.is_empty() {
             outgoing = outgoing.headers(headers);
         }
-        match self.client().send_request(subject.clone(), outgoing).await {
+        // The client's own timeout begins when it has taken the request in, which it does not while it cannot send.
+        let Ok(answered) = timeout(wait, self.client().send_request(subject.clone(), outgoing)).await else {
+            return Err(RequestError::TimedOut { subject, wait });
+        };
+        match answered {
             Ok(message) => Ok(read_reply(message.headers.as_ref(), message.payload)),
             Err(error) => Err(match error.kind() {
                 RequestErrorKind::NoResponders => RequestError::NoResponders { subject },

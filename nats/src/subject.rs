@@ -52,7 +52,7 @@ pub(crate) fn host(kind: Kind, host: &str) -> String {
 /// `shop.holders.<kind>.<partition>`: where those who hold a partition are asked about it by the other hosts; once the
 /// shop was repartitioned, `shop.holders.<kind>.<generation>.<partition>`, because a partition of that number is
 /// another one under each layout.
-pub(crate) fn holders(kind: Kind, generation: u32, partition: u16) -> String {
+pub fn holders(kind: Kind, generation: u32, partition: u16) -> String {
     match generation {
         0 => format!("shop.holders.{kind}.{partition}"),
         generation => format!("shop.holders.{kind}.{generation}.{partition}"),

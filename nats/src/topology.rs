@@ -381,7 +381,20 @@ pub(crate) fn describe(metadata: &mut HashMap<String, String>, cut: &Cut) {
 
 /// Reads which log a stream is.
 pub(crate) fn identity_of(info: &jetstream::stream::Info) -> Result<Identity, TopologyError> {
-    let metadata = &info.config.metadata;
+    let log = described(&info.config)?;
+    Ok(Identity {
+        created_unix_ns: info.created.unix_timestamp_nanos(),
+        // One that never had a record says 0.
+        first_sequence: info.state.first_sequence.max(log.first_sequence),
+        oldest_sequence: info.state.first_sequence.max(1),
+        last_sequence: info.state.last_sequence,
+        ..log
+    })
+}
+
+/// Which log a stream is, as far as its metadata say so: what is in it is another matter.
+pub(crate) fn described(config: &Config) -> Result<Identity, TopologyError> {
+    let metadata = &config.metadata;
     let get = |name: &str| metadata.get(name).map(String::as_str);
     let number = |text: &str| u64::from_str_radix(text, 16).ok();
     let epoch = get(EPOCH).and_then(number);
@@ -392,21 +405,9 @@ pub(crate) fn identity_of(info: &jetstream::stream::Info) -> Result<Identity, To
     let begins = get(BEGINS).map_or(Some(1), |begins| begins.parse().ok());
     match (epoch.zip(link_epoch), partitions, logic, begins, get(FORMAT)) {
         (Some((epoch, link_epoch)), Some(partitions), Some(logic), Some(begins), Some(FORMAT_VERSION)) => {
-            Ok(Identity {
-                created_unix_ns: info.created.unix_timestamp_nanos(),
-                epoch,
-                link_epoch,
-                partitions,
-                logic,
-                // One that never had a record says 0.
-                first_sequence: info.state.first_sequence.max(begins),
-                oldest_sequence: info.state.first_sequence.max(1),
-                last_sequence: info.state.last_sequence,
-            })
+            Ok(Identity { link_epoch, partitions, logic, first_sequence: begins, ..Identity::new(epoch) })
         }
-        (_, _, _, _, Some(FORMAT_RESTORING)) => Err(TopologyError::Restoring(info.config.name.clone())),
-        (_, _, _, _, _) => {
-            Err(TopologyError::Foreign { stream: info.config.name.clone(), found: format!("{metadata:?}") })
-        }
+        (_, _, _, _, Some(FORMAT_RESTORING)) => Err(TopologyError::Restoring(config.name.clone())),
+        (_, _, _, _, _) => Err(TopologyError::Foreign { stream: config.name.clone(), found: format!("{metadata:?}") }),
     }
 }

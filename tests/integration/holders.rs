@@ -70,9 +70,9 @@ impl Servers {
         let fence = Fence::new(Arc::new(log), Kind::Wallet, identity.epoch);
         let (view, seen) = watch::channel(Arc::default());
         let local = Local::new(Kind::Wallet, 1, fence, seen, watch::channel(Some(0)).1);
-        let holders = Holders::new(Kind::Wallet, generation, connection);
+        let holders = Holders::new(Kind::Wallet, generation, Arc::new(connection.clone()));
         let reads = Reads::new(Kind::Wallet, &identity, local.clone(), holders.clone());
-        let serving = tokio::spawn(holders.serve(local, CancellationToken::new()));
+        let serving = tokio::spawn(holders.serve(connection, local, CancellationToken::new()));
         Host { view, reads, _serving: AbortOnDropHandle::new(serving) }
     }
 }

@@ -210,6 +210,7 @@ async fn a_host_that_was_frozen_when_the_shop_was_cut_anew_does_no_harm_when_it_
 
 /// Whoever cuts a shop anew, up to where he is stopped.
 struct Cutting {
+    connection: Connection,
     repartition: Repartition,
     holding: Option<Holding>,
     _folder: TempDir,
@@ -224,13 +225,14 @@ impl Cutting {
             folder: folder.path().to_owned(),
             partitions: all(partitions),
         };
-        let repartition = Repartition::begin(options).await.unwrap();
-        Self { repartition, holding: None, _folder: folder }
+        let connection = connect(shop).await;
+        let repartition = Repartition::begin(&connection, options).await.unwrap();
+        Self { connection, repartition, holding: None, _folder: folder }
     }
 
     async fn settle(mut self) -> (Settled, Option<Holding>, TempDir) {
         self.repartition.catch_up().await.unwrap();
-        self.holding = Some(self.repartition.hold());
+        self.holding = Some(self.connection.hold_doors());
         (self.repartition.settle().await.unwrap(), self.holding, self._folder)
     }
 }

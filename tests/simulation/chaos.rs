@@ -26,6 +26,8 @@ const OUTAGE: Duration = Duration::from_secs(15);
 /// What a slow partition takes for a record or an acknowledgement: less than the five seconds after
 /// which a publisher sends again.
 const SLOW: Duration = Duration::from_secs(3);
+/// For how long at most something is frozen that asks, or says, how the logs are cut.
+const FROZEN_MS: u64 = 8_000;
 
 /// A moment at which something can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,6 +306,19 @@ impl Mischief {
                     return SLOW;
                 }
                 Duration::from_millis(seeded.chance.u64(0..2))
+            }
+        }
+    }
+
+    /// How long a question takes on its way to whoever says how the logs are cut, or the answer; and for how long who
+    /// asks is frozen meanwhile, if it is.
+    pub(crate) fn way(&self) -> (Duration, Option<Duration>) {
+        match &mut *self.plan() {
+            Plan::Quiet | Plan::Scripted { .. } => (Duration::ZERO, None),
+            Plan::Seeded(Seeded { chance, .. }) => {
+                let frozen = chance.u8(..) == 0;
+                let frozen = frozen.then(|| Duration::from_millis(chance.u64(0..FROZEN_MS)));
+                (Duration::from_millis(chance.u64(0..3)), frozen)
             }
         }
     }

@@ -6,11 +6,12 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use shop_domain::{kind::Kind, message::Envelope};
+use shop_domain::{id::Id, kind::Kind, message::Envelope};
 use shop_nats::{
     frame::{EncodedMessage, Origin, Source, frames},
     memory::MemoryLog,
     publisher::Publisher,
+    subject::partition_of,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -22,6 +23,10 @@ const DOOR_WINDOW: usize = 4;
 /// The door of one partition.
 pub(crate) struct Door {
     pub(crate) life: Arc<Life>,
+    pub(crate) kind: Kind,
+    partition: u16,
+    /// Into how many the kind is cut.
+    partitions: u16,
     source: Source,
     next: u64,
     frames: mpsc::UnboundedSender<Bytes>,
@@ -34,12 +39,19 @@ pub(crate) struct Door {
 impl Door {
     /// A door that counts from one.
     pub(crate) fn open(life: Arc<Life>, log: &MemoryLog, kind: Kind, partition: u16) -> Self {
+        let partitions = log.partitions(kind);
+        let log = log.of_generation(log.generation());
         let source = Source { origin: Origin::Door, epoch: life.number };
         let (frames, to_send) = mpsc::unbounded_channel();
         let acknowledged = Arc::new(AtomicU64::new(0));
         let publisher = Publisher::new(Arc::new(log.under(life.clone())), kind, partition, DOOR_WINDOW);
         let task = tokio::spawn(send(publisher, to_send, Arc::clone(&acknowledged)));
-        Self { life, source, next: 1, frames, let_in: vec![], acknowledged, task }
+        Self { life, kind, partition, partitions, source, next: 1, frames, let_in: vec![], acknowledged, task }
+    }
+
+    /// Whether requests to an entity come in here.
+    pub(crate) fn is_for(&self, kind: Kind, id: &Id) -> bool {
+        kind == self.kind && partition_of(id, self.partitions) == self.partition
     }
 
     /// Lets in the request with that number.
@@ -57,6 +69,12 @@ impl Door {
         self.task.abort();
         let known = usize::try_from(self.acknowledged.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
         self.let_in.split_off(known)
+    }
+
+    /// Closes a door of a former layout: what it has let in may count for nothing. Returns all of it.
+    pub(crate) fn leave(self) -> Vec<usize> {
+        self.task.abort();
+        self.let_in
     }
 }
 

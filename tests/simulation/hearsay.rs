@@ -92,6 +92,12 @@ impl Hearsay {
         self.on_the_way.insert((Instant::now() + delay, self.said), Saying { to, what: what.clone() });
     }
 
+    /// What came to a host that is frozen waits until it goes on.
+    pub(crate) fn keep_until(&mut self, at: Instant, saying: Saying) {
+        self.said += 1;
+        self.on_the_way.insert((at, self.said), saying);
+    }
+
     /// The next saying that has come.
     pub(crate) fn next(&mut self) -> Option<Saying> {
         let first = self.on_the_way.first_entry()?;
@@ -207,8 +213,10 @@ impl Member {
         if self.deaf_until > Instant::now() {
             return;
         }
-        for (partition, settled) in &what.settled {
-            self.life.told(*partition, *settled);
+        if what.epoch == self.members.me.epoch {
+            for (partition, settled) in &what.settled {
+                self.life.told(*partition, *settled);
+            }
         }
         self.members.hear(what, &self.decisions);
         self.decide(view);

@@ -28,6 +28,7 @@ use crate::{
     hearsay::Member,
     life::{Cellar, Life},
     reads::Reads,
+    sim::Event,
     trace::Fault,
     vault::Vault,
 };
@@ -40,6 +41,11 @@ const START: Duration = Duration::from_secs(10);
 /// A host of one kind.
 pub(crate) struct Host {
     pub(crate) kind: Kind,
+    /// Of the layout under which it began, and into how many partitions its kind is cut there.
+    pub(crate) generation: u32,
+    pub(crate) partitions: u16,
+    /// When it looks which layout is in force.
+    pub(crate) looks_at: Option<Instant>,
     pub(crate) life: Arc<Life>,
     pub(crate) cellar: Cellar,
     pub(crate) view: watch::Receiver<Arc<View>>,
@@ -73,7 +79,12 @@ impl Host {
     /// Starts a host that finds these checkpoints.
     pub(crate) fn start(life: Arc<Life>, log: &MemoryLog, store: MemoryStore, setting: Setting) -> Self {
         let kind = life.kind;
+        let decided = log.layouts().conform().now_or_never().and_then(Result::ok);
+        let decided = decided.expect("the logs in memory answer at once");
+        let (generation, former) = (decided.generation(), decided.former(kind).to_vec());
+        let log = &log.of_generation(generation);
         let identity = identities(log)[&kind];
+        store.forget(&former);
         let cellar = Cellar::new(Arc::clone(&life), store);
         let (view, seen) = watch::channel(Arc::new(View::default()));
         let (replies, given) = mpsc::channel(REPLIES);
@@ -85,26 +96,44 @@ impl Host {
                 (Some(member), (turns, held))
             }
         };
-        let reads = Reads::new(&life, log, &identity, &seen);
-        let (log, stop) = (log.under(life.clone()), CancellationToken::new());
+        let reads = Reads::new(&life, log, &identity, generation, &seen);
+        let (log, logs, stop) = (log.under(life.clone()), log.clone(), CancellationToken::new());
         let (lives, store, stopped) = (Arc::clone(&life), Arc::new(cellar.clone()), stop.clone());
         let mut host = production(kind, log.clone(), store, replies, view, (turns, held));
         host.snapshots = setting.schedule.map(|_| Vault::snapshots(&life));
         let keeper = host.snapshots.clone().zip(setting.schedule);
-        let keeper = keeper.map(|vault| Keeper::new(kind, identity, Arc::new(log), vault, seen.clone()));
+        let keeper = keeper.map(|(vault, schedule)| {
+            Keeper::new(kind, identity, Arc::new(log), (vault, schedule), seen.clone()).forgetting(&former)
+        });
         let task = tokio::spawn(async move {
             let stop_keeping = CancellationToken::new();
             let keep = |keeper: Keeper| AbortOnDropHandle::new(tokio::spawn(keeper.run(stop_keeping.clone())));
             let keeping = keeper.map(keep);
             let outcome = host.run(stopped).await;
+            lives.world().exchange.leave(lives.number);
             stop_keeping.cancel();
             if let Some(Err(panic)) = OptionFuture::from(keeping).await {
                 lives.observer().report(format!("snapshots of {kind} could not be written: {panic}"));
             }
-            lives.ended(outcome);
+            lives.ended(outcome, logs.generation() != generation);
         });
         let catching_up = tokio::spawn(caught_up(seen.clone(), 0));
-        Self { kind, life, cellar, view: seen, member, reads, catching_up, leaves_at: None, stop, task }
+        let (partitions, looks_at, leaves_at) = (identity.partitions, None, None);
+        Self {
+            kind,
+            generation,
+            partitions,
+            looks_at,
+            life,
+            cellar,
+            view: seen,
+            member,
+            reads,
+            catching_up,
+            leaves_at,
+            stop,
+            task,
+        }
     }
 
     /// Kills it.
@@ -113,6 +142,26 @@ impl Host {
         self.catching_up.abort();
         self.reads.end();
         self.task.abort();
+    }
+
+    /// Looks which layout is in force.
+    pub(crate) fn look(&mut self, log: &MemoryLog) {
+        self.looks_at = None;
+        let (life, layouts) = (Arc::clone(&self.life), log.under(self.life.clone()).layouts());
+        tokio::spawn(async move {
+            match layouts.conform().await {
+                Ok(decided) => {
+                    let looked = Event::Looked(life.number, decided.generation());
+                    let _the_run_is_over = life.world().events.send(looked);
+                }
+                Err(error) => life.observer().report(format!("who looks how the logs are cut is told: {error}")),
+            }
+        });
+    }
+
+    /// Ends, to begin anew under the layout in force.
+    pub(crate) fn begin_anew(&self) {
+        self.stop.cancel();
     }
 
     /// Asks it to stop: at once, or when the others have had some time to take over.
@@ -146,8 +195,12 @@ impl Host {
 
     /// When it has something to do.
     pub(crate) fn next_at(&self) -> Option<Instant> {
+        if let Some(at) = self.life.thaws_at() {
+            return Some(at);
+        }
         let beat = self.member.as_ref().map(Member::next_beat);
-        beat.into_iter().chain(self.leaves_at.filter(|_| !self.stop.is_cancelled())).min()
+        let leaves_at = self.leaves_at.filter(|_| !self.stop.is_cancelled());
+        beat.into_iter().chain(leaves_at).chain(self.looks_at).min()
     }
 
     /// Whether it can own partitions.
@@ -186,13 +239,30 @@ impl Host {
         windows
     }
 
+    /// What it is about.
+    pub(crate) fn describe(&self, log: &MemoryLog) -> String {
+        let view = self.view.borrow();
+        let held: Option<BTreeSet<u16>> = self.member.as_ref().map(Member::held);
+        let settled = |number| view.partitions.get(number).map(|one| *one.handle.settled.borrow());
+        let partitions: Vec<_> =
+            view.partitions.keys().map(|number| (number, settled(number), last(log, self.kind, *number))).collect();
+        let (kind, generation, is_ready) = (self.kind, self.generation, self.is_ready());
+        let (is_frozen, looks_at) = (self.life.thaws_at().is_some(), self.looks_at.is_some());
+        format!(
+            "a host of {kind} under layout {generation}: ready {is_ready}, frozen {is_frozen}, looks {looks_at}, to hold \
+             {held:?}, settled of last {partitions:?}"
+        )
+    }
+
     /// Whether it runs all partitions that it is to hold, and has settled all that their logs hold.
     pub(crate) fn is_settled(&self, log: &MemoryLog) -> bool {
         let view = self.view.borrow();
         let settled = |number, at: u64| at >= last(log, self.kind, number);
         let partitions = identities(log)[&self.kind].partitions;
         let held = self.member.as_ref().map_or_else(|| (0..partitions).collect(), Member::held);
-        view.parked.is_empty()
+        self.generation == log.generation()
+            && self.life.thaws_at().is_none()
+            && view.parked.is_empty()
             && view.partitions.keys().copied().eq(held)
             && view.partitions.values().all(|one| settled(one.handle.number, *one.handle.settled.borrow()))
     }

@@ -6,9 +6,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
 use shop_actors::{
     kind_host::KindError,
     replay::Place,
@@ -22,10 +24,14 @@ use shop_nats::{
     log::Record,
     memory::{Chaos, Delivery, Fate},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     chaos::{Harm, Keep, Mischief, Moment},
+    exchange::Exchange,
     observer::Observer,
     sim::Event,
     trace::Fault,
@@ -38,6 +44,7 @@ pub(crate) struct World {
     pub(crate) mischief: Mischief,
     pub(crate) vault: Vault,
     pub(crate) observer: Observer,
+    pub(crate) exchange: Exchange,
     pub(crate) answers: Mutex<Answers>,
     pub(crate) events: mpsc::UnboundedSender<Event>,
 }
@@ -55,10 +62,12 @@ pub(crate) struct Answers {
 pub(crate) struct Life {
     pub(crate) number: u64,
     pub(crate) kind: Kind,
-    /// The moment at which it hands frames to the log.
-    appends: Moment,
+    /// The moment at which it hands frames to the log; none for who looks after the logs, and hands in none.
+    appends: Option<Moment>,
     world: Arc<World>,
     end: Mutex<Option<Keep>>,
+    /// When it goes on, if it is frozen.
+    thaws_at: Mutex<Option<Instant>>,
     deeds: Mutex<Deeds>,
 }
 
@@ -75,17 +84,37 @@ struct Deeds {
 impl Life {
     /// A host's life.
     pub(crate) fn of_host(number: u64, kind: Kind, world: &Arc<World>) -> Arc<Self> {
-        Self::begin(number, kind, Moment::Append, world)
+        Self::begin(number, kind, Some(Moment::Append), world)
     }
 
     /// A door's life.
     pub(crate) fn of_door(number: u64, kind: Kind, world: &Arc<World>) -> Arc<Self> {
-        Self::begin(number, kind, Moment::Request, world)
+        Self::begin(number, kind, Some(Moment::Request), world)
     }
 
-    fn begin(number: u64, kind: Kind, appends: Moment, world: &Arc<World>) -> Arc<Self> {
-        let world = Arc::clone(world);
-        Arc::new(Self { number, kind, appends, world, end: Mutex::default(), deeds: Mutex::default() })
+    fn begin(number: u64, kind: Kind, appends: Option<Moment>, world: &Arc<World>) -> Arc<Self> {
+        let (world, end, thaws_at) = (Arc::clone(world), Mutex::default(), Mutex::default());
+        Arc::new(Self { number, kind, appends, world, end, thaws_at, deeds: Mutex::default() })
+    }
+
+    /// Stands still for a while: nothing comes from it, and it hears nothing.
+    pub(crate) fn freeze(&self, time: Duration) {
+        let thaws_at = self.thaws_at().max(Some(Instant::now() + time));
+        *self.thaws_at.lock().expect("nobody panics while freezing") = thaws_at;
+    }
+
+    /// When it goes on, if it is frozen.
+    pub(crate) fn thaws_at(&self) -> Option<Instant> {
+        let mut thaws_at = self.thaws_at.lock().expect("nobody panics while freezing");
+        *thaws_at = thaws_at.filter(|at| *at > Instant::now());
+        *thaws_at
+    }
+
+    /// Waits until it goes on, if it is frozen.
+    pub(crate) async fn thawed(&self) {
+        while let Some(at) = self.thaws_at() {
+            sleep_until(at).await;
+        }
     }
 
     /// With what it comes back, once it is dead.
@@ -103,8 +132,9 @@ impl Life {
 
     /// Its host has come to an end by itself. Whatever may happen to a host is mended by starting
     /// it again; what may not is a violation.
-    pub(crate) fn ended(&self, outcome: Result<(), KindError>) {
+    pub(crate) fn ended(&self, outcome: Result<(), KindError>, is_cut_anew: bool) {
         match outcome {
+            Err(error) if is_cut_anew && error.may_come_of_a_cut() => self.count(Fault::EndedBehind),
             Err(KindError::Log(error)) if error.to_string().ends_with("is missing") => {
                 self.count(Fault::CutUnderReader)
             }
@@ -122,7 +152,7 @@ impl Life {
 
     /// The life of somebody who looks after the logs of a kind.
     pub(crate) fn of_operator(number: u64, kind: Kind, world: &Arc<World>) -> Arc<Self> {
-        Self::begin(number, kind, Moment::Append, world)
+        Self::begin(number, kind, None, world)
     }
 
     /// What it shares with all others.
@@ -196,6 +226,12 @@ impl Life {
         self.deeds.lock().expect("nobody panics while noting")
     }
 
+    /// What goes wrong when it has written a snapshot but for its last byte.
+    pub(crate) fn at_snapshot(&self) -> Option<Harm> {
+        // Who looks after the logs writes so many at a time that none of its works would come to an end.
+        self.appends.and_then(|_| self.at(Moment::Snapshot))
+    }
+
     /// What goes wrong at this moment of it.
     pub(crate) fn at(&self, moment: Moment) -> Option<Harm> {
         self.world.mischief.at(moment, self.kind)
@@ -204,6 +240,7 @@ impl Life {
     /// Takes the answers of a host, as long as it lives.
     pub(crate) async fn answer(self: Arc<Self>, mut replies: mpsc::Receiver<Reply>) {
         while let Some(reply) = replies.recv().await {
+            self.thawed().await;
             let harm = if self.kept().is_none() { self.at(Moment::Reply) } else { None };
             if let Some(Harm::CrashBefore(keep)) = harm {
                 self.end(keep);
@@ -230,7 +267,7 @@ impl Chaos for Life {
         }
         self.hands_in((kind, partition), frame);
         let delay = self.world.mischief.acknowledgement_delay(kind, partition);
-        match self.at(self.appends) {
+        match self.appends.and_then(|moment| self.at(moment)) {
             None => Fate::Stored(delay),
             Some(Harm::Refused) => Fate::Refused(delay),
             Some(Harm::Lost) => Fate::Lost,
@@ -255,7 +292,7 @@ impl Chaos for Life {
         }
         let mischief = &self.world.mischief;
         let delay = mischief.delivery_delay(kind, record.partition);
-        match self.at(Moment::Delivery) {
+        match self.appends.and_then(|_| self.at(Moment::Delivery)) {
             None => Delivery::Comes { delay, copies: 1 },
             Some(Harm::Twice) => Delivery::Comes { delay, copies: 2 },
             Some(Harm::Late) => Delivery::Comes { delay: mischief.long_delay(), copies: 1 },
@@ -269,6 +306,19 @@ impl Chaos for Life {
                 unreachable!("{harm:?} does not happen to deliveries")
             }
         }
+    }
+
+    fn frozen(&self) -> Option<BoxFuture<'static, ()>> {
+        self.thaws_at().map(|at| sleep_until(at).boxed())
+    }
+
+    fn way(&self) -> Duration {
+        let (way, frozen) = self.world.mischief.way();
+        if let Some(time) = frozen {
+            self.count(Fault::FrozenWhileCutting);
+            self.freeze(time);
+        }
+        way
     }
 }
 

@@ -5,6 +5,7 @@ mod careful;
 mod chaos;
 mod check;
 mod door;
+mod exchange;
 mod exhaustive;
 mod hearsay;
 mod host;

@@ -15,24 +15,27 @@ use shop_actors::{
     outbox::Logs,
     partition::Handle,
     query::view,
-    replay::{Content, Fate, Handled, Place, Replay},
+    replay::{Content, Fate, Handled, Layout, Place, Replay},
 };
 use shop_domain::{
     entity::{Reply, State},
     id::Id,
     invariant::{
         Violation,
-        always::{self, Cut, Seen},
+        always::{self, Seen},
     },
     kind::Kind,
     message::Message,
     order::{self, Order, Phase},
+    product::Quote,
     wallet::Wallet,
 };
 use shop_nats::{
     frame::{Origin, Payload, Source},
-    log::{Log, Record},
+    layout::Cut,
+    log::{Identity, Log, Record},
     memory::MemoryLog,
+    subject::partition_of,
 };
 
 use crate::trace::{Counts, Fault};
@@ -44,14 +47,15 @@ pub(crate) struct Observer(Mutex<Book>);
 #[derive(Debug)]
 struct Book {
     log: MemoryLog,
-    logs: Logs,
+    /// How the logs were cut, one layout after the other.
+    layouts: Vec<Logs>,
     replay: Replay,
     /// The last record of each kind that was looked at.
     seen: BTreeMap<Kind, u64>,
     /// Every state that an entity ever had, with the sequence of the record that made it.
-    states: BTreeMap<Place, BTreeMap<Id, Vec<(u64, State)>>>,
-    /// By link: the number of the last message that was sent at a sequence of the sender's log.
-    sent: BTreeMap<(Place, Place), Vec<(u64, u64)>>,
+    states: BTreeMap<Kind, BTreeMap<Id, Vec<(u64, State)>>>,
+    /// By layout and link: the number of the last message that was sent at a sequence of the sender's log.
+    sent: BTreeMap<(Layout, Place, Place), Vec<(u64, u64)>>,
     /// By link: the number of the last message that was accepted.
     accepted: BTreeMap<(Place, Source), u64>,
     /// By inbox: what it is to be answered, and from where on.
@@ -67,7 +71,7 @@ type Due = (Place, u64, Vec<u8>);
 /// The replay as a cut through all logs.
 struct AsCut<'a>(&'a Replay);
 
-impl Cut for AsCut<'_> {
+impl always::Cut for AsCut<'_> {
     fn seen<'a>(&'a self, kind: Kind, id: &'a Id) -> Option<Seen<'a>> {
         let entity = self.0.entity(kind, id)?;
         Some(Seen { id, state: &entity.state, rows: entity.stored_rows() })
@@ -80,9 +84,9 @@ impl Observer {
         let logs: Logs =
             Kind::ALL.map(|kind| (kind, identity(kind).expect("the log in memory answers at once"))).into();
         Self(Mutex::new(Book {
-            log,
+            log: log.whole(),
             replay: Replay::new(logs.clone()),
-            logs,
+            layouts: vec![logs],
             seen: BTreeMap::new(),
             states: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -151,13 +155,34 @@ impl Observer {
 
     /// Somebody is shown an entity who began to look when the log ended at `begun`: it is as it was then or later,
     /// and all that follows from what made it so is stored.
-    pub(crate) fn shown(&self, place: Place, id: &Id, begun: u64, json: Option<&[u8]>) {
+    pub(crate) fn shown(&self, kind: Kind, id: &Id, begun: u64, json: Option<&[u8]>) {
+        let shown = json.map_or("nothing".into(), String::from_utf8_lossy);
+        self.told(kind, id, begun, &shown, |state| view(state, id).as_deref() == json);
+    }
+
+    /// The same of a quote.
+    pub(crate) fn quoted(&self, product: &Id, begun: u64, quote: Quote) {
+        let is_it = |state: &State| matches!(state, State::Product(product) if product.quote() == quote);
+        self.told(Kind::Product, product, begun, &format!("{quote:?}"), is_it);
+    }
+
+    /// The same of a list of all products, with those that are shown in it.
+    pub(crate) fn listed(&self, begun: u64, shown: &BTreeMap<Id, &[u8]>) {
+        let known: BTreeSet<Id> = {
+            let book = self.book();
+            book.states.get(&Kind::Product).into_iter().flat_map(BTreeMap::keys).chain(shown.keys()).cloned().collect()
+        };
+        for id in known {
+            self.shown(Kind::Product, &id, begun, shown.get(&id).copied());
+        }
+    }
+
+    fn told(&self, kind: Kind, id: &Id, begun: u64, told: &str, is_it: impl Fn(&State) -> bool) {
         let mut book = self.book();
         book.follow();
         book.checks += 1;
-        if let Err(why) = book.shown(place, id, begun, json) {
-            let shown = json.map_or("nothing".into(), String::from_utf8_lossy);
-            let text = format!("{} {id} is shown as it {why}, to somebody who looked at {begun}: {shown}", place.0);
+        if let Err(why) = book.told(kind, id, begun, is_it) {
+            let text = format!("{kind} {id} is shown as it {why}, to somebody who looked at {begun}: {told}");
             book.violations.push(text);
         }
     }
@@ -171,16 +196,17 @@ impl Observer {
             let count = sent.partition_point(|(sequence, _)| *sequence <= at);
             count.checked_sub(1).map_or(0, |last| sent[last].1)
         };
-        let links = book.sent.iter().filter(|((from, _), _)| *from == place);
-        let sent = links.map(|((_, target), sent)| (*target, last(sent, after), last(sent, to)));
+        let layout = book.layout_at(place.0, to);
+        let links = book.sent.iter().filter(|((of, from, _), _)| *of == layout && *from == place);
+        let sent = links.map(|((_, _, target), sent)| (*target, last(sent, after), last(sent, to)));
         sent.filter(|(_, before, now)| now > before).map(|(target, _, now)| (target, now)).collect()
     }
 
-    /// What a partition of a host knows is what its log says, up to where the partition is.
-    pub(crate) fn compare(&self, kind: Kind, handle: &Handle) {
+    /// What a partition of a host, of so many, knows is what its log says, up to where the partition is.
+    pub(crate) fn compare(&self, kind: Kind, handle: &Handle, partitions: u16) {
         self.settled(kind, handle.number, *handle.settled.borrow(), "what is settled");
         let compared = handle.memory.look(|look| {
-            self.book().compare((kind, handle.number), look);
+            self.book().compare((kind, handle.number), partitions, look);
             Ok(())
         });
         compared.expect("memory can be read");
@@ -209,6 +235,48 @@ impl Observer {
 
 impl Book {
     fn follow(&mut self) {
+        let former = self.layouts.len() - 1;
+        let is_cut_anew = self.log.generation() as usize > former;
+        if is_cut_anew {
+            self.go_on();
+        }
+        self.read_on();
+        if is_cut_anew {
+            self.check_cut(former);
+        }
+    }
+
+    /// Another layout is in force.
+    fn go_on(&mut self) {
+        let decided = self.log.decided();
+        let cut = |(kind, now): (&Kind, &Identity)| {
+            let cut = decided.cut(*kind).expect("all kinds are cut anew");
+            let Cut { partitions, epoch, begins_at: first_sequence, logic, .. } = *cut;
+            (*kind, Identity { epoch, link_epoch: epoch, partitions, logic, first_sequence, ..*now })
+        };
+        let logs: Logs = self.layouts.last().expect("there is a first one").iter().map(cut).collect();
+        self.replay.go_on(logs.clone());
+        self.layouts.push(logs);
+    }
+
+    /// Nothing was under way where the logs were cut, and nothing came there that was not looked at.
+    fn check_cut(&mut self, layout: Layout) {
+        self.checks += 1;
+        let places: BTreeSet<Place> =
+            self.sent.keys().filter(|(of, ..)| *of == layout).map(|(_, from, _)| *from).collect();
+        for place in places {
+            if let Some(missing) = self.missing_under(layout, place, u64::MAX) {
+                self.violations.push(format!("the logs were cut while something was under way: {missing}"));
+            }
+        }
+    }
+
+    /// The layout under which a sequence of a kind's log counts.
+    fn layout_at(&self, kind: Kind, sequence: u64) -> Layout {
+        self.layouts.iter().rposition(|logs| logs[&kind].first_sequence <= sequence).unwrap_or(0)
+    }
+
+    fn read_on(&mut self) {
         for kind in Kind::ALL {
             loop {
                 let next = self.seen.get(&kind).copied().unwrap_or_default() + 1;
@@ -221,10 +289,13 @@ impl Book {
     }
 
     fn apply(&mut self, kind: Kind, record: &Record) {
+        if self.log.is_skipped(kind, record.sequence) {
+            self.counts.add(Fault::FormerAppend);
+        }
         let at = (kind, record.partition);
         self.check_cause(at, record);
         let mut found: Vec<Violation> = vec![];
-        let states = self.states.entry(at).or_default();
+        let states = self.states.entry(kind).or_default();
         let step = self.replay.apply_and_look(kind, record, |handled, entity| {
             let Some(entity) = entity.filter(|_| handled.arrival.fate == Fate::Accepted) else { return handled };
             let envelope = &handled.arrival.envelope;
@@ -270,7 +341,8 @@ impl Book {
             return self.violations.push(text);
         };
         let last = frame.first + frame.messages.len() as u64 - 1;
-        let sent = self.sent.get(&((kind, partition), at)).map_or(&[][..], Vec::as_slice);
+        let layout = self.layout_at(at.0, record.sequence);
+        let sent = self.sent.get(&(layout, (kind, partition), at)).map_or(&[][..], Vec::as_slice);
         let follows_from = sent.get(sent.partition_point(|(_, number)| *number < last)).map(|(sequence, _)| *sequence);
         if follows_from.is_none_or(|sequence| sequence > cause) {
             let text = format!("{at:?} at {}: it follows from {follows_from:?}, not from {cause}", record.sequence);
@@ -284,8 +356,9 @@ impl Book {
             Fate::Duplicate => self.counts.add(Fault::Duplicate),
             Fate::BeyondHole => self.counts.add(Fault::BeyondHole),
         }
+        let layout = self.layout_at(at.0, sequence);
         for sent in &handled.sent {
-            self.sent.entry((at, sent.to)).or_default().push((sequence, sent.number));
+            self.sent.entry((layout, at, sent.to)).or_default().push((sequence, sent.number));
         }
         for reply in &handled.replies {
             let answer = (at, sequence, reply.answer.body.clone());
@@ -302,10 +375,14 @@ impl Book {
 
     /// Which messages that a partition sent up to a sequence of its log are not stored where they belong.
     fn missing(&self, place: Place, sequence: u64) -> Option<String> {
-        let epoch = self.logs.get(&place.0)?.link_epoch;
+        self.missing_under(self.layout_at(place.0, sequence), place, sequence)
+    }
+
+    fn missing_under(&self, layout: Layout, place: Place, sequence: u64) -> Option<String> {
+        let epoch = self.layouts[layout].get(&place.0)?.link_epoch;
         let source = Source { origin: Origin::Partition(place.0, place.1), epoch };
-        let mut links = self.sent.iter().filter(|((from, _), _)| *from == place);
-        links.find_map(|((_, to), sent)| {
+        let mut links = self.sent.iter().filter(|((of, from, _), _)| *of == layout && *from == place);
+        links.find_map(|((_, _, to), sent)| {
             let (_, number) = sent[..sent.partition_point(|(at, _)| *at <= sequence)].last()?;
             let accepted = self.accepted.get(&(*to, source)).copied().unwrap_or_default();
             let (kind, partition) = to;
@@ -313,11 +390,11 @@ impl Book {
         })
     }
 
-    fn shown(&self, place: Place, id: &Id, begun: u64, json: Option<&[u8]>) -> Result<(), String> {
-        let absent = (0, State::absent(place.0));
-        let history = self.states.get(&place).and_then(|states| states.get(id));
+    fn told(&self, kind: Kind, id: &Id, begun: u64, is_it: impl Fn(&State) -> bool) -> Result<(), String> {
+        let absent = (0, State::absent(kind));
+        let history = self.states.get(&kind).and_then(|states| states.get(id));
         let versions: Vec<_> = std::iter::once(&absent).chain(history.into_iter().flatten()).collect();
-        let is_it = |version: &&(u64, State)| view(&version.1, id).as_deref() == json;
+        let is_it = |version: &&(u64, State)| is_it(&version.1);
         if !versions.iter().copied().any(|version| is_it(&version)) {
             return Err("never was".into());
         }
@@ -327,18 +404,19 @@ impl Book {
         if current.is_empty() {
             return Err("was before".into());
         }
-        let missing: Option<Vec<_>> = current.iter().map(|(at, _)| self.missing(place, *at)).collect();
+        let place = |at| (kind, partition_of(id, self.layouts[self.layout_at(kind, at)][&kind].partitions));
+        let missing: Option<Vec<_>> = current.iter().map(|(at, _)| self.missing(place(*at), *at)).collect();
         missing.map_or(Ok(()), |missing| Err(format!("is not yet: {}", missing.join(", "))))
     }
 
-    fn compare(&mut self, place: Place, look: &Look<'_>) {
-        let (kind, partition) = place;
+    fn compare(&mut self, (kind, partition): Place, partitions: u16, look: &Look<'_>) {
         let cursor = look.cursor();
         let mut known = BTreeMap::new();
         for (id, bytes) in look.states_after(None, usize::MAX).expect("memory can be read") {
             known.insert(id, State::decode(kind, &bytes).expect("a stored state decodes"));
         }
-        for (id, history) in self.states.get(&place).into_iter().flatten() {
+        let is_there = |id: &Id| partition_of(id, partitions) == partition;
+        for (id, history) in self.states.get(&kind).into_iter().flatten().filter(|(id, _)| is_there(id)) {
             let expected = history[..history.partition_point(|(at, _)| *at <= cursor)].last();
             let found = known.remove(id);
             if found.as_ref() != expected.map(|(_, state)| state) {

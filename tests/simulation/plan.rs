@@ -13,7 +13,7 @@ use shop_domain::{
     product, wallet,
 };
 
-use crate::{careful::CAREFUL, chaos::Keep, sim::Sim, trace::Fault, vault::Spoil};
+use crate::{careful::CAREFUL, chaos::Keep, reads::LookAt, sim::Sim, trace::Fault, vault::Spoil};
 
 /// What every wallet holds at first, and every product.
 const MONEY: u64 = 200;
@@ -26,6 +26,8 @@ const NOTHING: &str = "nothing";
 const PRICE: u64 = 10;
 /// How long hosts disagree at most: longer than one that is silent counts as there.
 const ESTRANGED_MS: u64 = 4_000;
+/// For how long something is frozen at most: longer than it takes to cut the shop anew.
+const FROZEN_MS: u64 = 15_000;
 
 /// Everything that one run does.
 pub(crate) async fn play(sim: &mut Sim) {
@@ -44,7 +46,7 @@ pub(crate) async fn play(sim: &mut Sim) {
     pause(sim, 50).await;
     let (mut orders, mut old) = (0, vec![]);
     for _ in 0..sim.chance.usize(20..80) {
-        match sim.chance.u8(0..28) {
+        match sim.chance.u8(0..31) {
             0..=8 => {
                 let place = order(sim);
                 sim.ask(&format!("o-{orders}"), place);
@@ -63,13 +65,15 @@ pub(crate) async fn play(sim: &mut Sim) {
             // Before the third version what is seen of a log whose clock goes back is not in order.
             17 if sim.shape.logic >= Logic::V3 && !sim.trusts_clocks => sim.put_back(),
             17 => {
-                let partition = sim.chance.u16(0..sim.shape.partitions);
                 let kind = any_kind(sim);
+                let partition = any_partition(sim, kind);
                 sim.upgrade(kind, partition);
             }
             18 | 19 => again(sim),
             20..=23 if sim.shape.hosts > 1 => estrange(sim),
             24 | 25 if sim.shape.snapshots.is_some() => cut_or_spoil(sim),
+            28 => freeze(sim),
+            29 | 30 if sim.shape.snapshots.is_some() => cut_anew(sim),
             20.. => harm(sim, &mut old),
         }
         // Before the third version tickets are not heeded.
@@ -77,7 +81,7 @@ pub(crate) async fn play(sim: &mut Sim) {
             sim.pay_in();
         }
         look(sim, orders);
-        let pause_ms = if sim.chance.u8(0..4) == 0 { 1_500 } else { 4 };
+        let pause_ms = if sim.chance.u8(0..4) == 0 || sim.is_being_cut() { 1_500 } else { 4 };
         pause(sim, pause_ms).await;
     }
 }
@@ -92,8 +96,15 @@ fn look(sim: &mut Sim, orders: u32) {
         Kind::Product => PRODUCTS[sim.chance.usize(0..PRODUCTS.len())],
         Kind::Order | Kind::Delivery | Kind::Mypage => &order,
     };
+    let id = LookAt::Entity(name.parse().expect("the plan names proper ids"));
+    let products = || PRODUCTS.map(|product| product.parse().expect("the plan names proper ids")).to_vec();
+    let at = match (kind, sim.chance.u8(0..4)) {
+        (Kind::Product, 0) => LookAt::Products,
+        (Kind::Product, 1) => LookAt::Quotes(products()),
+        (Kind::Wallet | Kind::Product | Kind::Order | Kind::Delivery | Kind::Mypage, _) => id,
+    };
     if let Some(slot) = sim.any_host(kind) {
-        sim.look(slot, name);
+        sim.look(slot, at);
     }
 }
 
@@ -172,7 +183,7 @@ fn estrange(sim: &mut Sim) {
         1 => sim.cut_off(slot, false, time),
         2 => sim.silence(slot, time),
         3 => {
-            let partition = sim.chance.u16(0..sim.shape.partitions);
+            let partition = any_partition(sim, kind);
             sim.haunt(slot, partition, time);
         }
         _ => sim.stop(slot),
@@ -185,9 +196,33 @@ fn cut_or_spoil(sim: &mut Sim) {
     if sim.chance.bool() {
         return sim.trim(kind);
     }
-    let partition = sim.chance.u16(0..sim.shape.partitions);
+    let partition = any_partition(sim, kind);
     let how = [Spoil::Flip, Spoil::Truncate, Spoil::Lose][sim.chance.usize(0..3)];
     sim.spoil(kind, partition, how);
+}
+
+/// A host stands still for a while.
+fn freeze(sim: &mut Sim) {
+    let kind = any_kind(sim);
+    let Some(slot) = sim.any_host(kind) else { return };
+    let time = Duration::from_millis(sim.chance.u64(0..FROZEN_MS));
+    sim.freeze(slot, time);
+}
+
+/// The shop is cut into other partitions, sometimes behind the back of a host that stands still; or whoever does that is
+/// disturbed.
+fn cut_anew(sim: &mut Sim) {
+    let time = Duration::from_millis(sim.chance.u64(0..FROZEN_MS));
+    sim.disturb_the_cut(time);
+    if sim.chance.bool() {
+        freeze(sim);
+    }
+    sim.repartition();
+}
+
+fn any_partition(sim: &mut Sim, kind: Kind) -> u16 {
+    let partitions = sim.log.partitions(kind);
+    sim.chance.u16(0..partitions)
 }
 
 fn any_kind(sim: &mut Sim) -> Kind {

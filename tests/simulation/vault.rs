@@ -23,14 +23,10 @@ use shop_actors::{
     replay::Place,
     snapshot::{Name, Snapshots},
 };
+use shop_nats::log::Identity;
 use tokio::sync::oneshot;
 
-use crate::{
-    chaos::{Harm, Moment},
-    life::Life,
-    sim::Event,
-    trace::Fault,
-};
+use crate::{chaos::Harm, life::Life, sim::Event, trace::Fault};
 
 /// All objects of a run.
 #[derive(Debug, Default)]
@@ -52,15 +48,26 @@ pub(crate) enum Spoil {
 }
 
 impl Vault {
+    /// Waits until nobody has anything left to do at that moment.
+    pub(crate) async fn enter(life: &Arc<Life>) {
+        Door::enter(Arc::clone(life)).await;
+    }
+
     /// The snapshots as somebody sees them who lives that life.
     pub(crate) fn snapshots(life: &Arc<Life>) -> Snapshots {
         Snapshots::over(Arc::new(Door { life: Arc::clone(life) }), "the vault")
     }
 
-    /// Spoils the newest snapshot of a partition, if another one that is whole goes up to the beginning of the log at
+    /// Spoils the newest snapshot of a partition of a log, if another one that is whole goes up to the beginning of that at
     /// least; at the byte that `chance` draws of so many.
-    pub(crate) fn spoil(&self, place: Place, first: u64, how: Spoil, chance: impl FnOnce(usize) -> usize) -> bool {
-        let prefix = Path::from(format!("{}/{}", place.0, place.1));
+    pub(crate) fn spoil(
+        &self,
+        place: Place,
+        Identity { epoch, first_sequence: first, .. }: Identity,
+        how: Spoil,
+        chance: impl FnOnce(usize) -> usize,
+    ) -> bool {
+        let prefix = Path::from(format!("{}/{}/{epoch:016x}", place.0, place.1));
         let listed = self.objects.list(Some(&prefix)).try_collect::<Vec<_>>().now_or_never();
         let listed = listed.and_then(Result::ok).expect("memory answers at once");
         let mut paths: Vec<_> = listed.into_iter().map(|object| object.location).collect();
@@ -116,6 +123,7 @@ impl Door {
     /// Waits to be let in. Whoever is dead waits for ever.
     async fn enter(life: Arc<Life>) {
         let (let_in, entered) = oneshot::channel();
+        life.thawed().await;
         let _the_run_is_over = life.world().events.send(Event::Asks(let_in));
         if entered.await.is_err() || life.kept().is_some() {
             pending::<()>().await;
@@ -188,7 +196,7 @@ impl MultipartUpload for Upload {
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let harm = self.life.at(Moment::Snapshot);
+        let harm = self.life.at_snapshot();
         match harm {
             Some(Harm::CrashBefore(keep)) => self.life.end(keep),
             Some(Harm::Refused) => {

@@ -26,6 +26,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(35);
 /// Seconds that a write waits for its outcome; what is lost with a killed process is asked for
 /// again the sooner.
 pub(crate) const WAIT: &str = "wait=1";
+/// How long a request waits that does not say how long.
+const WAIT_DEFAULT: Duration = Duration::from_secs(5);
 
 /// A client of one shop. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -73,6 +75,18 @@ impl Ask {
     /// The outcome is not waited for.
     pub fn without_waiting(self) -> Self {
         Self { prefer: "respond-async", ..self }
+    }
+
+    /// How long the shop may keep its caller.
+    pub fn wait(&self) -> Duration {
+        let seconds = self.prefer.split(", ").find_map(|preference| preference.strip_prefix("wait="));
+        let seconds = seconds.filter(|_| self.says_how_long()).and_then(|seconds| seconds.parse().ok());
+        seconds.map_or(WAIT_DEFAULT, Duration::from_secs)
+    }
+
+    /// Whether what is preferred is said: reads are sent as most clients send them.
+    fn says_how_long(&self) -> bool {
+        self.method != Method::GET
     }
 }
 
@@ -133,7 +147,7 @@ impl Client {
     pub async fn exchange(&self, ask: &Ask) -> Result<Answer, String> {
         let Ask { method, path, body, key, prefer } = ask;
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
-        if *method != Method::GET {
+        if ask.says_how_long() {
             request = request.header("prefer", *prefer);
         }
         if body.is_some() {

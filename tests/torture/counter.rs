@@ -24,8 +24,10 @@ pub(crate) struct Counter {
     client: Client,
     pub(crate) goods: Goods,
     figures: Mutex<Figures>,
-    /// The request that took longest.
+    /// The request whose outcome was known last, with all that it was repeated.
     slowest: Mutex<(Duration, String)>,
+    /// The single answer that came latest after the end of its caller's wait.
+    latest: Mutex<(Duration, String)>,
     /// How orders ended, once each.
     outcomes: Mutex<BTreeSet<String>>,
     confirmed: watch::Sender<u64>,
@@ -63,8 +65,16 @@ impl Counter {
             longest_pause: Duration::ZERO,
             last_confirmed: Instant::now(),
         };
-        let (slowest, outcomes) = (Mutex::default(), Mutex::default());
-        Self { client, goods, figures: Mutex::new(figures), slowest, outcomes, confirmed: watch::Sender::new(0) }
+        let (slowest, latest, outcomes) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self {
+            client,
+            goods,
+            figures: Mutex::new(figures),
+            slowest,
+            latest,
+            outcomes,
+            confirmed: watch::Sender::new(0),
+        }
     }
 
     /// Asks until the outcome is known.
@@ -81,9 +91,17 @@ impl Counter {
     /// Asks once, and takes what comes of it.
     pub(crate) async fn once(&self, ask: &Ask) -> Result<Answer, String> {
         self.count(|figures| figures.requests += 1);
-        let answer = self.client.exchange(ask).await;
+        let answer = self.exchange(ask).await;
         if answer.as_ref().is_ok_and(|answer| answer.status != 503) {
             self.count(|figures| figures.answered += 1);
+        }
+        answer
+    }
+
+    async fn exchange(&self, ask: &Ask) -> Result<Answer, String> {
+        let answer = self.client.exchange(ask).await;
+        if let Ok(answer) = &answer {
+            note_longer(&self.latest, ask, answer.took.saturating_sub(ask.wait()));
         }
         answer
     }
@@ -92,7 +110,7 @@ impl Counter {
         let start = Instant::now();
         loop {
             self.count(|figures| figures.requests += 1);
-            let answer = self.client.exchange(ask).await;
+            let answer = self.exchange(ask).await;
             let last = match answer {
                 // Nobody knows whether it was taken, or nobody is there.
                 Ok(answer) if answer.status == 503 => {
@@ -104,7 +122,7 @@ impl Counter {
                 Ok(answer) if answer.status >= 500 => return untrue(format!("{ask}: {}", said(&answer))),
                 Ok(answer) if is_enough(&answer) => {
                     self.count(|figures| figures.answered += 1);
-                    self.clock(ask, start.elapsed());
+                    note_longer(&self.slowest, ask, start.elapsed());
                     return Ok(answer);
                 }
                 Ok(answer) => said(&answer),
@@ -165,20 +183,25 @@ impl Counter {
         *self.figures.lock().expect("nobody panics while counting")
     }
 
-    /// The request that took longest until its outcome was known, and how long that was.
+    /// The single answer that came latest after the end of its caller's wait, and by how much.
+    pub(crate) fn latest(&self) -> (Duration, String) {
+        self.latest.lock().expect("nobody panics while counting").clone()
+    }
+
+    /// The request that took longest until its outcome was known, and how long that was with all that it was repeated.
     pub(crate) fn slowest(&self) -> (Duration, String) {
         self.slowest.lock().expect("nobody panics while counting").clone()
     }
 
-    fn clock(&self, ask: &Ask, took: Duration) {
-        let mut slowest = self.slowest.lock().expect("nobody panics while counting");
-        if took > slowest.0 {
-            *slowest = (took, ask.to_string());
-        }
-    }
-
     fn count(&self, count: impl FnOnce(&mut Figures)) {
         count(&mut self.figures.lock().expect("nobody panics while counting"));
+    }
+}
+
+fn note_longer(longest: &Mutex<(Duration, String)>, ask: &Ask, took: Duration) {
+    let mut longest = longest.lock().expect("nobody panics while counting");
+    if took > longest.0 {
+        *longest = (took, ask.to_string());
     }
 }
 

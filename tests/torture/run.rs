@@ -218,12 +218,13 @@ fn dead_letters(audit: &Value) -> u64 {
 fn report(table: &Table, ledgers: &[Ledger], counter: &Counter, audit: &Value, start: Instant) {
     let (figures, slowest) = (&counter.figures(), counter.slowest());
     let Figures { requests, answered, reads_checked, repeats_checked, .. } = figures;
-    let (longest, slowest) = slowest;
+    let ((longest, slowest), (late, latest)) = (slowest, counter.latest());
     let seconds = start.elapsed().as_secs();
     println!("\n{table}");
     println!("{seconds} s, {} processes killed, {} customers", table.kills, ledgers.len());
     println!("{requests} requests, {answered} answered");
-    println!("the slowest after {:.1} s: {slowest}", longest.as_secs_f64());
+    println!("the slowest after {:.1} s, repeated until it was definite: {slowest}", longest.as_secs_f64());
+    println!("the latest answer {:.1} s after the end of its wait: {latest}", late.as_secs_f64());
     println!("{reads_checked} reads and {repeats_checked} repeated writes were as they had been told");
     let outcomes = books::outcomes(ledgers.iter());
     let outcomes: Vec<_> = outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();

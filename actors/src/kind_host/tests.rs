@@ -297,6 +297,26 @@ fn charge(order: u64) -> wallet::Message {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_kind_that_is_cut_into_other_partitions_while_it_begins_is_another_log_and_not_one_without_a_beginning() {
+    let log = MemoryLog::new(1, Arc::new(Calm));
+    let mut logs = Logs::new();
+    for kind in Kind::ALL {
+        logs.insert(kind, log.identity(kind).await.unwrap());
+    }
+    // As it was before the log was cut, when this host looked.
+    let identity = Identity { epoch: 77, ..logs[&Kind::Wallet] };
+    log.store(Kind::Wallet, 0, "of the former layout".into());
+    log.begin_at(Kind::Wallet, 2);
+    let ((replies, _), (view, _), (_hold, held)) =
+        (mpsc::channel(1), watch::channel(Arc::default()), watch::channel([0].into()));
+    let (store, turns) = (Arc::new(MemoryStore::default()), vec![Turn::alone()]);
+    let (kind, log, snapshots) = (Kind::Wallet, Arc::new(log), None);
+    let host = KindHost { kind, log, identity, logs, store, snapshots, replies, view, turns, held };
+    let ended = host.run(CancellationToken::new()).await;
+    assert!(matches!(ended, Err(KindError::Log(LogError::OtherLog { .. }))), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_partition_whose_entity_panics_three_times_at_a_message_is_parked_and_the_others_go_on() {
     let mut wallets = Wallets::serve(2, Trouble { spoilt_rows: u32::MAX.into(), ..Trouble::default() }).await;
     let ids = ["alice", "bob", "carol", "dave"].map(|id| id.parse::<Id>().unwrap());

@@ -130,33 +130,38 @@ async fn cut_anew(
         None => tempfile::tempdir(),
     };
     let folder = folder.map_err(RepartitionError::Folder)?;
-    let repartition = Repartition::begin(repartition::Options {
+    let connection = Connection::connect(&common.access, "shop repartition").await?;
+    let options = repartition::Options {
         nats: common.access.clone(),
         snapshots: snapshots.clone(),
         folder: folder.path().to_owned(),
         partitions,
-    });
-    let repartition = repartition.await?;
+    };
+    let repartition = Repartition::begin(&connection, options).await?;
     if repartition.changes_nothing() {
         return Ok(None);
     }
-    carry_out(repartition, is_served).await.map(Some)
+    carry_out(&connection, repartition, is_served).await.map(Some)
 }
 
-async fn carry_out(mut repartition: Repartition, is_served: bool) -> Result<Done, RepartitionError> {
+async fn carry_out(
+    connection: &Connection,
+    mut repartition: Repartition,
+    is_served: bool,
+) -> Result<Done, RepartitionError> {
     let (begin, before) = (Instant::now(), repartition.logs().clone());
     say(&"following the logs; the shop goes on");
     repartition.catch_up().await?;
     let (followed, hold) = (begin.elapsed(), Instant::now());
     say(&"the doors hold what changes something");
-    let (connection, holding) = (repartition.connection(), repartition.hold());
+    let holding = connection.hold_doors();
     let outcome = change(repartition).await;
     let changed = Instant::now();
     if let Ok(Changed { next, .. }) = &outcome
         && is_served
     {
         say(&"it is in force; the hosts begin anew");
-        begun(&connection, next.generation).await;
+        begun(connection, next.generation).await;
     }
     connection.open_doors(holding).await;
     let Changed { next, written, settled, wrote } = outcome?;

@@ -10,7 +10,11 @@ use shop_domain::{
     kind::Kind,
     problem::{Code, Problem},
 };
-use shop_nats::{connection::Connection, holders::Questions, request::RequestError};
+use shop_nats::{
+    connection::Connection,
+    holders::{Asking, Questions},
+    request::RequestError,
+};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -28,7 +32,7 @@ pub struct Holders {
     kind: Kind,
     /// Of the layout that partitions are numbered under: those who hold one of that number under another are not asked.
     generation: u32,
-    connection: Connection,
+    others: Arc<dyn Asking>,
     /// Places for the questions of others.
     busy: Arc<Semaphore>,
 }
@@ -42,9 +46,9 @@ struct Refused {
 }
 
 impl Holders {
-    /// Asks over this connection those who serve under the layout of that generation.
-    pub fn new(kind: Kind, generation: u32, connection: Connection) -> Self {
-        Self { kind, generation, connection, busy: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
+    /// Asks there those who serve under the layout of that generation.
+    pub fn new(kind: Kind, generation: u32, others: Arc<dyn Asking>) -> Self {
+        Self { kind, generation, others, busy: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
     }
 
     /// Asks one of those who hold a partition.
@@ -65,7 +69,7 @@ impl Holders {
     }
 
     async fn ask_in_bytes(&self, number: u16, question: Bytes) -> Result<Bytes, Problem> {
-        let asked = self.connection.ask_holder(self.kind, self.generation, number, question, ANSWER_WAIT).await;
+        let asked = self.others.ask_holder(self.kind, self.generation, number, question, ANSWER_WAIT).await;
         asked.map_err(|error| match error {
             RequestError::NoResponders { .. } => {
                 self.unavailable(&format!("no host runs partition {number} right now"))
@@ -77,8 +81,9 @@ impl Holders {
         })
     }
 
-    /// Answers the other hosts of the kind, about the partitions that `local` holds at the time, until `stop`.
-    pub async fn serve(self, local: Local, stop: CancellationToken) {
+    /// Answers the other hosts of the kind over that connection, about the partitions that `local` holds at the time,
+    /// until `stop`.
+    pub async fn serve(self, connection: Connection, local: Local, stop: CancellationToken) {
         let (mut view, mut ready) = (local.view.clone(), local.ready.clone());
         let mut serving: BTreeMap<u16, CancellationToken> = BTreeMap::new();
         let tasks = TaskTracker::new();
@@ -97,11 +102,13 @@ impl Holders {
                 if serving.contains_key(&number) {
                     continue;
                 }
-                match self.connection.hold(self.kind, self.generation, number).await {
+                match connection.hold(self.kind, self.generation, number).await {
                     Ok(questions) => {
                         let released = stop.child_token();
                         serving.insert(number, released.clone());
-                        tasks.spawn(self.clone().answer_all(questions, number, local.clone(), released));
+                        let answering =
+                            self.clone().answer_all(connection.clone(), questions, number, local.clone(), released);
+                        tasks.spawn(answering);
                     }
                     Err(error) => tracing::warn!("{error}"),
                 }
@@ -118,7 +125,14 @@ impl Holders {
     }
 
     /// Answers questions about a partition until it is released, and then those that were asked before.
-    async fn answer_all(self, mut questions: Questions, number: u16, local: Local, released: CancellationToken) {
+    async fn answer_all(
+        self,
+        connection: Connection,
+        mut questions: Questions,
+        number: u16,
+        local: Local,
+        released: CancellationToken,
+    ) {
         let tasks = TaskTracker::new();
         let mut is_released = false;
         loop {
@@ -134,13 +148,13 @@ impl Holders {
             let Ok(place) = Arc::clone(&self.busy).try_acquire_owned() else {
                 let detail = "more hosts ask for it than one answers at a time; try again";
                 let answer = encode::<()>(Err(Problem::new(Code::OVERLOADED, detail)));
-                self.connection.answer(inbox, answer.into()).await;
+                connection.answer(inbox, answer.into()).await;
                 continue;
             };
-            let (this, local) = (self.clone(), local.clone());
+            let (this, connection, local) = (self.clone(), connection.clone(), local.clone());
             tasks.spawn(async move {
                 let answer = this.answer(&local, number, question).await;
-                this.connection.answer(inbox, answer).await;
+                connection.answer(inbox, answer).await;
                 drop(place);
             });
         }
@@ -149,7 +163,7 @@ impl Holders {
     }
 
     /// The answer to a question: of another host, if the partition has just gone there.
-    async fn answer(&self, local: &Local, number: u16, question: Bytes) -> Bytes {
+    pub async fn answer(&self, local: &Local, number: u16, question: Bytes) -> Bytes {
         let answer = match rmp_serde::from_slice(&question) {
             Ok(Question::Of(id, about)) => {
                 local.of(number, &id, &about).await.map(|json| encode(Ok(ByteBuf::from(json))))

@@ -75,7 +75,7 @@ impl Local {
     }
 
     /// The partitions that are read here.
-    pub(super) fn readable(&self) -> Vec<u16> {
+    pub fn readable(&self) -> Vec<u16> {
         let running: Vec<u16> = self.view.borrow().partitions.keys().copied().collect();
         running.into_iter().filter(|number| self.reads(*number)).collect()
     }

@@ -18,7 +18,7 @@ use crate::{
     kind_host::{KindError, KindHost, PartitionView, View},
     outbox::Logs,
     snapshot::Snapshots,
-    store::{SharedShelf, Store, StoreError, sled::SledStore},
+    store::{SharedShelf, Store, StoreError},
     turn::{Decision, Role, Turn},
 };
 
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Standby {
     kind: Kind,
-    store: Arc<SledStore>,
+    store: Arc<dyn Store>,
     view: watch::Receiver<Arc<View>>,
     running: Option<JoinHandle<Result<(), KindError>>>,
     stop: CancellationToken,
@@ -40,7 +40,7 @@ impl Standby {
         kind: Kind,
         log: &SharedLog,
         logs: &Logs,
-        store: Arc<SledStore>,
+        store: Arc<dyn Store>,
         snapshots: &Snapshots,
     ) -> Self {
         let identity = logs[&kind];
@@ -59,7 +59,7 @@ impl Standby {
             log: log.clone(),
             identity,
             logs: logs.clone(),
-            store: Arc::clone(&store) as Arc<dyn Store>,
+            store: Arc::clone(&store),
             snapshots: Some(snapshots.clone()),
             replies,
             view,

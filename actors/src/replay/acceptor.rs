@@ -136,6 +136,11 @@ impl Acceptor {
         self.links.iter().map(|(place, links)| (*place, links))
     }
 
+    /// Another layout comes into force, before anything is read that counts under it but an upgrade.
+    pub(super) fn go_on(&mut self, logs: Logs) {
+        self.course.go_on(logs);
+    }
+
     /// How the logs are cut, one layout after the other.
     pub const fn course(&self) -> &Course {
         &self.course

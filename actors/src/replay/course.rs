@@ -26,6 +26,11 @@ impl Course {
         Self(layouts)
     }
 
+    /// Another one comes into force.
+    pub(super) fn go_on(&mut self, logs: Logs) {
+        self.0.push(logs);
+    }
+
     /// All of them, one after the other.
     pub fn layouts(&self) -> &[Logs] {
         &self.0

@@ -28,6 +28,14 @@ impl MemoryStore {
         });
         Self { shelves: Arc::new(Mutex::new(copies.collect())) }
     }
+
+    /// Forgets the checkpoints of these epochs, which the log had before it was cut into other partitions.
+    pub fn forget(&self, epochs: &[u64]) {
+        let mut shelves = self.shelves.lock().expect("nobody panics while changing it");
+        let is_former =
+            |shelf: &MemoryShelf| shelf.saved().meta.as_ref().is_some_and(|meta| epochs.contains(&meta.epoch));
+        shelves.retain(|_, shelf| !is_former(shelf));
+    }
 }
 
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, time::sleep};
 
 use super::{JetStreamLog, Way, taken_at};
 use crate::{
-    frame, layout,
+    layout::{self, Standing},
     log::{Log, LogError, Record},
     subject,
 };
@@ -47,6 +47,8 @@ pub(super) struct Reader {
     pub(super) after: u64,
     /// Answers in a row that say that the log ends before `after`.
     pub(super) rolled_back: u32,
+    /// Whether the last record was appended under a later layout, which may have come into force since.
+    pub(super) is_behind_later: bool,
     pub(super) records: mpsc::Sender<Result<Record, LogError>>,
 }
 
@@ -138,13 +140,16 @@ impl Reader {
         if sequence != self.after + 1 {
             return Err(self.skipped_to(sequence).await);
         }
-        if place.0 > self.log.generation {
-            self.is_left_over(sequence, &payload).await?;
+        let is_later = place.0 > self.log.generation;
+        if is_later || self.is_behind_later {
+            self.still_counts(place.0, sequence, &payload).await?;
         }
-        if place.0 < self.log.generation_at(self.kind, sequence) {
+        self.is_behind_later = is_later;
+        let counts = self.log.generation_at(self.kind, sequence);
+        if place.0 < counts {
             tracing::warn!("sequence {sequence} of {} was appended under a former layout; it is skipped", self.kind);
         }
-        let record = self.log.record_of(self.kind, place, sequence, time, payload);
+        let record = Record::of(place, counts, sequence, time, payload);
         self.records.send(Ok(record)).await.map_err(|_nobody_reads| Lost::Closed)?;
         self.after = sequence;
         Ok(())
@@ -164,20 +169,20 @@ impl Reader {
         }
     }
 
-    /// Somebody has appended under a later layout. One that came to nothing has left no more than an upgrade that
-    /// changes nothing; behind one that is in force nothing is for us any more. Messages are appended under no other,
-    /// so that whoever says then that ours is in force does not know better yet.
-    async fn is_left_over(&self, sequence: u64, payload: &[u8]) -> Result<(), Lost> {
+    /// Somebody has appended under a later layout; it, or what follows it, counts unless that is in force.
+    async fn still_counts(&self, generation: u32, sequence: u64, payload: &[u8]) -> Result<(), Lost> {
         let kind = self.kind;
         let decided = layout::decided(&self.log.reading).await.map_err(|error| Lost::Broken(error.to_string()))?;
-        if decided.generation() != self.log.generation {
-            let reason = format!("from sequence {sequence} on it is cut into other partitions");
-            return Err(Lost::OtherLog(LogError::OtherLog { kind, reason }));
+        match Standing::of(self.log.generation, decided.generation(), generation, payload) {
+            Standing::Counts => Ok(()),
+            Standing::CutAnew => {
+                let reason = format!("from sequence {sequence} on it is cut into other partitions");
+                Err(Lost::OtherLog(LogError::OtherLog { kind, reason }))
+            }
+            Standing::Unknown => Err(Lost::Broken(format!(
+                "sequence {sequence} is of another layout than the one that is said to be in force"
+            ))),
         }
-        if frame::is_upgrade(payload) {
-            return Ok(());
-        }
-        Err(Lost::Broken(format!("sequence {sequence} is of another layout than the one that is said to be in force")))
     }
 
     /// A consumer on a server that does not have all of the log yet may begin elsewhere than it was

@@ -11,7 +11,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use shop_tests::{
     careful::{Trials, have_done, look_after},
-    client::{Ask, Client},
+    client::{Answer, Ask, Client},
     cluster::{ALL_KINDS, Cluster},
     process::Signal,
     wait::until,
@@ -22,6 +22,8 @@ const HOST: &str = "host";
 const TWO_HOSTS: [(&str, &str); 2] = [("first", ALL_KINDS), ("second", ALL_KINDS)];
 /// What a caller may be kept beyond the wait: some tens of milliseconds, and as much again ten times on a busy machine.
 const BEYOND_MAX: Duration = Duration::from_millis(400);
+/// How long a bridge waits for what its kinds say of themselves.
+const STATUS_WAIT: Duration = Duration::from_secs(1);
 const AMOUNT: u64 = 5_000;
 const CUSTOMERS: usize = 8;
 
@@ -50,11 +52,23 @@ async fn a_write_that_froze_with_its_host_is_settled_when_that_was_told() {
 }
 
 #[tokio::test]
-async fn every_answer_comes_when_its_caller_has_waited_for_it_though_the_host_is_frozen() {
+async fn every_answer_comes_when_its_caller_has_waited_for_it_though_the_host_or_the_nats_server_is_frozen() {
     let mut cluster = Cluster::start(1, &[(HOST, ALL_KINDS)]).await;
     let client = cluster.client();
     open(&client, "alice").await;
     cluster.host(HOST).signal(Signal::STOP);
+    all_are_answered_in_time(&client).await;
+    cluster.host(HOST).signal(Signal::CONT);
+    cluster.wait_until_ready().await;
+    cluster.servers().signal(0, Signal::STOP);
+    all_are_answered_in_time(&client).await;
+    cluster.servers().signal(0, Signal::CONT);
+    cluster.wait_until_ready().await;
+    cluster.stop().await;
+}
+
+/// Whatever is asked, while nobody answers.
+async fn all_are_answered_in_time(client: &Client) {
     let order = json!({ "user": "alice", "product": "apple", "quantity": 1, "unit_price": 1 });
     let asks = [
         (Ask::new(Method::POST, "/wallets/alice/top-up").body(json!({ "amount": 1 })), 503),
@@ -66,21 +80,43 @@ async fn every_answer_comes_when_its_caller_has_waited_for_it_though_the_host_is
     ];
     let waits = [("wait=0", 0), ("wait=1", 1), ("wait=2", 2), ("wait=0, respond-async", 0)];
     let cases = asks.iter().flat_map(|ask| waits.map(|wait| (ask, wait)));
-    join_all(cases.map(async |((ask, status), (prefer, seconds))| {
+    let writes = join_all(cases.map(async |((ask, status), (prefer, seconds))| {
         let ask = Ask { prefer, ..ask.clone() };
         let answer = client.exchange(&ask).await.unwrap();
         assert_eq!(answer.status, *status, "{ask}: {answer:?}");
-        let limit = Duration::from_secs(seconds) + BEYOND_MAX;
-        assert!(answer.took < limit, "{ask} took {:?}", answer.took);
+        is_in_time(&ask, &answer, Duration::from_secs(seconds));
         if answer.status == 503 {
             let (seconds, has_key) = (look_after(&answer), ask.key.is_some());
             assert_eq!(seconds.is_none(), has_key, "{ask}: {answer:?}");
         }
-    }))
-    .await;
-    cluster.host(HOST).signal(Signal::CONT);
-    cluster.wait_until_ready().await;
-    cluster.stop().await;
+    }));
+    let paths = [
+        "/wallets/alice",
+        "/wallets/alice/statement",
+        "/products/apple",
+        "/products",
+        "/orders/o-1",
+        "/deliveries/o-1",
+        "/mypages/alice",
+        "/readyz",
+    ];
+    let reads = join_all(paths.map(async |path| {
+        let ask = Ask::new(Method::GET, path);
+        let answer = client.exchange(&ask).await.unwrap();
+        assert_eq!(answer.status, 503, "{ask}: {answer:?}");
+        is_in_time(&ask, &answer, if path == "/readyz" { STATUS_WAIT } else { ask.wait() });
+    }));
+    let questions = join_all(["/wallets/alice", "/readyz"].map(async |path| {
+        let ask = Ask::new(Method::OPTIONS, path);
+        let answer = client.exchange(&ask).await.unwrap();
+        assert_eq!(answer.status, 204, "{ask}: {answer:?}");
+        is_in_time(&ask, &answer, Duration::ZERO);
+    }));
+    tokio::join!(writes, reads, questions);
+}
+
+fn is_in_time(ask: &Ask, answer: &Answer, wait: Duration) {
+    assert!(answer.took < wait + BEYOND_MAX, "{ask} took {:?}", answer.took);
 }
 
 #[tokio::test]

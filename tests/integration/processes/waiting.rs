@@ -1,7 +1,19 @@
 //! Programs whose nats-server is not there when they start, or does not answer: they wait, say so, and end when told to.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
+use bytes::Bytes;
+use futures::future::join_all;
+use shop_domain::kind::Kind;
+use shop_nats::{
+    access::Access,
+    connection::Connection,
+    request::{Request, RequestError},
+    subject,
+};
 use shop_tests::{
     cluster::{ALL_KINDS, Cluster},
     folder::Folder,
@@ -13,6 +25,9 @@ use shop_tests::{
 const SERVER: usize = 0;
 /// More than the minute for which they wait.
 const END_LIMIT: Duration = Duration::from_secs(100);
+/// More requests than a client holds for a server that takes nothing, and so large that neither do the sockets.
+const REQUESTS: usize = 3_000;
+const REQUEST_BYTES: usize = 256 * 1024;
 
 fn host(folder: &Path, url: &str) -> Process {
     let data = folder.join("host").to_string_lossy().into_owned();
@@ -108,4 +123,30 @@ async fn a_host_that_is_told_to_stop_while_its_nats_server_is_gone_tells_nothing
         5,
         "{words}"
     );
+}
+
+#[tokio::test]
+async fn a_request_is_given_up_in_its_time_though_the_nats_server_takes_nothing_in() {
+    let mut cluster = Cluster::without_processes(1).await;
+    let connection = Connection::connect(&Access::to(cluster.nats().url()), "test").await.unwrap();
+    cluster.servers().signal(SERVER, Signal::STOP);
+    let (body, wait) = (Bytes::from(vec![0; REQUEST_BYTES]), Duration::from_millis(500));
+    let start = Instant::now();
+    let answers = join_all((0..REQUESTS).map(|_| {
+        let request = Request {
+            subject: subject::door_of_kind(Kind::Wallet, "status"),
+            body: body.clone(),
+            idempotency_key: None,
+            traceparent: None,
+            respond_async: false,
+            ticket: None,
+        };
+        connection.request(request, wait)
+    }))
+    .await;
+    let took = start.elapsed();
+    assert!(answers.iter().all(|answer| matches!(answer, Err(RequestError::TimedOut { .. }))));
+    assert!(took < 3 * wait, "{took:?}");
+    cluster.servers().signal(SERVER, Signal::CONT);
+    cluster.nats().stop().await;
 }

@@ -36,9 +36,10 @@ impl Sim {
     /// When the hosts have to be minded next; at `until`, if not before.
     pub(super) fn next_at(&self, until: Instant) -> Instant {
         let look = self.is_busy().then(|| Instant::now() + LOOK);
-        let hosts = self.hosts.values().filter_map(Host::next_at);
+        let hosts = self.all_hosts().filter_map(Host::next_at);
         let away = self.away.values().map(|(at, _)| *at);
-        let next = hosts.chain(away).chain(self.hearsay.next_at()).chain(self.queue.next_at()).chain(look).min();
+        let others = self.hearsay.next_at().into_iter().chain(self.queue.next_at()).chain(self.next_of_cut());
+        let next = hosts.chain(away).chain(others).chain(look).min();
         // Whoever is dead and not yet buried has nothing to say.
         next.map_or(until, |next| next.max(Instant::now() + PAUSE).min(until))
     }
@@ -57,6 +58,10 @@ impl Sim {
         }
         while let Some(Saying { to, what }) = self.hearsay.next() {
             let host = self.slot_of(to).and_then(|slot| self.hosts.get_mut(&slot));
+            if let Some(at) = host.as_ref().and_then(|host| host.life.thaws_at()) {
+                self.hearsay.keep_until(at, Saying { to, what });
+                continue;
+            }
             if let Some(host) = host.filter(|host| host.life.kept().is_none()) {
                 let view = host.view.borrow().clone();
                 if let Some(member) = &mut host.member {
@@ -75,7 +80,8 @@ impl Sim {
     fn let_them_speak(&mut self) {
         let beat = if self.is_busy() { BEAT } else { IDLE_BEAT };
         let there: Vec<_> = self.hosts.values().map(|host| (host.kind, host.life.number)).collect();
-        for host in self.hosts.values_mut().filter(|host| host.life.kept().is_none()) {
+        let is_awake = |host: &&mut Host| host.life.kept().is_none() && host.life.thaws_at().is_none();
+        for host in self.hosts.values_mut().filter(is_awake) {
             host.go_on();
             let (kind, life, view) = (host.kind, host.life.number, host.view.borrow().clone());
             let others = || there.iter().filter(move |(of, other)| *of == kind && *other != life);
@@ -113,7 +119,7 @@ impl Sim {
             return;
         }
         for kind in Kind::ALL {
-            for partition in 0..self.shape.partitions {
+            for partition in 0..self.log.partitions(kind) {
                 let owners = self.owners(kind, partition);
                 let before = self.company.owners.insert((kind, partition), owners).unwrap_or(1);
                 match owners {
@@ -127,7 +133,9 @@ impl Sim {
 
     /// How many hosts among others own a partition.
     fn owners(&self, kind: Kind, partition: u16) -> usize {
-        let hosts = self.hosts.values().filter(|host| host.kind == kind && host.life.kept().is_none());
+        let is_one =
+            |host: &&Host| host.kind == kind && host.life.kept().is_none() && host.generation == self.generation;
+        let hosts = self.hosts.values().filter(is_one);
         hosts.filter(|host| host.owns(partition)).count()
     }
 
@@ -146,7 +154,7 @@ impl Sim {
             return;
         }
         for kind in Kind::ALL {
-            for partition in 0..self.shape.partitions {
+            for partition in 0..self.log.partitions(kind) {
                 assert_eq!(self.owners(kind, partition), 1, "owners of {kind}/{partition}");
                 let of_kind = self.hosts.values().filter(|host| host.kind == kind);
                 let holders = of_kind.filter(|host| host.view.borrow().partitions.contains_key(&partition)).count();

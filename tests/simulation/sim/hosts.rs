@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use shop_actors::{kind_host::View, store::memory::MemoryStore};
+use shop_actors::{kind_host::View, store::memory::MemoryStore, turn::Role};
 use shop_domain::{id::Id, kind::Kind, logic::Logic};
 use shop_nats::{frame::Upgrade, subject::partition_of};
 use tokio::time::Instant;
@@ -13,6 +13,7 @@ use crate::{
     hearsay::Member,
     host::{Host, Setting},
     life::Life,
+    reads::LookAt,
     trace::Fault,
 };
 
@@ -33,6 +34,7 @@ impl Sim {
         let standbys = (self.shape.hosts > 1).then_some(self.shape.standbys);
         let mut host = self.start(slot.0, store, standbys);
         self.introduce(&mut host);
+        host.looks_at = self.is_ever_cut().then(|| self.next_look());
         self.hosts.insert(slot, host);
     }
 
@@ -102,6 +104,9 @@ impl Sim {
 
     /// A host is asked to stop; it is started again when it has.
     pub(crate) fn stop(&mut self, slot: Slot) {
+        if self.hosts[&slot].life.thaws_at().is_some() {
+            return;
+        }
         self.count(Fault::Stopped);
         let others = self.hosts.iter().filter(|(of, host)| of.0 == slot.0 && **of != slot && host.is_ready());
         if others.count() > 0 {
@@ -139,7 +144,8 @@ impl Sim {
     pub(crate) fn start_zombie(&mut self, slot: Slot, keep: Keep) {
         self.count(Fault::SecondHost);
         let store = self.hosts[&slot].cellar.keep(keep);
-        let zombie = self.start(slot.0, store, None);
+        let mut zombie = self.start(slot.0, store, None);
+        zombie.looks_at = self.is_ever_cut().then(|| self.next_look());
         self.zombies.push(zombie);
     }
 
@@ -177,15 +183,19 @@ impl Sim {
         self.hearsay.haunt(slot.0, partition, &there, time);
     }
 
-    /// A customer looks at an entity on a host, if it is there.
-    pub(crate) fn look(&mut self, slot: Slot, id: &str) {
-        let id: Id = id.parse().expect("the plan names proper ids");
-        let partition = partition_of(&id, self.shape.partitions);
+    /// A customer asks a host something.
+    pub(crate) fn look(&mut self, slot: Slot, at: LookAt) {
         let host = self.hosts.get_mut(&slot).expect("there is a host");
-        if host.is_ready() && host.view.borrow().partitions.contains_key(&partition) {
-            let is_owner = host.owns(partition);
-            host.reads.look(id, is_owner);
+        if !host.is_ready() {
+            return;
         }
+        let role = |id: &Id| {
+            let partition = partition_of(id, host.partitions);
+            let is_held = host.view.borrow().partitions.contains_key(&partition);
+            is_held.then(|| if host.owns(partition) { Role::Owner } else { Role::Standby })
+        };
+        let role = if let LookAt::Entity(id) = &at { role(id) } else { None };
+        host.reads.look(at, role);
     }
 
     pub(crate) fn count(&self, fault: Fault) {
@@ -202,9 +212,12 @@ impl Sim {
         self.hosts.values().chain(&self.zombies)
     }
 
-    /// Whether all hosts are there and have settled all that the logs hold.
-    pub(super) fn is_at_rest(&self) -> bool {
-        self.away.is_empty() && self.all_hosts().all(|host| host.is_ready() && host.is_settled(&self.log))
+    /// What is still to come: hosts that are not there, or have not settled all that the logs hold, for instance.
+    pub(super) fn unrest(&self) -> Vec<String> {
+        let away = self.away.keys().map(|slot| format!("{slot:?} is away"));
+        let is_busy = |host: &&Host| !(host.is_ready() && host.is_settled(&self.log));
+        let busy = self.all_hosts().filter(is_busy).map(|host| host.describe(&self.log));
+        away.chain(busy).chain(self.unrest_of_cut()).collect()
     }
 
     /// What every host of a kind shows: the proper ones first, then second ones.

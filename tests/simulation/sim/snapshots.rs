@@ -93,9 +93,9 @@ impl Sim {
     /// The newest snapshot of a partition is damaged or lost, if it is not the only one.
     pub(crate) fn spoil(&mut self, kind: Kind, partition: u16, how: Spoil) {
         let identity = self.log.identity(kind).now_or_never().and_then(Result::ok);
-        let first = identity.expect("the log in memory answers at once").first_sequence;
+        let identity = identity.expect("the log in memory answers at once");
         let chance = &mut self.chance;
-        if self.world.vault.spoil((kind, partition), first, how, |bytes| chance.usize(0..bytes)) {
+        if self.world.vault.spoil((kind, partition), identity, how, |bytes| chance.usize(0..bytes)) {
             self.count(match how {
                 Spoil::Flip | Spoil::Truncate => Fault::SnapshotDamaged,
                 Spoil::Lose => Fault::SnapshotLost,

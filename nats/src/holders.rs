@@ -9,7 +9,7 @@ use crate::{
     connection::Connection,
     door::ListenError,
     queue::QueueSubscription,
-    request::{Request, RequestError},
+    request::{Conditions, Request, RequestError},
     subject,
 };
 
@@ -64,6 +64,7 @@ impl Connection {
             traceparent: None,
             respond_async: false,
             ticket: None,
+            conditions: Conditions::default(),
         };
         self.request(request, wait).await.map(|reply| reply.body)
     }

@@ -14,7 +14,7 @@ use shop_actors::{
     memory::Look,
     outbox::Logs,
     partition::Handle,
-    query::view,
+    query::{Found, view},
     replay::{Content, Fate, Handled, Place, Replay},
 };
 use shop_domain::{
@@ -23,10 +23,14 @@ use shop_domain::{
     invariant::{
         Violation,
         always::{self, Cut, Seen},
+        versions::{self, Sight},
     },
     kind::Kind,
+    logic::Logic,
     message::Message,
     order::{self, Order, Phase},
+    rows::RowKey,
+    version::Current,
     wallet::Wallet,
 };
 use shop_nats::{
@@ -50,6 +54,8 @@ struct Book {
     seen: BTreeMap<Kind, u64>,
     /// Every state that an entity ever had, with the sequence of the record that made it.
     states: BTreeMap<Place, BTreeMap<Id, Vec<(u64, State)>>>,
+    /// The rows of pages as they were written last.
+    pages: BTreeMap<(Id, RowKey), Vec<u8>>,
     /// By link: the number of the last message that was sent at a sequence of the sender's log.
     sent: BTreeMap<(Place, Place), Vec<(u64, u64)>>,
     /// By link: the number of the last message that was accepted.
@@ -85,6 +91,7 @@ impl Observer {
             logs,
             seen: BTreeMap::new(),
             states: BTreeMap::new(),
+            pages: BTreeMap::new(),
             sent: BTreeMap::new(),
             accepted: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -151,12 +158,12 @@ impl Observer {
 
     /// Somebody is shown an entity who began to look when the log ended at `begun`: it is as it was then or later,
     /// and all that follows from what made it so is stored.
-    pub(crate) fn shown(&self, place: Place, id: &Id, begun: u64, json: Option<&[u8]>) {
+    pub(crate) fn shown(&self, place: Place, id: &Id, begun: u64, found: Option<&Found>) {
         let mut book = self.book();
         book.follow();
         book.checks += 1;
-        if let Err(why) = book.shown(place, id, begun, json) {
-            let shown = json.map_or("nothing".into(), String::from_utf8_lossy);
+        if let Err(why) = book.shown(place, id, begun, found) {
+            let shown = found.map_or("nothing".into(), |found| String::from_utf8_lossy(&found.json));
             let text = format!("{} {id} is shown as it {why}, to somebody who looked at {begun}: {shown}", place.0);
             book.violations.push(text);
         }
@@ -224,7 +231,8 @@ impl Book {
         let at = (kind, record.partition);
         self.check_cause(at, record);
         let mut found: Vec<Violation> = vec![];
-        let states = self.states.entry(at).or_default();
+        let (states, pages) = (self.states.entry(at).or_default(), &mut self.pages);
+        let logic = self.replay.acceptor().logic(at, record.sequence).unwrap_or(Logic::NEWEST);
         let step = self.replay.apply_and_look(kind, record, |handled, entity| {
             let Some(entity) = entity.filter(|_| handled.arrival.fate == Fate::Accepted) else { return handled };
             let envelope = &handled.arrival.envelope;
@@ -232,6 +240,13 @@ impl Book {
             let absent = State::absent(kind);
             let before = history.last().map_or(&absent, |(_, state)| state);
             found.extend(always::check_step(&envelope.to, before, &envelope.message, &entity.state));
+            let row = versions::row_of_page(&envelope.message).map(|row| (envelope.to.clone(), row));
+            let is_row = row.as_ref().and_then(|(_, row)| entity.stored_rows().get(row));
+            let was_row = row.as_ref().and_then(|row| pages.get(row));
+            let was = Sight::of(&envelope.to, before, was_row.map(|bytes| &**bytes));
+            let is = Sight::of(&envelope.to, &entity.state, is_row.map(|bytes| &**bytes));
+            found.extend(versions::check_version(&envelope.to, logic, &was, &is));
+            pages.extend(row.zip(is_row.cloned()));
             let seen = Seen { id: &envelope.to, state: &entity.state, rows: entity.stored_rows() };
             found.extend(always::check_entity(seen));
             count_cancel(&mut self.counts, &envelope.message, before);
@@ -313,11 +328,18 @@ impl Book {
         })
     }
 
-    fn shown(&self, place: Place, id: &Id, begun: u64, json: Option<&[u8]>) -> Result<(), String> {
+    fn shown(&self, place: Place, id: &Id, begun: u64, found: Option<&Found>) -> Result<(), String> {
         let absent = (0, State::absent(place.0));
         let history = self.states.get(&place).and_then(|states| states.get(id));
         let versions: Vec<_> = std::iter::once(&absent).chain(history.into_iter().flatten()).collect();
-        let is_it = |version: &&(u64, State)| view(&version.1, id).as_deref() == json;
+        let json = found.map(|found| &*found.json);
+        let has_tag = |state: &State| match found.map(|found| found.current) {
+            // Whether the shop was upgraded by then, the state does not tell.
+            Some(Current::Untagged) => state.version().is_some_and(|version| version.is_zero()),
+            Some(current) => current == state.current(Logic::NEWEST),
+            None => true,
+        };
+        let is_it = |version: &&(u64, State)| view(&version.1, id).as_deref() == json && has_tag(&version.1);
         if !versions.iter().copied().any(|version| is_it(&version)) {
             return Err("never was".into());
         }

@@ -53,7 +53,7 @@ async fn look(life: Arc<Life>, local: Local, partition: u16, id: Id, is_owner: b
         return;
     }
     let seen = match answer {
-        Ok(json) => Some(Some(json)),
+        Ok(found) => Some(Some(found)),
         Err(Unread::Refused(problem)) if problem.code == Code::NOT_FOUND => Some(None),
         Err(Unread::Refused(problem)) if problem.code != Code::UNAVAILABLE => {
             return life.observer().report(format!("who looks at {id} is told: {problem:?}"));
@@ -65,7 +65,7 @@ async fn look(life: Arc<Life>, local: Local, partition: u16, id: Id, is_owner: b
         Some(_) if is_owner => Fault::LookedAtOwner,
         Some(_) => Fault::LookedAtStandby,
     });
-    if let Some(json) = seen {
-        life.observer().shown((life.kind, partition), &id, begun, json.as_deref());
+    if let Some(found) = seen {
+        life.observer().shown((life.kind, partition), &id, begun, found.as_ref());
     }
 }

@@ -238,7 +238,7 @@ impl Sim {
         let Asked { to, message, key, ticket, inbox, .. } = self.asked[number].clone();
         let (kind, fingerprint) = (message.kind(), message.fingerprint());
         let reply = Some(ReplyTo { inbox, format: Format::Json });
-        let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket });
+        let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket, precondition: None });
         let partition = partition_of(&to, self.shape.partitions);
         if !self.doors.contains_key(&(kind, partition)) {
             self.lives += 1;

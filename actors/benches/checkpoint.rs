@@ -7,7 +7,7 @@ use shop_actors::{
     changes::{Changed, Changes},
     store::{Checkpoint, Meta, Store, sled::SledStore},
 };
-use shop_domain::{entity::State, kind::Kind, money::Money, timestamp::Timestamp, wallet};
+use shop_domain::{entity::State, kind::Kind, money::Money, timestamp::Timestamp, version::Version, wallet};
 use shop_nats::log::Identity;
 
 /// Few, as in the quiet, and as many as a rush touches between two checkpoints.
@@ -45,7 +45,7 @@ fn checkpoints(criterion: &mut Criterion) {
 fn checkpoint(round: u64, count: usize) -> Checkpoint {
     let balance = Money::new(1_000_000).expect("within the range");
     let updated_at = Timestamp::from_unix_ms(round);
-    let open = wallet::Open { balance, charged: Money::ZERO, entries: round, updated_at };
+    let open = wallet::Open { balance, charged: Money::ZERO, entries: round, updated_at, version: Version::ZERO };
     let state = Bytes::from(State::Wallet(wallet::Wallet::Open(open)).encode());
     let row = Bytes::from(vec![0x5a; ROW_BYTES]);
     let ids = (0..count).map(|number| format!("u{number}").parse().expect("an id"));

@@ -21,13 +21,15 @@ use shop_domain::{
     message::{Envelope, Message, ReplyTo, Request},
     order,
     problem::{Code, Problem},
+    refusal::Refusal,
     ticket::{self, Ticket},
     timestamp::Timestamp,
+    version::{Current, Precondition, Verdict},
 };
 use shop_nats::{
     door::{Incoming, Listener, Response},
     log::SharedLog,
-    request::Request as NatsRequest,
+    request::{Conditions, Request as NatsRequest},
     subject::{self, partition_of},
 };
 use tokio::{
@@ -44,7 +46,7 @@ use self::{
     quotes::Quotes,
 };
 use crate::{
-    query::{Outlook, Reads},
+    query::{Found, Outlook, Query, Reads},
     reply::Answers,
 };
 
@@ -76,6 +78,7 @@ struct Admitted {
     reply: Option<ReplyTo>,
     key: Option<Named>,
     ticket: Option<Ticket>,
+    precondition: Option<Precondition>,
     trace: Option<String>,
     respond_async: bool,
     since: Instant,
@@ -137,23 +140,26 @@ impl Door {
     /// Sends a request on its way: plain writes at once and in their order, the rest beside it.
     async fn admit(self: &Arc<Self>, incoming: Incoming, tasks: &TaskTracker) {
         let since = Instant::now();
-        let Incoming { target, body, inbox, idempotency_keys, traceparent, respond_async, tickets } = incoming;
+        let Incoming { target, body, inbox, idempotency_keys, traceparent, respond_async, tickets, conditions } =
+            incoming;
         let format = format_of(&body);
         let reply = inbox.map(|inbox| ReplyTo { inbox: inbox.into(), format });
         let read = command::read(self.kind, &target, &body).and_then(|command| {
             let key = key::read(&idempotency_keys)?;
             let ticket = command::ticket(&tickets, &command, key.is_some())?;
-            Ok((command, key, ticket))
+            let precondition = command::precondition(&conditions, &command)?;
+            Ok((command, key, ticket, precondition))
         });
-        let (command, key, ticket) = match read {
+        let (command, key, ticket, precondition) = match read {
             Ok(read) => read,
             Err(problem) => {
                 self.answers.stats.request(since.elapsed());
                 return self.refuse(reply, &problem, traceparent).await;
             }
         };
-        let admitted = Admitted { command, reply, key, ticket, trace: traceparent, respond_async, since };
-        if admitted.is_quick() {
+        let trace = traceparent;
+        let admitted = Admitted { command, reply, key, ticket, precondition, trace, respond_async, since };
+        if admitted.is_quick(self.reads.newest_logic()) {
             return self.serve(admitted).await;
         }
         match Arc::clone(&self.busy).try_acquire_owned() {
@@ -169,29 +175,31 @@ impl Door {
     }
 
     async fn serve(&self, admitted: Admitted) {
-        let Admitted { command, reply, key, ticket, trace, respond_async, since } = admitted;
+        let Admitted { command, reply, key, ticket, precondition, trace, respond_async, since } = admitted;
         match command {
-            Command::Read(query) => match (self.reads.answer(query).await, reply) {
-                (Ok(body), Some(to)) => {
-                    let (error, traceparent) = (None, trace);
-                    let response =
-                        Response { body, error, replayed: false, accepted: false, ticketed: false, traceparent };
-                    self.answers.send(to, response).await;
-                }
+            Command::Read(query) => match (self.read(query, precondition).await, reply) {
+                (Ok(response), Some(to)) => self.answers.send(to, Response { traceparent: trace, ..response }).await,
                 (Ok(_), None) => {}
                 (Err(problem), reply) => self.refuse(reply, &problem, trace).await,
             },
             Command::Write { to, message, how_much } => {
                 let fingerprint = message.fingerprint();
-                if let Err(problem) = self.check(&message, ticket.as_ref()) {
-                    self.refuse(reply, &problem, trace).await;
-                    return self.answers.stats.request(since.elapsed());
-                }
+                let checked = match self.check(&message, ticket.as_ref()) {
+                    Ok(()) => self.precondition(&to, &message, precondition).await,
+                    Err(problem) => Err(problem),
+                };
+                let precondition = match checked {
+                    Ok(precondition) => precondition,
+                    Err(problem) => {
+                        self.refuse(reply, &problem, trace).await;
+                        return self.answers.stats.request(since.elapsed());
+                    }
+                };
                 match self.quote(&to, message, how_much, respond_async).await {
                     Ok(message) => {
                         let (key, key_as_given) = key.map(|Named { key, as_given }| (key, as_given)).unzip();
                         let key_as_given = key_as_given.flatten();
-                        let request = Some(Request { key, key_as_given, fingerprint, reply, ticket });
+                        let request = Some(Request { key, key_as_given, fingerprint, reply, ticket, precondition });
                         let envelope = Envelope { to, message, request, trace: trace.map(Into::into) };
                         let mut pending = Pending { envelope, tell_accepted: None, since };
                         if respond_async {
@@ -204,6 +212,46 @@ impl Door {
             }
         }
         self.answers.stats.request(since.elapsed());
+    }
+
+    /// Answers a question, unless who asks has the answer already.
+    async fn read(&self, query: Query, precondition: Option<Precondition>) -> Result<Response, Problem> {
+        let entity = query.entity().cloned();
+        let Found { json, current } = self.reads.answer(query).await?;
+        let version = if let Current::At(version) = current { Some(version) } else { None };
+        let verdict = precondition.map_or(Verdict::Holds, |precondition| precondition.judge(current));
+        match (verdict, entity) {
+            (Verdict::Holds, _) => Ok(Response { body: json.into(), version, ..Response::default() }),
+            (Verdict::IsKnown, _) => Ok(Response { not_modified: true, version, ..Response::default() }),
+            (Verdict::Fails, Some(id)) => Err(Refusal::PreconditionFailed { kind: self.kind, id, current }.problem()),
+            (Verdict::Fails, None) => {
+                let detail = "what is asked for has no entity tag that If-Match could mean";
+                Err(Problem::new(Code::PRECONDITION_FAILED, detail))
+            }
+        }
+    }
+
+    /// The precondition of a write that is to go into the log. Before versions are counted none does: a program from
+    /// before them would overlook it. No entity has a tag there, so that whether it holds is known, and the write goes
+    /// on without it: where it could do something the entity is there, or is not there yet.
+    async fn precondition(
+        &self,
+        to: &Id,
+        message: &Message,
+        precondition: Option<Precondition>,
+    ) -> Result<Option<Precondition>, Problem> {
+        let Some(precondition) = precondition else { return Ok(None) };
+        if self.reads.counts_versions(to).await? {
+            return Ok(Some(precondition));
+        }
+        let current = if message.makes() { Current::Absent } else { Current::Untagged };
+        match precondition.judge(current) {
+            Verdict::Holds => Ok(None),
+            Verdict::Fails | Verdict::IsKnown => {
+                let (kind, id, current) = (self.kind, to.clone(), Current::Untagged);
+                Err(Refusal::PreconditionFailed { kind, id, current }.problem())
+            }
+        }
     }
 
     /// Whether a ticket may be good, which its entity decides; and whether a void may go into the log, where a program
@@ -243,7 +291,9 @@ impl Door {
     async fn is_dispatched(&self, order: &Id) -> bool {
         let subject = subject::door(Kind::Delivery, order.as_str(), "get");
         let (body, idempotency_key, traceparent, ticket) = (Bytes::new(), None, None, None);
-        let question = NatsRequest { subject, body, idempotency_key, traceparent, respond_async: false, ticket };
+        let conditions = Conditions::default();
+        let question =
+            NatsRequest { subject, body, idempotency_key, traceparent, respond_async: false, ticket, conditions };
         let Ok(reply) = self.answers.connection.request(question, LOOK_WAIT).await else { return false };
         let delivery: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
         let on_its_way = [delivery::Status::Dispatched, delivery::Status::Delivered];
@@ -309,9 +359,10 @@ impl Door {
 }
 
 impl Admitted {
-    /// Whether serving it waits for nobody.
-    fn is_quick(&self) -> bool {
+    /// Whether serving it waits for nobody, where this is the newest logic version in force.
+    fn is_quick(&self, newest_logic: u32) -> bool {
         match &self.command {
+            Command::Write { .. } if self.precondition.is_some() && newest_logic < Logic::V4.number() => false,
             Command::Write { .. } if self.respond_async && self.reply.is_some() => false,
             Command::Write { message: Message::Order(order::Message::Place(place)), .. } => {
                 place.lines.iter().all(|line| line.unit_price.is_some())

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use shop_domain::{id::Id, rows::RowKey};
+use shop_domain::{id::Id, logic::Logic, rows::RowKey};
 
 use crate::{
     changes::{Changed, Changes},
@@ -21,9 +21,11 @@ pub struct Memory {
 }
 
 /// What changed since the last checkpoint.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Fresh {
     cursor: u64,
+    /// How entities behave behind the cursor.
+    logic: Logic,
     /// On the way into a checkpoint up to that cursor, oldest first.
     leaving: VecDeque<(u64, Arc<Changes>)>,
     /// Since then.
@@ -31,15 +33,16 @@ struct Fresh {
 }
 
 impl Memory {
-    /// What a checkpoint up to `cursor` holds.
-    pub fn new(shelf: SharedShelf, cursor: u64) -> Self {
-        Self { shelf, fresh: RwLock::new(Fresh { cursor, ..Fresh::default() }) }
+    /// What a checkpoint up to `cursor` holds, behind which entities behave by the version `logic`.
+    pub fn new(shelf: SharedShelf, cursor: u64, logic: Logic) -> Self {
+        let (leaving, newest) = (VecDeque::new(), Changes::default());
+        Self { shelf, fresh: RwLock::new(Fresh { cursor, logic, leaving, newest }) }
     }
 
-    /// Takes in a round, up to `cursor`.
-    pub fn apply(&self, cursor: u64, changed: Vec<Changed>) {
+    /// Takes in a round, up to `cursor`, behind which entities behave by the version `logic`.
+    pub fn apply(&self, cursor: u64, logic: Logic, changed: Vec<Changed>) {
         let mut fresh = self.write();
-        fresh.cursor = cursor;
+        (fresh.cursor, fresh.logic) = (cursor, logic);
         changed.into_iter().for_each(|changed| fresh.newest.insert(changed));
     }
 
@@ -94,6 +97,11 @@ impl Look<'_> {
     /// The sequence up to which all of this is.
     pub fn cursor(&self) -> u64 {
         self.fresh.cursor
+    }
+
+    /// How entities behave behind all of this.
+    pub fn logic(&self) -> Logic {
+        self.fresh.logic
     }
 
     /// An entity's state.

@@ -252,7 +252,7 @@ impl Partition {
     ) -> (Self, impl Future<Output = Result<(), StoreError>> + Send + 'static, Handle) {
         let cursor = meta.cursor;
         let Identity { partitions, link_epoch, .. } = *logs.get(&kind).expect("every kind has a log");
-        let memory = Arc::new(Memory::new(shelf.clone(), cursor));
+        let memory = Arc::new(Memory::new(shelf.clone(), cursor, logic));
         let source = Source { origin: Origin::Partition(kind, number), epoch: link_epoch };
         let ((settled, settled_at), (saved, saved_at)) = (watch::channel(cursor), watch::channel(cursor));
         let (rounds, applied) = mpsc::channel(ROUNDS_MAX);
@@ -351,7 +351,7 @@ impl Partition {
         let Applied { changed, effects } = self.entities.apply(inputs).await?;
         self.counts.accepted.add(accepted);
         self.active.store(self.entities.active(), Relaxed);
-        self.memory.apply(self.meta.cursor, changed);
+        self.memory.apply(self.meta.cursor, self.logic, changed);
         let (mut messages, mut replies) = (Vec::new(), Vec::new());
         for effect in effects {
             match effect {

@@ -6,7 +6,6 @@ mod outlook;
 
 use std::collections::{BTreeMap, HashMap};
 
-use bytes::Bytes;
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
@@ -15,9 +14,11 @@ use shop_domain::{
     entity::State,
     id::{Id, ProductId, UserId},
     kind::Kind,
+    logic::Logic,
     message::Envelope,
     problem::{Code, Problem},
     product::Quote,
+    version::Current,
 };
 use shop_nats::{log::Identity, subject::partition_of};
 
@@ -44,6 +45,30 @@ pub enum Query {
     KeyScope(Id, UserId),
     /// Whether the kind is served.
     Status,
+}
+
+impl Query {
+    /// The entity that it shows with its version, if it is one.
+    pub const fn entity(&self) -> Option<&Id> {
+        match self {
+            Self::Of(id, About::Itself | About::Orders(_)) => Some(id),
+            Self::Of(_, About::Statement(_))
+            | Self::Products(_)
+            | Self::Quotes(_)
+            | Self::KeyScope(..)
+            | Self::Status => None,
+        }
+    }
+}
+
+/// What was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// In JSON.
+    #[serde(with = "serde_bytes")]
+    pub json: Vec<u8>,
+    /// The version of what it shows.
+    pub current: Current,
 }
 
 /// What is asked about an entity.
@@ -77,7 +102,7 @@ pub struct Page {
 /// What one partition is asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Question {
-    /// Something about one of its entities.
+    /// Something about one of its entities, as programs ask that know no versions.
     Of(Id, About),
     /// At most so many of its products with ids after that one.
     Products(Option<Id>, usize),
@@ -87,6 +112,10 @@ enum Question {
     Outlook(ByteBuf),
     /// Whose a key is: the order whose id follows from the key alone, and the user.
     KeyScope(Id, UserId),
+    /// Something about one of its entities, with its version.
+    Tagged(Id, About),
+    /// By which logic version the partition of that entity goes on.
+    Logic(Id),
 }
 
 /// The states of entities that follow one another in a partition.
@@ -124,10 +153,10 @@ impl Reads {
         Self { kind, partitions: log.partitions, logic: log.logic, local, holders }
     }
 
-    /// Answers a query with JSON, or says why not.
-    pub async fn answer(&self, query: Query) -> Result<Bytes, Problem> {
+    /// Answers a query, or says why not.
+    pub async fn answer(&self, query: Query) -> Result<Found, Problem> {
         let json = match query {
-            Query::Of(id, about) => self.of(id, about).await?,
+            Query::Of(id, about) => return self.of(id, about).await,
             Query::Products(page) => self.products(page).await?,
             Query::Quotes(products) => to_json(&self.quotes(products).await?),
             Query::KeyScope(order, user) => {
@@ -138,13 +167,24 @@ impl Reads {
             }
             Query::Status => to_json(&self.local.describe()),
         };
-        Ok(json.into())
+        Ok(Found { json, current: Current::Untagged })
     }
 
     /// The number of the newest logic version that is in force in a log of the kind, as far as this host knows. Others
     /// may be behind it for a moment, but no program is left that does not know it.
     pub fn newest_logic(&self) -> u32 {
         self.local.view.borrow().newest_logic().max(self.logic)
+    }
+
+    /// Whether versions are counted where an entity is.
+    pub async fn counts_versions(&self, id: &Id) -> Result<bool, Problem> {
+        // Then no program is left that would overlook a precondition in the log.
+        if self.newest_logic() >= Logic::V4.number() {
+            return Ok(true);
+        }
+        let number = partition_of(id, self.partitions);
+        let logic = self.here_or_there(number, self.local.logic(number, id), || Question::Logic(id.clone())).await?;
+        Ok(logic >= Logic::V4.number())
     }
 
     /// Whether an entity is known to exist.
@@ -159,11 +199,18 @@ impl Reads {
         self.here_or_there(number, self.local.outlook(number, envelope), question).await.ok()
     }
 
-    async fn of(&self, id: Id, about: About) -> Result<Vec<u8>, Problem> {
+    async fn of(&self, id: Id, about: About) -> Result<Found, Problem> {
         let number = partition_of(&id, self.partitions);
-        let here = async { self.local.of(number, &id, &about).await.map(ByteBuf::from) };
-        let json = self.here_or_there(number, here, || Question::Of(id.clone(), about.clone())).await?;
-        Ok(json.into_vec())
+        let here = self.local.of(number, &id, &about);
+        let found = self.here_or_there(number, here, || Question::Tagged(id.clone(), about.clone())).await;
+        match found {
+            // A host that does not know the question yet: there are no versions either.
+            Err(problem) if problem.code == Code::UNAVAILABLE && self.newest_logic() < Logic::V4.number() => {
+                let json: ByteBuf = self.holders.ask(number, &Question::Of(id, about)).await?;
+                Ok(Found { json: json.into_vec(), current: Current::Untagged })
+            }
+            found => found,
+        }
     }
 
     /// What is read here, or else by one of those who have the partition.

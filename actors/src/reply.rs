@@ -33,9 +33,12 @@ impl Answers {
         let mut taken = Vec::new();
         while replies.recv_many(&mut taken, ANSWERS_MAX).await > 0 {
             let answers = taken.drain(..).map(|Reply { to, answer, replayed, ticketed, trace }| {
-                let error = answer.code();
+                let (error, version) = (answer.code(), answer.version);
                 let (body, traceparent) = (answer.body.into(), trace.map(Into::into));
-                self.counted(to, Response { body, error, replayed, accepted: false, ticketed, traceparent })
+                self.counted(
+                    to,
+                    Response { body, error, replayed, ticketed, version, traceparent, ..Response::default() },
+                )
             });
             self.connection.respond_all(answers.collect()).await;
         }
@@ -44,10 +47,10 @@ impl Answers {
     /// Sends an error answer that no entity gave.
     pub async fn problem(&self, to: ReplyTo, problem: &Problem, traceparent: Option<String>) {
         let (body, error) = (problem.to_json().into(), Some(problem.code));
-        self.send(to, Response { body, error, replayed: false, accepted: false, ticketed: false, traceparent }).await;
+        self.send(to, Response { body, error, traceparent, ..Response::default() }).await;
     }
 
-    /// Sends an answer whose body is JSON.
+    /// Sends an answer whose body is JSON, or nothing.
     pub async fn send(&self, to: ReplyTo, response: Response) {
         let (inbox, response) = self.counted(to, response);
         self.connection.respond(inbox, response).await;
@@ -59,7 +62,7 @@ impl Answers {
             self.stats.error();
         }
         self.counts.replies.add(1);
-        let body = in_format(response.body, to.format);
+        let body = if response.not_modified { Bytes::new() } else { in_format(response.body, to.format) };
         (to.inbox.into(), Response { body, ..response })
     }
 }

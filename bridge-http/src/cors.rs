@@ -17,10 +17,11 @@ use warp::{
 };
 
 /// What requests of the shop may carry beyond what every page may send.
-const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static("Content-Type, Idempotency-Key, Prefer, traceparent");
+const REQUEST_HEADERS: HeaderValue =
+    HeaderValue::from_static("Content-Type, Idempotency-Key, If-Match, If-None-Match, Prefer, traceparent");
 /// What answers of the shop carry beyond what every page may see.
 const ANSWER_HEADERS: HeaderValue =
-    HeaderValue::from_static("Location, Retry-After, Allow, Idempotency-Replayed, Preference-Applied");
+    HeaderValue::from_static("ETag, Location, Retry-After, Allow, Idempotency-Replayed, Preference-Applied");
 /// How long a browser may remember what is allowed, in seconds: a restart with other origins shows soon.
 const MEMORY_SECONDS: HeaderValue = HeaderValue::from_static("600");
 
@@ -130,7 +131,7 @@ mod tests {
         let seen = [
             "vary: Origin",
             "access-control-allow-origin: http://localhost:3000",
-            "access-control-expose-headers: Location, Retry-After, Allow, Idempotency-Replayed, Preference-Applied",
+            "access-control-expose-headers: ETag, Location, Retry-After, Allow, Idempotency-Replayed, Preference-Applied",
         ];
         assert_eq!(signed(&ours, &[("origin", "http://localhost:3000")], None), seen);
         let preflight = [("origin", "https://shop.example"), ("access-control-request-method", "POST")];
@@ -138,7 +139,7 @@ mod tests {
             "vary: Origin",
             "access-control-allow-origin: https://shop.example",
             "access-control-allow-methods: POST, OPTIONS",
-            "access-control-allow-headers: Content-Type, Idempotency-Key, Prefer, traceparent",
+            "access-control-allow-headers: Content-Type, Idempotency-Key, If-Match, If-None-Match, Prefer, traceparent",
             "access-control-max-age: 600",
         ];
         assert_eq!(signed(&ours, &preflight, Some("POST, OPTIONS")), allowed);

@@ -7,9 +7,14 @@ use shop_domain::{
     id::{CallerKey, Id, InvalidId, InvalidKey},
     kind::Kind,
     problem::{Code, Problem},
+    version::Precondition,
 };
+use shop_nats::request::Conditions;
 use uuid::Uuid;
-use warp::http::HeaderMap;
+use warp::http::{
+    HeaderMap, HeaderName,
+    header::{IF_MATCH, IF_NONE_MATCH},
+};
 
 /// Under this the ids that follow from idempotency keys are made. It must never change: a retry after
 /// an update has to arrive at the same entity.
@@ -87,6 +92,23 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<CallerKey>, 
     }
     let key = key.to_str().map_err(|_| invalid(POINTER, "must be ASCII"))?;
     key.parse().map(Some).map_err(|error: InvalidKey| invalid(POINTER, &error.to_string()))
+}
+
+/// What the caller demands of the entity: all lines, of which the bridge judges only whether they can be read.
+pub(crate) fn conditions(headers: &HeaderMap) -> Result<Conditions, Box<Problem>> {
+    // What is no ASCII may stand in a tag of somebody else.
+    let lines = |name: HeaderName| {
+        let lines = headers.get_all(name).iter();
+        lines.map(|line| String::from_utf8_lossy(line.as_bytes()).into_owned()).collect()
+    };
+    let conditions = Conditions { if_match: lines(IF_MATCH), if_none_match: lines(IF_NONE_MATCH) };
+    Precondition::read(&conditions.if_match, &conditions.if_none_match)?;
+    Ok(conditions)
+}
+
+/// A key for a request whose caller gave none.
+pub(crate) fn new_key() -> CallerKey {
+    Uuid::new_v4().to_string().parse().expect("a UUID consists of digits, letters and hyphens")
 }
 
 fn invalid(pointer: &str, detail: &str) -> Box<Problem> {

@@ -22,7 +22,10 @@ use shop_domain::{
     ticket::{SETTLED_MS, Ticket},
     timestamp::Timestamp,
 };
-use shop_nats::{request::Request, subject};
+use shop_nats::{
+    request::{Conditions, Request},
+    subject,
+};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -79,6 +82,7 @@ pub(crate) fn void(kind: Kind, id: &Id, ticket: Ticket, traceparent: Option<Stri
         traceparent,
         respond_async: false,
         ticket: Some(ticket),
+        conditions: Conditions::default(),
     }
 }
 
@@ -102,9 +106,9 @@ impl Heeded {
 }
 
 /// Says honestly that it is not known, which entity it is about, and that repeating it does no harm.
-pub(crate) fn unknown(asked: &Asked, with_key: bool) -> Box<Problem> {
+pub(crate) fn unknown(asked: &Asked) -> Box<Problem> {
     let advice = match asked.route.repeat {
-        Repeat::Always if !with_key => format!("repeating it with the id {} is safe", quoted(&id_of(asked))),
+        Repeat::Always if !asked.with_key => format!("repeating it with the id {} is safe", quoted(&id_of(asked))),
         Repeat::Always | Repeat::WithKey => "repeating it with the same Idempotency-Key is safe".to_owned(),
     };
     let problem = about(asked, &format!("it is not known whether the request was taken: {advice}"));
@@ -151,15 +155,15 @@ mod tests {
 
     fn asked(method: Method, path: &str) -> Asked {
         let Found::Route { number, .. } = routes::find(&method, path) else { panic!("no route for {path}") };
-        Asked { route: &ROUTES[number], id: "x-1".parse().ok(), prefer: Prefer::of(&HeaderMap::new()) }
+        Asked { route: &ROUTES[number], id: "x-1".parse().ok(), prefer: Prefer::of(&HeaderMap::new()), with_key: false }
     }
 
     #[test]
     fn who_does_not_learn_the_fate_of_a_write_learns_how_to_repeat_it() {
-        let order = unknown(&asked(Method::POST, "/orders"), false);
+        let order = unknown(&asked(Method::POST, "/orders"));
         assert!(order.detail.ends_with("repeating it with the id \"x-1\" is safe"), "{}", order.detail);
         assert_eq!((&order.facts["order"], &order.facts["retryable"]), (&"x-1".into(), &true.into()));
-        let with_key = unknown(&asked(Method::POST, "/wallets/x-1/top-up"), true);
+        let with_key = unknown(&Asked { with_key: true, ..asked(Method::POST, "/wallets/x-1/top-up") });
         assert!(with_key.detail.ends_with("with the same Idempotency-Key is safe"), "{}", with_key.detail);
         assert_eq!(with_key.facts["retryable"], true);
     }

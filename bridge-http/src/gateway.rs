@@ -19,7 +19,7 @@ use shop_domain::{
 };
 use shop_nats::{
     connection::Connection,
-    request::{Reply, Request},
+    request::{Conditions, Reply, Request},
     subject,
 };
 use tokio::{
@@ -162,6 +162,11 @@ impl Gateway {
     {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| self.overloaded())?;
         let key = if route.is_write() { entity::idempotency_key(headers)? } else { None };
+        let conditions = entity::conditions(headers)?;
+        let with_key = key.is_some();
+        // An order that was changed by what it is asked must know it again when it is asked once more.
+        let is_repeated = route.is_write() && route.repeat == Repeat::Always && !route.places_order();
+        let key = key.or_else(|| (is_repeated && !conditions.is_empty()).then(entity::new_key));
         let prefer = Prefer::of(headers);
         // What the head alone decides is said before a client is told to go on with the body.
         let existing = match route.about {
@@ -195,8 +200,9 @@ impl Gateway {
             traceparent: headers.get("traceparent").and_then(|context| context.to_str().ok()).map(str::to_owned),
             respond_async: route.is_write() && prefer.respond_async(),
             ticket: None,
+            conditions,
         };
-        let asked = Asked { route, id, prefer };
+        let asked = Asked { route, id, prefer, with_key };
         let order = route.places_order().then(|| self.metrics.orders.begin());
         let answer = match &asked.id {
             Some(id) if route.repeat == Repeat::WithKey && request.idempotency_key.is_none() => {
@@ -261,6 +267,7 @@ impl Gateway {
             traceparent: None,
             respond_async: false,
             ticket: None,
+            conditions: Conditions::default(),
         };
         let left = wait.question.saturating_duration_since(Instant::now().into());
         let mut errand = Errand::new(route.kind, request, true, left, left);
@@ -288,7 +295,7 @@ impl Gateway {
         permit: OwnedSemaphorePermit,
         order: Option<&UnderWay>,
     ) -> Result<Response, Box<Problem>> {
-        let Asked { route, id, prefer } = asked;
+        let Asked { route, id, prefer, .. } = asked;
         let answered = |reply: Reply| {
             if let Some(order) = order {
                 order.is_answered(&reply);
@@ -302,8 +309,7 @@ impl Gateway {
             self.insist(errand, id.clone(), permit, order.cloned());
             reply::promised(asked)
         };
-        let with_key = request.idempotency_key.is_some();
-        let is_repeatable = route.repeat == Repeat::Always || with_key;
+        let is_repeatable = route.repeat == Repeat::Always || request.idempotency_key.is_some();
         let mut errand = Errand::new(route.kind, request, is_repeatable, wait.left(), prefer.wait());
         let (heard, questioned) = if route.is_write() {
             self.ask_and_question(&mut errand, wait).await
@@ -335,10 +341,10 @@ impl Gateway {
             },
             // There is no room for the question, which says nothing of what was asked first.
             (Some(Err(Unanswered::Refused(Reply { error: Some(Code::OVERLOADED), .. }))), _) => {
-                Err(fate::unknown(asked, with_key))
+                Err(fate::unknown(asked))
             }
             (_, Some(id)) if route.repeat == Repeat::Always => Ok(promised(errand, id, permit)),
-            (_, _) => Err(fate::unknown(asked, with_key)),
+            (_, _) => Err(fate::unknown(asked)),
         }
     }
 
@@ -448,7 +454,7 @@ mod tests {
 
     fn asked(method: Method, path: &str) -> Asked {
         let Found::Route { number, .. } = routes::find(&method, path) else { panic!("no route for {path}") };
-        Asked { route: &ROUTES[number], id: "x-1".parse().ok(), prefer: Prefer::of(&HeaderMap::new()) }
+        Asked { route: &ROUTES[number], id: "x-1".parse().ok(), prefer: Prefer::of(&HeaderMap::new()), with_key: false }
     }
 
     #[test]

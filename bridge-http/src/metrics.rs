@@ -218,6 +218,8 @@ mod tests {
             accepted: false,
             ticketed: false,
             retry_after: None,
+            version: None,
+            not_modified: false,
         });
         let text = text(&metrics);
         let mut exposed = BTreeSet::new();

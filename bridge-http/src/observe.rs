@@ -6,7 +6,11 @@ use bytes::Bytes;
 use futures::future;
 use serde_json::{Map, Value, json};
 use shop_domain::kind::Kind;
-use shop_nats::{connection::Connection, request::Request, subject};
+use shop_nats::{
+    connection::Connection,
+    request::{Conditions, Request},
+    subject,
+};
 use warp::reply::Response;
 
 use crate::reply;
@@ -51,6 +55,7 @@ async fn status_of(kind: Kind, connection: &Connection) -> Value {
         traceparent: None,
         respond_async: false,
         ticket: None,
+        conditions: Conditions::default(),
     };
     let reply = connection.request(request, STATUS_WAIT).await.ok().filter(|reply| reply.error.is_none());
     let answer: Option<Value> = reply.and_then(|reply| serde_json::from_slice(&reply.body).ok());

@@ -153,6 +153,8 @@ mod tests {
             accepted: false,
             ticketed: false,
             retry_after: None,
+            version: None,
+            not_modified: false,
         }
     }
 

@@ -10,7 +10,7 @@ use shop_nats::request::Reply;
 use warp::{
     http::{
         HeaderName, HeaderValue, StatusCode,
-        header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER},
+        header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER},
     },
     reply::Response,
 };
@@ -38,15 +38,21 @@ pub(crate) struct Asked {
     pub(crate) id: Option<Id>,
     /// How long the caller wants to wait.
     pub(crate) prefer: Prefer,
+    /// Whether the caller gave an idempotency key.
+    pub(crate) with_key: bool,
 }
 
 /// What a door or an entity answered.
 pub(crate) fn of(reply: Reply, asked: &Asked) -> Response {
     let mut response = match reply.error {
         Some(code) => error(code, reply.body, reply.retry_after.as_deref()),
+        None if reply.not_modified => not_modified(),
         None if reply.accepted => accepted(reply.body, asked),
         None => settled(reply.body, asked),
     };
+    if let Some(version) = reply.version {
+        set(&mut response, ETAG, version.to_string());
+    }
     if reply.replayed {
         response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     }
@@ -131,6 +137,13 @@ fn settled(body: Bytes, asked: &Asked) -> Response {
     response
 }
 
+/// Who asks has it already.
+fn not_modified() -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response
+}
+
 fn accepted(body: Bytes, asked: &Asked) -> Response {
     let mut response = build(StatusCode::ACCEPTED, JSON, body);
     set_location(&mut response, asked);
@@ -173,6 +186,7 @@ fn status(number: u16) -> StatusCode {
 
 #[cfg(test)]
 mod tests {
+    use shop_domain::version::Version;
     use warp::http::{HeaderMap, Method};
 
     use super::*;
@@ -182,14 +196,24 @@ mod tests {
         let Found::Route { number, id } = routes::find(&method, path) else { panic!("no route for {path}") };
         let headers: HeaderMap = [(HeaderName::from_static("prefer"), prefer.parse().unwrap())].into_iter().collect();
         let id = if id.is_empty() { "o-1" } else { id };
-        let asked = Asked { route: &ROUTES[number], id: id.parse().ok(), prefer: Prefer::of(&headers) };
+        let asked =
+            Asked { route: &ROUTES[number], id: id.parse().ok(), prefer: Prefer::of(&headers), with_key: false };
         let response = of(reply, &asked);
         let headers = response.headers().iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
         (response.status().as_u16(), headers.collect())
     }
 
     fn reply() -> Reply {
-        Reply { body: Bytes::new(), error: None, replayed: false, accepted: false, retry_after: None, ticketed: false }
+        Reply {
+            body: Bytes::new(),
+            error: None,
+            replayed: false,
+            accepted: false,
+            retry_after: None,
+            ticketed: false,
+            version: None,
+            not_modified: false,
+        }
     }
 
     #[test]
@@ -227,7 +251,7 @@ mod tests {
         for (method, path) in [(Method::POST, "/orders"), (Method::DELETE, "/orders/o-1")] {
             let Found::Route { number, .. } = routes::find(&method, path) else { panic!("no route for {path}") };
             let prefer = Prefer::of(&HeaderMap::new());
-            let asked = Asked { route: &ROUTES[number], id: "o-1".parse().ok(), prefer };
+            let asked = Asked { route: &ROUTES[number], id: "o-1".parse().ok(), prefer, with_key: false };
             let response = promised(&asked);
             assert_eq!(response.status(), 202);
             for (name, value) in [(LOCATION, "/orders/o-1"), (PREFERENCE_APPLIED, "wait=5"), (RETRY_AFTER, "1")] {
@@ -251,6 +275,15 @@ mod tests {
         assert_eq!((status, headers[1].as_str()), (503, "retry-after: 1"));
         let told = Reply { retry_after: Some("7".to_owned()), ..unavailable };
         assert_eq!(answer(told, Method::GET, "/orders/o-1", "").1[1], "retry-after: 7");
+    }
+
+    #[test]
+    fn what_is_shown_has_its_tag_also_when_who_asks_has_it_already() {
+        let shown = Reply { version: Version::of_tag("\"7\""), ..reply() };
+        let (status, headers) = answer(shown.clone(), Method::GET, "/orders/o-1", "");
+        assert_eq!((status, headers), (200, vec!["content-type: application/json".into(), "etag: \"7\"".into()]));
+        let known = Reply { not_modified: true, ..shown };
+        assert_eq!(answer(known, Method::GET, "/orders/o-1", ""), (304, vec!["etag: \"7\"".into()]));
     }
 
     #[test]

@@ -9,11 +9,11 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shop_domain::encode::encode;
+use shop_domain::{encode::encode, version::Version};
 
 use crate::{
     door::{Incoming, Response},
-    request::{Reply, Request, code_of},
+    request::{Conditions, Reply, Request, code_of},
 };
 
 /// The verb for a bundle of requests; no kind has another one of that name.
@@ -61,12 +61,16 @@ struct Numbered<'a> {
     respond_async: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ticket: Option<Cow<'a, str>>,
+    #[serde(default, borrow, skip_serializing_if = "Vec::is_empty")]
+    if_match: Vec<&'a str>,
+    #[serde(default, borrow, skip_serializing_if = "Vec::is_empty")]
+    if_none_match: Vec<&'a str>,
 }
 
 /// About how many bytes a request adds to a bundle.
 pub(crate) fn request_bytes(request: &Request) -> usize {
     let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let headers = optional(&request.idempotency_key) + optional(&request.traceparent);
+    let headers = optional(&request.idempotency_key) + optional(&request.traceparent) + request.conditions.bytes();
     request.subject.len() + request.body.len() + headers + OVERHEAD_BYTES
 }
 
@@ -80,6 +84,8 @@ pub(crate) fn encode_requests<'a>(prefix: &str, requests: impl Iterator<Item = (
         traceparent: request.traceparent.as_deref(),
         respond_async: request.respond_async,
         ticket: request.ticket.as_ref().map(|ticket| ticket.to_string().into()),
+        if_match: request.conditions.if_match.iter().map(String::as_str).collect(),
+        if_none_match: request.conditions.if_none_match.iter().map(String::as_str).collect(),
     };
     encode(&Requests { requests: requests.map(numbered).collect() }).into()
 }
@@ -96,6 +102,10 @@ pub(crate) fn decode_requests(payload: &Bytes, reply_to: Option<&str>) -> Option
         traceparent: request.traceparent.map(str::to_owned),
         respond_async: request.respond_async,
         tickets: request.ticket.into_iter().map(Cow::into_owned).collect(),
+        conditions: Conditions {
+            if_match: request.if_match.into_iter().map(str::to_owned).collect(),
+            if_none_match: request.if_none_match.into_iter().map(str::to_owned).collect(),
+        },
     };
     Some(requests.into_iter().map(incoming).collect())
 }
@@ -106,7 +116,7 @@ struct Answers<'a> {
     answers: Vec<Answer<'a>>,
 }
 
-/// An answer in a bundle; see [`Response`]. Entities give them, so none of them is only an acceptance.
+/// An answer in a bundle; see [`Response`]. Entities give them to writes, so none of them is only an acceptance.
 #[derive(Serialize, Deserialize)]
 struct Answer<'a> {
     number: u64,
@@ -118,6 +128,8 @@ struct Answer<'a> {
     replayed: bool,
     #[serde(default)]
     ticketed: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    version: Option<Version>,
 }
 
 /// About how many bytes an answer adds to a bundle.
@@ -133,6 +145,7 @@ pub(crate) fn encode_answers(answers: &[(u64, Response)]) -> Bytes {
         error: response.error.map(|code| code.name),
         replayed: response.replayed,
         ticketed: response.ticketed,
+        version: response.version,
     });
     encode(&Answers { answers: answers.collect() }).into()
 }
@@ -147,6 +160,8 @@ pub(crate) fn decode_answers(payload: &Bytes) -> Option<Vec<(u64, Reply)>> {
         accepted: false,
         retry_after: None,
         ticketed: answer.ticketed,
+        version: answer.version,
+        not_modified: false,
     };
     Some(answers.into_iter().map(|answer| (answer.number, reply(answer))).collect())
 }
@@ -203,6 +218,7 @@ mod tests {
             traceparent: None,
             respond_async: false,
             ticket: None,
+            conditions: Conditions::default(),
         }
     }
 
@@ -213,6 +229,10 @@ mod tests {
             traceparent: Some("00-1".to_owned()),
             respond_async: true,
             ticket: "t.1.2".parse().ok(),
+            conditions: Conditions {
+                if_match: vec!["\"7\"".to_owned(), "*".to_owned()],
+                if_none_match: vec!["W/\"8\"".to_owned()],
+            },
             ..request("shop.order.o-1.place", r#"{"user":"alice"}"#)
         };
         let get = request("shop.order.o-2.get", "");
@@ -225,6 +245,7 @@ mod tests {
         );
         assert_eq!((first.traceparent.as_deref(), first.respond_async), (Some("00-1"), true));
         assert_eq!((&first.tickets[..], &second.tickets[..]), (&["t.1.2".to_owned()][..], &[][..]));
+        assert_eq!((&first.conditions, second.conditions.is_empty()), (&place.conditions, true));
         assert_eq!((&*second.target, second.inbox.as_deref()), ("o-2.get", Some("_INBOX.shop.b.9")));
         assert!(second.body.is_empty() && second.idempotency_keys.is_empty() && !second.respond_async);
     }
@@ -242,17 +263,23 @@ mod tests {
 
     #[test]
     fn answers_come_out_of_a_bundle_as_they_went_in() {
-        let answer = |body: &str, error, replayed| {
+        let answer = |body: &str, error: Option<Code>, replayed| {
             let body = body.to_owned().into();
-            Response { body, error, replayed, accepted: false, ticketed: !replayed, traceparent: None }
+            let version = error.is_none().then(|| Version::ZERO.next());
+            let (accepted, not_modified, traceparent) = (false, false, None);
+            Response { body, error, replayed, accepted, ticketed: !replayed, version, not_modified, traceparent }
         };
         let answers = [(3, answer("{}", None, true)), (1, answer("no", Some(Code::OUT_OF_STOCK), false))];
         let read = decode_answers(&encode_answers(&answers)).unwrap();
         let read: Vec<_> = read
             .iter()
-            .map(|(at, reply)| (*at, &reply.body[..], reply.error, reply.replayed, reply.ticketed))
+            .map(|(at, reply)| {
+                let number = reply.version.map(Version::number);
+                (*at, &reply.body[..], reply.error, reply.replayed, reply.ticketed, number)
+            })
             .collect();
-        let expected = [(3, &b"{}"[..], None, true, false), (1, &b"no"[..], Some(Code::OUT_OF_STOCK), false, true)];
+        let expected =
+            [(3, &b"{}"[..], None, true, false, Some(1)), (1, &b"no"[..], Some(Code::OUT_OF_STOCK), false, true, None)];
         assert_eq!(read, expected);
     }
 

@@ -7,9 +7,13 @@ use bytes::Bytes;
 use shop_domain::{
     kind::Kind,
     problem::{Code, Problem},
+    version::Version,
 };
 
-use crate::{bundle, connection::Connection, discovery::Stats, header, inbox, queue::QueueSubscription, subject};
+use crate::{
+    bundle, connection::Connection, discovery::Stats, header, inbox, queue::QueueSubscription, request::Conditions,
+    subject,
+};
 
 /// How long a server may take to let requests come in, before it is asked whether it has.
 const LISTEN_WAIT: Duration = Duration::from_secs(2);
@@ -49,10 +53,12 @@ pub struct Incoming {
     pub respond_async: bool,
     /// The tickets; there should be at most one.
     pub tickets: Vec<String>,
+    /// What is demanded of the entity.
+    pub conditions: Conditions,
 }
 
-/// An answer, ready to be sent.
-#[derive(Clone, Debug)]
+/// An answer, ready to be sent; by default one without any mark.
+#[derive(Clone, Debug, Default)]
 pub struct Response {
     /// The body, in the caller's format.
     pub body: Bytes,
@@ -64,6 +70,10 @@ pub struct Response {
     pub accepted: bool,
     /// Whether it is kept under the request's ticket.
     pub ticketed: bool,
+    /// The version of the entity that it shows.
+    pub version: Option<Version>,
+    /// Whether the caller has already what was asked for; then there is no body.
+    pub not_modified: bool,
     /// The W3C trace context.
     pub traceparent: Option<String>,
 }
@@ -142,7 +152,7 @@ impl Connection {
     pub async fn respond(&self, inbox: String, mut response: Response) {
         if response.body.len() > self.payload_bytes_max().saturating_sub(HEADER_BYTES_MAX) {
             let problem = Problem::new(Code::PAYLOAD_TOO_LARGE, "the answer is larger than NATS carries here");
-            (response.body, response.error) = (problem.to_json().into(), Some(problem.code));
+            (response.body, response.error, response.version) = (problem.to_json().into(), Some(problem.code), None);
         }
         let headers = headers_of(&response);
         let sent = if headers.is_empty() {
@@ -193,6 +203,7 @@ impl Listener {
             traceparent: all(header::TRACEPARENT).pop().filter(|trace| trace.len() <= TRACEPARENT_BYTES_MAX),
             respond_async: all(header::PREFER).iter().any(|prefer| prefer.contains(header::RESPOND_ASYNC)),
             tickets: all(header::TICKET),
+            conditions: Conditions { if_match: all(header::IF_MATCH), if_none_match: all(header::IF_NONE_MATCH) },
             body: message.payload,
         }
     }
@@ -222,6 +233,13 @@ fn headers_of(response: &Response) -> HeaderMap {
         if code.status == Code::UNAVAILABLE.status {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
+    }
+    if response.not_modified {
+        headers.insert(header::SERVICE_ERROR, header::NOT_MODIFIED);
+        headers.insert(header::SERVICE_ERROR_CODE, header::NOT_MODIFIED_CODE);
+    }
+    if let Some(version) = response.version {
+        headers.insert(header::ETAG, version.to_string());
     }
     if response.replayed {
         headers.insert(header::IDEMPOTENCY_REPLAYED, "true");

@@ -7,6 +7,12 @@ pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 pub const TICKET: &str = "Shop-Ticket";
 /// Request: `respond-async` asks for an answer as soon as the log has taken the request.
 pub const PREFER: &str = "Prefer";
+/// Request: the entity tags of which one is demanded; see `version` in the domain.
+pub const IF_MATCH: &str = "If-Match";
+/// Request: the entity tags of which none is wanted.
+pub const IF_NONE_MATCH: &str = "If-None-Match";
+/// Answer: the entity tag of what it shows.
+pub const ETAG: &str = "ETag";
 /// Request and answer: the W3C trace context, carried through.
 pub const TRACEPARENT: &str = "traceparent";
 /// Answer: `true` when it is the repeated first answer to a key or order id.
@@ -33,6 +39,11 @@ pub const LEAVING: &str = "Shop-Leaving";
 
 /// The value of [`PREFER`] and [`PREFERENCE_APPLIED`] for an answer before the outcome.
 pub const RESPOND_ASYNC: &str = "respond-async";
+
+/// The value of [`SERVICE_ERROR`] in the answer without a body to who has already what was asked for (HTTP 304).
+pub const NOT_MODIFIED: &str = "not_modified";
+/// The value of [`SERVICE_ERROR_CODE`] in the same.
+pub const NOT_MODIFIED_CODE: &str = "304";
 
 /// The value of [`TICKET`] in an answer.
 pub const KEPT: &str = "kept";

@@ -11,7 +11,7 @@ use crate::{
     door::ListenError,
     inbox,
     queue::QueueSubscription,
-    request::{Request, RequestError},
+    request::{Conditions, Request, RequestError},
     subject,
 };
 
@@ -45,6 +45,7 @@ impl Asking for Connection {
             traceparent: None,
             respond_async: false,
             ticket: None,
+            conditions: Conditions::default(),
         };
         async move { self.request(request, wait).await.map(|reply| reply.body) }.boxed()
     }

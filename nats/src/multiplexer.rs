@@ -198,6 +198,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::request::Conditions;
 
     fn reply() -> Reply {
         Reply {
@@ -207,6 +208,8 @@ mod tests {
             accepted: false,
             retry_after: None,
             ticketed: false,
+            version: None,
+            not_modified: false,
         }
     }
 
@@ -219,6 +222,7 @@ mod tests {
             traceparent: None,
             respond_async: false,
             ticket: None,
+            conditions: Conditions::default(),
         };
         (number, Arc::new(request))
     }

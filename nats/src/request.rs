@@ -7,6 +7,7 @@ use bytes::Bytes;
 use shop_domain::{
     problem::{Code, HELD, WAITING},
     ticket::Ticket,
+    version::Version,
 };
 use tokio::time::timeout;
 
@@ -27,6 +28,29 @@ pub struct Request {
     pub respond_async: bool,
     /// What lets a write without a key in once at most, or what is to be voided.
     pub ticket: Option<Ticket>,
+    /// What is demanded of the entity.
+    pub conditions: Conditions,
+}
+
+/// What a request demands of the entity that it is about: the lines of two headers, unchecked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// Of `If-Match`.
+    pub if_match: Vec<String>,
+    /// Of `If-None-Match`.
+    pub if_none_match: Vec<String>,
+}
+
+impl Conditions {
+    /// Whether nothing is demanded.
+    pub fn is_empty(&self) -> bool {
+        self.if_match.is_empty() && self.if_none_match.is_empty()
+    }
+
+    /// How long all lines are.
+    pub(crate) fn bytes(&self) -> usize {
+        self.if_match.iter().chain(&self.if_none_match).map(String::len).sum()
+    }
 }
 
 /// What a door, or the entity behind it, answered.
@@ -44,6 +68,10 @@ pub struct Reply {
     pub retry_after: Option<String>,
     /// Whether it is kept under the request's ticket, and so will never be another one.
     pub ticketed: bool,
+    /// The version of the entity that it shows.
+    pub version: Option<Version>,
+    /// Whether the caller has already what was asked for; then there is no body.
+    pub not_modified: bool,
 }
 
 impl Reply {
@@ -124,6 +152,12 @@ fn headers_of(request: &Request) -> HeaderMap {
     if let Some(ticket) = &request.ticket {
         headers.insert(header::TICKET, ticket.to_string());
     }
+    for line in &request.conditions.if_match {
+        headers.append(header::IF_MATCH, line.as_str());
+    }
+    for line in &request.conditions.if_none_match {
+        headers.append(header::IF_NONE_MATCH, line.as_str());
+    }
     if request.respond_async {
         headers.insert(header::PREFER, header::RESPOND_ASYNC);
     }
@@ -132,13 +166,17 @@ fn headers_of(request: &Request) -> HeaderMap {
 
 pub(crate) fn read_reply(headers: Option<&HeaderMap>, body: Bytes) -> Reply {
     let get = |name| headers.and_then(|headers| headers.get(name)).map(|value| value.as_str());
+    let error = get(header::SERVICE_ERROR);
+    let not_modified = error == Some(header::NOT_MODIFIED);
     Reply {
         body,
-        error: get(header::SERVICE_ERROR).map(code_of),
+        error: error.filter(|_| !not_modified).map(code_of),
         replayed: get(header::IDEMPOTENCY_REPLAYED).is_some(),
         accepted: get(header::PREFERENCE_APPLIED).is_some(),
         retry_after: get(header::RETRY_AFTER).map(str::to_owned),
         ticketed: get(header::TICKET).is_some(),
+        version: get(header::ETAG).and_then(Version::of_tag),
+        not_modified,
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) fn check(
     if !response.is_object() {
         return Err(format!("the status {status} is not described"));
     }
-    for required in ["Location", "Preference-Applied", "Retry-After"] {
+    for required in ["ETag", "Location", "Preference-Applied", "Retry-After"] {
         let header = &response["headers"][required];
         let (described, optional) = (header.is_object(), header["required"] == false);
         if described != headers.contains_key(required) && !optional {
@@ -79,7 +79,7 @@ fn list(node: &'static Value) -> &'static [Value] {
 fn what_differs_from_the_document_is_noticed() {
     let wallet = |id: &str, balance: Value, at: &str| {
         let body = serde_json::json!({ "id": id, "balance": balance, "updated_at": at });
-        let headers = [("content-type", "application/json")];
+        let headers = [("content-type", "application/json"), ("etag", "\"1\"")];
         let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
         check("GET", "/wallets/alice?x=1", 200, &headers.into_iter().collect(), &body)
     };

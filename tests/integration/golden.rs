@@ -147,7 +147,7 @@ fn the_recordings_hold_thousands_of_messages_of_every_sort_and_tell_the_logic_ve
 }
 
 /// What there has to be in the recordings.
-const SORTS: [&str; 26] = [
+const SORTS: [&str; 27] = [
     "wallet open",
     "wallet top_up",
     "wallet charge",
@@ -174,6 +174,7 @@ const SORTS: [&str; 26] = [
     "dead letter",
     "upgrade to 2",
     "upgrade to 3",
+    "upgrade to 4",
 ];
 
 fn sort_of(message: &Message) -> String {

@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::future::join_all;
 use shop_actors::{
     fence::Fence,
     kind_host::{Parked, PartitionView, View},
     memory::Memory,
     partition::Handle,
-    query::{About, Holders, Local, Query, Reads},
+    query::{About, Found, Holders, Local, Query, Reads},
     store::{Store, memory::MemoryStore},
     turn::Turn,
 };
 use shop_domain::{
     kind::Kind,
+    logic::Logic,
     problem::{Code, Problem},
 };
 use shop_local::NatsServer;
@@ -82,7 +82,7 @@ impl Host {
         self.view.send_replace(view.into());
     }
 
-    fn ask(&self) -> JoinHandle<Result<Bytes, Problem>> {
+    fn ask(&self) -> JoinHandle<Result<Found, Problem>> {
         let reads = self.reads.clone();
         tokio::spawn(async move { reads.answer(Query::Of("alice".parse().unwrap(), About::Itself)).await })
     }
@@ -100,7 +100,7 @@ impl Running {
         let (settled, settled_at) = watch::channel(settled);
         let handle = Handle {
             number: 0,
-            memory: Arc::new(Memory::new(shelf.clone(), 1)),
+            memory: Arc::new(Memory::new(shelf.clone(), 1, Logic::NEWEST)),
             settled: settled_at,
             saved: watch::channel(0).1,
             active: Arc::default(),
@@ -131,7 +131,7 @@ async fn what_a_host_has_parked_is_answered_by_another_one_that_runs_it() {
     second.shows(Running::settled_to(1).view);
     first.is_answered().await;
     let status = first.reads.answer(Query::Status).await.unwrap();
-    assert!(String::from_utf8_lossy(&status).contains(r#""parked_at":7"#), "{status:?}");
+    assert!(String::from_utf8_lossy(&status.json).contains(r#""parked_at":7"#), "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

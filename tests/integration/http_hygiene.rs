@@ -303,7 +303,7 @@ async fn pages_of_named_origins_may_use_the_shop_and_no_others() {
         "http/1.1 204 no content",
         "access-control-allow-origin: http://localhost:3000",
         "access-control-allow-methods: get, head, patch, options",
-        "access-control-allow-headers: content-type, idempotency-key, prefer, traceparent",
+        "access-control-allow-headers: content-type, idempotency-key, if-match, if-none-match, prefer, traceparent",
         "vary: origin",
     ] {
         assert!(allowed.lines().any(|found| found == line), "{line} is not in\n{allowed}");
@@ -313,7 +313,10 @@ async fn pages_of_named_origins_may_use_the_shop_and_no_others() {
 
     let seen = shop.post("/wallets", json!({ "id": "a" })).header("origin", "https://shop.example").await.is(201);
     let seen = seen.with("access-control-allow-origin", "https://shop.example").with("vary", "Origin");
-    assert!(seen.header("access-control-expose-headers").is_some_and(|names| names.contains("Location")), "{seen}");
+    assert!(
+        seen.header("access-control-expose-headers").is_some_and(|names| names.contains("ETag, Location")),
+        "{seen}"
+    );
     // A page has to be able to see why it was refused, too.
     let refused = shop.get("/wallets/b").header("origin", "https://shop.example").await.is(404);
     refused.with("access-control-allow-origin", "https://shop.example");

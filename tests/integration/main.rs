@@ -4,6 +4,7 @@ mod backup;
 mod bundles;
 mod concurrency;
 mod contract;
+mod entity_tags;
 mod errors;
 mod examples;
 mod first_run;

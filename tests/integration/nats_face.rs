@@ -613,8 +613,7 @@ async fn hosts_that_leave_while_they_are_asked_leave_no_request_unanswered() {
     let serve_and_leave = async |(connection, mut listener): (Connection, Listener), most: usize| {
         let mut answered = 0;
         while let Some(Incoming { body, inbox, .. }) = listener.next().await {
-            let response =
-                Response { body, error: None, replayed: false, accepted: false, ticketed: false, traceparent: None };
+            let response = Response { body, ..Response::default() };
             connection.respond(inbox.unwrap(), response).await;
             answered += 1;
             if answered == most {

@@ -346,7 +346,7 @@ impl Answer {
     #[track_caller]
     pub(crate) fn repeats(self, first: &Self) -> Self {
         assert_eq!((self.status, &self.bytes), (first.status, &first.bytes), "{self}\ninstead of {first}");
-        for header in ["content-type", "location"] {
+        for header in ["content-type", "etag", "location"] {
             assert_eq!(self.header(header), first.header(header), "{self}\ninstead of {first}");
         }
         self.with("idempotency-replayed", "true")

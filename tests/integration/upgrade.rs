@@ -131,6 +131,83 @@ async fn an_old_shop_behaves_as_it_did_until_it_is_upgraded_also_when_it_is_repl
     host.terminate().await;
 }
 
+/// A change of the product's price under a condition; its status, and the tag that it is told with.
+async fn reprice(client: &Client, price: u64, condition: (&'static str, &str)) -> (u16, Option<String>) {
+    let change = Ask::new(hyper::Method::PATCH, "/products/apple").body(json!({ "price": price }));
+    let answer = client.exchange(&change.header(condition.0, condition.1)).await.unwrap();
+    (answer.status, answer.header("etag").map(str::to_owned))
+}
+
+#[tokio::test]
+async fn an_old_shop_has_no_entity_tags_and_counts_from_0_when_it_is_upgraded() {
+    let mut cluster = Cluster::without_processes(PARTITIONS).await;
+    let url = cluster.nats().url();
+    logs_of_an_old_shop(&url).await;
+    let host = host_of(&cluster).await;
+    cluster.start_bridge().await;
+    let client = cluster.client();
+    let product = json!({ "id": "apple", "name": "apple", "price": 5, "stock": 9 });
+    let make = Ask::new(hyper::Method::POST, "/products").body(product);
+    // Nothing has a tag, so that none matches; that something is there, or is not, can be demanded.
+    let made_if = async |name, value: &str| client.exchange(&make.clone().header(name, value)).await.unwrap().status;
+    assert_eq!((made_if("if-match", "*").await, made_if("if-match", "\"1\"").await), (412, 412));
+    assert_eq!((made_if("if-none-match", "*").await, made_if("if-none-match", "*").await), (201, 409));
+    for (price, condition, status) in [
+        (6, ("if-match", "\"0\""), 412),
+        (6, ("if-match", "\"nonsense\""), 412),
+        (6, ("if-match", "nonsense"), 400),
+        (6, ("if-none-match", "*"), 412),
+        (7, ("if-match", "*"), 200),
+        (8, ("if-none-match", "\"1\""), 200),
+    ] {
+        assert_eq!(reprice(&client, price, condition).await, (status, None), "{condition:?}");
+    }
+    let read = async |path: &str, name, value: &str| {
+        let answer = client.exchange(&Ask::new(hyper::Method::GET, path).header(name, value)).await.unwrap();
+        (answer.status, answer.header("etag").map(str::to_owned))
+    };
+    client.post("/wallets", &json!({ "id": "alice", "balance": 100 })).await.json(201);
+    let order = |id: &str| json!({ "id": id, "user": "alice", "product": "apple", "quantity": 1 });
+    client.post("/orders", &order("o-1")).await.json(201);
+    let paths = ["/products/apple", "/wallets/alice", "/orders/o-1", "/deliveries/o-1", "/mypages/alice"];
+    for path in paths {
+        assert_eq!(read(path, "if-none-match", "\"0\"").await, (200, None), "{path}");
+        assert_eq!(read(path, "if-none-match", "*").await, (304, None), "{path}");
+        assert_eq!(read(path, "if-match", "\"0\"").await, (412, None), "{path}");
+    }
+
+    tool_at(&url, "upgrade").await.exits(0);
+    let tag = |number: u64| Some(format!("\"{number}\""));
+    for path in paths {
+        assert_eq!(read(path, "if-match", "\"0\"").await, (200, tag(0)), "{path}");
+        assert_eq!(read(path, "if-none-match", "\"0\"").await, (304, tag(0)), "{path}");
+    }
+    assert_eq!(reprice(&client, 9, ("if-match", "\"1\"")).await, (412, None));
+    assert_eq!(reprice(&client, 9, ("if-match", "\"0\"")).await, (200, tag(1)));
+    assert_eq!(reprice(&client, 10, ("if-match", "\"0\"")).await, (412, None));
+    let again = client.post("/orders", &order("o-1")).await;
+    assert_eq!((again.status, again.header("etag")), (201, None), "it is the first answer");
+    assert_eq!(client.post("/orders", &order("o-2")).await.header("etag"), Some("\"2\""));
+
+    let seen = async || {
+        let mut seen = Vec::new();
+        for path in paths {
+            let answer = client.read(path).await;
+            seen.push((answer.header("etag").map(str::to_owned), answer.bytes));
+        }
+        seen
+    };
+    let before = seen().await;
+    let tags: Vec<_> = before.iter().map(|(tag, _)| tag.clone()).collect();
+    assert_eq!(tags, [tag(2), tag(1), tag(0), tag(0), tag(2)]);
+    host.kill().await;
+    delete(&cluster.data_dir("host"));
+    let host = host_of(&cluster).await;
+    assert_eq!(seen().await, before);
+    tool_at(&url, "audit").await.exits(0);
+    host.terminate().await;
+}
+
 #[tokio::test]
 async fn a_host_stops_at_a_version_that_it_does_not_know_and_says_so() {
     let mut cluster = Cluster::without_processes(PARTITIONS).await;

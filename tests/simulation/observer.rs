@@ -14,7 +14,7 @@ use shop_actors::{
     memory::Look,
     outbox::Logs,
     partition::Handle,
-    query::view,
+    query::{Found, view},
     replay::{Content, Fate, Handled, Layout, Place, Replay},
 };
 use shop_domain::{
@@ -23,11 +23,15 @@ use shop_domain::{
     invariant::{
         Violation,
         always::{self, Seen},
+        versions::{self, Sight},
     },
     kind::Kind,
+    logic::Logic,
     message::Message,
     order::{self, Order, Phase},
     product::Quote,
+    rows::RowKey,
+    version::Current,
     wallet::Wallet,
 };
 use shop_nats::{
@@ -54,6 +58,8 @@ struct Book {
     seen: BTreeMap<Kind, u64>,
     /// Every state that an entity ever had, with the sequence of the record that made it.
     states: BTreeMap<Kind, BTreeMap<Id, Vec<(u64, State)>>>,
+    /// The rows of pages as they were written last.
+    pages: BTreeMap<(Id, RowKey), Vec<u8>>,
     /// By layout and link: the number of the last message that was sent at a sequence of the sender's log.
     sent: BTreeMap<(Layout, Place, Place), Vec<(u64, u64)>>,
     /// By link: the number of the last message that was accepted.
@@ -89,6 +95,7 @@ impl Observer {
             layouts: vec![logs],
             seen: BTreeMap::new(),
             states: BTreeMap::new(),
+            pages: BTreeMap::new(),
             sent: BTreeMap::new(),
             accepted: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -155,9 +162,16 @@ impl Observer {
 
     /// Somebody is shown an entity who began to look when the log ended at `begun`: it is as it was then or later,
     /// and all that follows from what made it so is stored.
-    pub(crate) fn shown(&self, kind: Kind, id: &Id, begun: u64, json: Option<&[u8]>) {
+    pub(crate) fn shown(&self, kind: Kind, id: &Id, begun: u64, found: Option<&Found>) {
+        let json = found.map(|found| &*found.json);
         let shown = json.map_or("nothing".into(), String::from_utf8_lossy);
-        self.told(kind, id, begun, &shown, |state| view(state, id).as_deref() == json);
+        let has_tag = |state: &State| match found.map(|found| found.current) {
+            // Whether the shop was upgraded by then, the state does not tell.
+            Some(Current::Untagged) => state.version().is_some_and(|version| version.is_zero()),
+            Some(current) => current == state.current(Logic::NEWEST),
+            None => true,
+        };
+        self.told(kind, id, begun, &shown, |state| view(state, id).as_deref() == json && has_tag(state));
     }
 
     /// The same of a quote.
@@ -173,7 +187,9 @@ impl Observer {
             book.states.get(&Kind::Product).into_iter().flat_map(BTreeMap::keys).chain(shown.keys()).cloned().collect()
         };
         for id in known {
-            self.shown(Kind::Product, &id, begun, shown.get(&id).copied());
+            let json = shown.get(&id).copied();
+            let text = json.map_or("nothing".into(), String::from_utf8_lossy);
+            self.told(Kind::Product, &id, begun, &text, |state| view(state, &id).as_deref() == json);
         }
     }
 
@@ -295,7 +311,8 @@ impl Book {
         let at = (kind, record.partition);
         self.check_cause(at, record);
         let mut found: Vec<Violation> = vec![];
-        let states = self.states.entry(kind).or_default();
+        let (states, pages) = (self.states.entry(kind).or_default(), &mut self.pages);
+        let logic = self.replay.acceptor().logic(at, record.sequence).unwrap_or(Logic::NEWEST);
         let step = self.replay.apply_and_look(kind, record, |handled, entity| {
             let Some(entity) = entity.filter(|_| handled.arrival.fate == Fate::Accepted) else { return handled };
             let envelope = &handled.arrival.envelope;
@@ -303,6 +320,13 @@ impl Book {
             let absent = State::absent(kind);
             let before = history.last().map_or(&absent, |(_, state)| state);
             found.extend(always::check_step(&envelope.to, before, &envelope.message, &entity.state));
+            let row = versions::row_of_page(&envelope.message).map(|row| (envelope.to.clone(), row));
+            let is_row = row.as_ref().and_then(|(_, row)| entity.stored_rows().get(row));
+            let was_row = row.as_ref().and_then(|row| pages.get(row));
+            let was = Sight::of(&envelope.to, before, was_row.map(|bytes| &**bytes));
+            let is = Sight::of(&envelope.to, &entity.state, is_row.map(|bytes| &**bytes));
+            found.extend(versions::check_version(&envelope.to, logic, &was, &is));
+            pages.extend(row.zip(is_row.cloned()));
             let seen = Seen { id: &envelope.to, state: &entity.state, rows: entity.stored_rows() };
             found.extend(always::check_entity(seen));
             count_cancel(&mut self.counts, &envelope.message, before);

@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use shop_actors::{
     fence::Fence,
     kind_host::View,
-    query::{self, About, Holders, Local, Page, Query},
+    query::{self, About, Found, Holders, Local, Page, Query},
     turn::Role,
 };
 use shop_domain::{
@@ -125,9 +124,9 @@ async fn look(life: Arc<Life>, reads: query::Reads, at: LookAt, role: Option<Rol
 }
 
 /// Has the observer judge an answer; what is no proper one is returned.
-fn judge(life: &Life, at: &LookAt, begun: u64, answer: Result<Bytes, Problem>) -> Result<(), String> {
+fn judge(life: &Life, at: &LookAt, begun: u64, answer: Result<Found, Problem>) -> Result<(), String> {
     let observer = life.observer();
-    let json = match (at, answer) {
+    let found = match (at, answer) {
         (LookAt::Entity(id), Err(Problem { code: Code::NOT_FOUND, .. })) => {
             observer.shown(life.kind, id, begun, None);
             return Ok(());
@@ -135,9 +134,9 @@ fn judge(life: &Life, at: &LookAt, begun: u64, answer: Result<Bytes, Problem>) -
         (_, answer) => answer.map_err(|problem| format!("{problem:?}"))?,
     };
     match at {
-        LookAt::Entity(id) => observer.shown(life.kind, id, begun, Some(&json)),
+        LookAt::Entity(id) => observer.shown(life.kind, id, begun, Some(&found)),
         LookAt::Products => {
-            let List { items, next } = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
+            let List { items, next } = serde_json::from_slice(&found.json).map_err(|error| error.to_string())?;
             if next.is_some() {
                 return Err(format!("there is more behind {next:?}"));
             }
@@ -147,7 +146,7 @@ fn judge(life: &Life, at: &LookAt, begun: u64, answer: Result<Bytes, Problem>) -
             observer.listed(begun, &shown.map_err(|error| error.to_string())?);
         }
         LookAt::Quotes(products) => {
-            let quotes: Vec<Quote> = serde_json::from_slice(&json).map_err(|error| error.to_string())?;
+            let quotes: Vec<Quote> = serde_json::from_slice(&found.json).map_err(|error| error.to_string())?;
             for (product, quote) in products.iter().zip(quotes) {
                 observer.quoted(&product.clone().into(), begun, quote);
             }

@@ -255,7 +255,7 @@ impl Sim {
         let Asked { to, message, key, ticket, inbox, .. } = self.asked[number].clone();
         let (kind, fingerprint) = (message.kind(), message.fingerprint());
         let reply = Some(ReplyTo { inbox, format: Format::Json });
-        let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket });
+        let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket, precondition: None });
         let envelope = Envelope { to, message, request, trace: None };
         if let Some(door) = self.former_door(kind, &envelope.to) {
             return door.let_in(number, &envelope);

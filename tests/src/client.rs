@@ -49,12 +49,14 @@ pub struct Ask {
     pub key: Option<String>,
     /// What is preferred about waiting.
     pub prefer: &'static str,
+    /// Headers beside these.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 impl Ask {
     /// A request that waits a second for its outcome.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), body: None, key: None, prefer: WAIT }
+        Self { method, path: path.into(), body: None, key: None, prefer: WAIT, headers: vec![] }
     }
 
     /// With this body.
@@ -65,6 +67,12 @@ impl Ask {
     /// Under this key.
     pub fn key(self, key: impl Into<String>) -> Self {
         Self { key: Some(key.into()), ..self }
+    }
+
+    /// With one more header.
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
     }
 
     /// That waits for its outcome as long as one can.
@@ -92,13 +100,16 @@ impl Ask {
 
 impl fmt::Display for Ask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { method, path, body, key, prefer } = self;
+        let Self { method, path, body, key, prefer, headers } = self;
         write!(f, "{method} {path}")?;
         if let Some(body) = body {
             write!(f, " {body}")?;
         }
         if let Some(key) = key {
             write!(f, " under the key {key}")?;
+        }
+        for (name, value) in headers {
+            write!(f, " {name}: {value}")?;
         }
         write!(f, " ({prefer})")
     }
@@ -145,7 +156,7 @@ impl Client {
 
     /// Any request; an error when there is no whole answer.
     pub async fn exchange(&self, ask: &Ask) -> Result<Answer, String> {
-        let Ask { method, path, body, key, prefer } = ask;
+        let Ask { method, path, body, key, prefer, headers } = ask;
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         if ask.says_how_long() {
             request = request.header("prefer", *prefer);
@@ -155,6 +166,9 @@ impl Client {
         }
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, value);
         }
         let body = body.as_ref().map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let request = request.body(Full::new(body)).expect("tests build valid requests");

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    entity::{Answer, Context, Entity},
+    entity::{Context, Entity},
     id::{Id, ProductId, UserId},
     kind::Kind,
     money::Quantity,
@@ -13,6 +13,7 @@ use crate::{
     refusal::Refusal,
     rows::RowKey,
     timestamp::Timestamp,
+    version::Version,
 };
 
 /// What a delivery handles.
@@ -71,6 +72,9 @@ pub struct Made {
     pub status: Status,
     /// When it last changed.
     pub updated_at: Timestamp,
+    /// How often callers have seen it change; see [`version`](crate::version).
+    #[serde(default, skip_serializing_if = "Version::is_zero")]
+    pub version: Version,
 }
 
 /// How far a delivery is. A status only ever changes into one further down.
@@ -119,8 +123,8 @@ impl Entity for Delivery {
     fn handle(&mut self, message: Message, ctx: &mut Context<'_>) {
         match (&mut *self, message) {
             (Self::Absent, Message::Schedule { user, lines, placed_at }) => {
-                let status = Status::Scheduled;
-                *self = Self::Made(Made { user, lines, placed_at, status, updated_at: ctx.now });
+                let (status, updated_at, version) = (Status::Scheduled, ctx.change(), Version::ZERO);
+                *self = Self::Made(Made { user, lines, placed_at, status, updated_at, version });
             }
             (Self::Void | Self::Made(_), Message::Schedule { .. }) => {}
             (Self::Absent | Self::Void, Message::Cancel) => {
@@ -173,10 +177,10 @@ impl Made {
 
     fn advance(&mut self, status: Status, ctx: &mut Context<'_>) {
         self.status = status;
-        self.updated_at = ctx.now;
+        self.updated_at = ctx.change();
         let (order, placed_at) = (ctx.id.clone().into(), self.placed_at);
         ctx.send(self.user.clone(), mypage::Message::DeliveryChanged { order, placed_at, status });
-        ctx.answer(Answer::ok(&self.view(ctx.id)));
+        ctx.show(&self.view(ctx.id));
     }
 
     fn view<'a>(&'a self, id: &'a Id) -> View<'a> {

@@ -1,10 +1,12 @@
 //! How an entity is driven: one message, one context, some effects.
 
+mod state;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub use self::state::State;
 use crate::{
     delivery::Delivery,
-    encode::encode,
     id::Id,
     kind::Kind,
     logic::Logic,
@@ -17,6 +19,7 @@ use crate::{
     rows::{RowKey, Rows},
     ticket::{self, Fate, Stubs, Ticket},
     timestamp::Timestamp,
+    version::{Precondition, Verdict, Version},
     wallet::Wallet,
 };
 
@@ -62,30 +65,37 @@ pub struct Answer {
     /// The name of the refusal's [`Code`]; then the body is a problem.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Box<str>>,
+    /// The version of the entity that it shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
     /// JSON.
     #[serde(with = "serde_bytes")]
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// A success.
-    pub fn ok(view: &impl Serialize) -> Self {
-        Self { error: None, body: serde_json::to_vec(view).expect("a view always encodes") }
+    /// A success that shows an entity, with its version where versions are counted.
+    pub fn ok(view: &impl Serialize, version: Option<Version>) -> Self {
+        Self { error: None, version, body: serde_json::to_vec(view).expect("a view always encodes") }
     }
 
     /// A refusal.
     pub fn refused(refusal: &Refusal, logic: Logic) -> Self {
-        Self { error: Some(refusal.code().name.into()), body: refusal.answer(logic, None) }
+        Self::error(refusal.code(), refusal.answer(logic, None))
     }
 
     /// A problem that no refusal tells of.
     pub fn problem(problem: &Problem) -> Self {
-        Self { error: Some(problem.code.name.into()), body: problem.to_json() }
+        Self::error(problem.code, problem.to_json())
     }
 
     /// A refusal of an order that stays readable under its id.
     pub fn order_refused(refusal: &Refusal, order: &Id, logic: Logic) -> Self {
-        Self { error: Some(refusal.code().name.into()), body: refusal.answer(logic, Some(order)) }
+        Self::error(refusal.code(), refusal.answer(logic, Some(order)))
+    }
+
+    fn error(code: Code, body: Vec<u8>) -> Self {
+        Self { error: Some(code.name.into()), version: None, body }
     }
 
     /// The code, when it is an error answer.
@@ -138,6 +148,11 @@ pub struct Context<'a> {
     key: Option<Box<str>>,
     /// Of the command, where tickets are in force.
     ticket: Option<Ticket>,
+    precondition: Option<Precondition>,
+    /// The entity's version before the message.
+    version: Version,
+    /// Whether callers see something else after the message.
+    has_changed: bool,
     trace: Option<Box<str>>,
     rows: &'a mut Rows,
     effects: Vec<Effect>,
@@ -158,6 +173,32 @@ impl Context<'_> {
     /// Writes a row.
     pub fn put_row<T: Serialize>(&mut self, key: RowKey, value: &T) {
         self.rows.put(key, value);
+    }
+
+    /// Writes a row that the message named; whether it was another one.
+    pub fn replace_row<T: Serialize>(&mut self, key: RowKey, value: &T) -> bool {
+        self.rows.replace(key, value)
+    }
+
+    /// What callers see changes with this message. Returns the time, which is from now on that of the last change; so
+    /// that there is no change without a version of its own.
+    pub const fn change(&mut self) -> Timestamp {
+        self.has_changed = true;
+        self.now
+    }
+
+    /// The answer that shows the entity, which changes no more with this message.
+    pub fn shown(&self, view: &impl Serialize) -> Answer {
+        Answer::ok(view, (self.logic >= Logic::V4).then(|| self.version_now()))
+    }
+
+    /// Shows the entity, which changes no more with this message, to the caller of this command.
+    pub fn show(&mut self, view: &impl Serialize) {
+        self.answer(self.shown(view));
+    }
+
+    const fn version_now(&self) -> Version {
+        if self.has_changed { self.version.next() } else { self.version }
     }
 
     /// The idempotency key of the command.
@@ -264,6 +305,23 @@ impl Context<'_> {
         true
     }
 
+    /// Refuses a command whose precondition does not hold, unless it is one once more that is under way.
+    fn refuse_by_precondition(&mut self, state: &State, message: &Message) -> bool {
+        let (Some(precondition), Some(caller)) = (&self.precondition, &mut self.caller) else { return false };
+        let current = state.current(self.logic);
+        let is_under_way = match (state, message) {
+            (State::Order(order), Message::Order(message)) => order.is_asked_already(message, caller),
+            (_, _) => false,
+        };
+        if is_under_way || precondition.judge(current) == Verdict::Holds {
+            return false;
+        }
+        // Of an order that was not even made nothing is kept: its id is free.
+        caller.answer_row.take_if(|row| **row == *ANSWER_TO_PLACING);
+        self.refuse(&Refusal::PreconditionFailed { kind: self.kind, id: self.id.clone(), current });
+        true
+    }
+
     /// Gives an answer that is not to be kept.
     fn reply(&mut self, answer: Answer, replayed: bool, ticketed: bool) {
         let caller = self.caller.take();
@@ -283,55 +341,7 @@ impl Context<'_> {
     }
 }
 
-/// The state of an entity of any kind.
-#[derive(Clone, Debug, PartialEq)]
-pub enum State {
-    /// Of a wallet.
-    Wallet(Wallet),
-    /// Of a product.
-    Product(Product),
-    /// Of an order.
-    Order(Order),
-    /// Of a delivery.
-    Delivery(Delivery),
-    /// Of a customer's page.
-    Mypage(Mypage),
-}
-
 impl State {
-    /// The state of an entity that nobody has written to yet.
-    pub fn absent(kind: Kind) -> Self {
-        match kind {
-            Kind::Wallet => Self::Wallet(Wallet::default()),
-            Kind::Product => Self::Product(Product::default()),
-            Kind::Order => Self::Order(Order::default()),
-            Kind::Delivery => Self::Delivery(Delivery::default()),
-            Kind::Mypage => Self::Mypage(Mypage::default()),
-        }
-    }
-
-    /// The state as it is stored: MessagePack with field names.
-    pub fn encode(&self) -> Vec<u8> {
-        match self {
-            Self::Wallet(state) => encode(state),
-            Self::Product(state) => encode(state),
-            Self::Order(state) => encode(state),
-            Self::Delivery(state) => encode(state),
-            Self::Mypage(state) => encode(state),
-        }
-    }
-
-    /// Reads a stored state.
-    pub fn decode(kind: Kind, bytes: &[u8]) -> Result<Self, rmp_serde::decode::Error> {
-        Ok(match kind {
-            Kind::Wallet => Self::Wallet(rmp_serde::from_slice(bytes)?),
-            Kind::Product => Self::Product(rmp_serde::from_slice(bytes)?),
-            Kind::Order => Self::Order(rmp_serde::from_slice(bytes)?),
-            Kind::Delivery => Self::Delivery(rmp_serde::from_slice(bytes)?),
-            Kind::Mypage => Self::Mypage(rmp_serde::from_slice(bytes)?),
-        })
-    }
-
     /// Handles what an envelope brings, at the time `now` and by the version `logic`, and returns
     /// the effects. A command that was answered before is not handled again: it gets the kept answer.
     ///
@@ -348,6 +358,7 @@ impl State {
             Some(_) | None => request.key.as_ref().map(|key| key.as_str().into()),
         });
         let ticket = request.as_ref().and_then(|request| request.ticket.clone()).filter(|_| logic >= Logic::V3);
+        let precondition = request.as_ref().and_then(|request| request.precondition.clone());
         let caller = request.map(|request| Caller {
             reply: request.reply,
             answer_row,
@@ -355,9 +366,27 @@ impl State {
             fingerprint: request.fingerprint,
             trace: trace.clone(),
         });
-        let mut ctx = Context { id: &to, now, logic, kind, caller, key, ticket, trace, rows, effects: Vec::new() };
-        if !ctx.answer_from_memory() && !ctx.answer_from_ticket(is_void) {
-            match (self, message) {
+        let (version, has_changed, effects) = (self.version().unwrap_or_default(), false, Vec::new());
+        let id = &to;
+        let mut ctx = Context {
+            id,
+            now,
+            logic,
+            kind,
+            caller,
+            key,
+            ticket,
+            precondition,
+            version,
+            has_changed,
+            trace,
+            rows,
+            effects,
+        };
+        let is_answered =
+            ctx.answer_from_memory() || ctx.answer_from_ticket(is_void) || ctx.refuse_by_precondition(self, &message);
+        if !is_answered {
+            match (&mut *self, message) {
                 (Self::Wallet(wallet), Message::Wallet(message)) => wallet.handle(message, &mut ctx),
                 (Self::Product(product), Message::Product(message)) => product.handle(message, &mut ctx),
                 (Self::Order(order), Message::Order(message)) => order.handle(message, &mut ctx),
@@ -365,6 +394,9 @@ impl State {
                 (Self::Mypage(mypage), Message::Mypage(message)) => mypage.handle(message, &mut ctx),
                 (state, message) => panic!("{message:?} reached {state:?}"),
             }
+        }
+        if ctx.has_changed && logic >= Logic::V4 {
+            self.set_version(ctx.version_now());
         }
         ctx.effects
     }

@@ -1,6 +1,7 @@
 //! Conservation: what must add up over all entities, however they came to be what they are.
 
 pub mod always;
+pub mod versions;
 
 use std::{collections::BTreeMap, fmt};
 

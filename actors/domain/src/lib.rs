@@ -21,4 +21,5 @@ pub mod rows;
 pub mod text;
 pub mod ticket;
 pub mod timestamp;
+pub mod version;
 pub mod wallet;

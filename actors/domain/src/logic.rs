@@ -29,6 +29,8 @@ pub enum Logic {
     /// Refusals tell more: whether the request may be repeated, what was not found, ids in quotes, and a
     /// price that nobody named as one that was quoted. A sum that leaves the range has a code of its own.
     V3 = 3,
+    /// Versions are counted, and preconditions heeded: see [`version`](crate::version).
+    V4 = 4,
 }
 
 /// A version that this program does not know.
@@ -38,9 +40,9 @@ pub struct UnknownLogic(pub u32);
 
 impl Logic {
     /// Every version.
-    pub const ALL: [Self; 3] = [Self::V1, Self::V2, Self::V3];
+    pub const ALL: [Self; 4] = [Self::V1, Self::V2, Self::V3, Self::V4];
     /// The version that a new shop begins with.
-    pub const NEWEST: Self = Self::V3;
+    pub const NEWEST: Self = Self::V4;
 
     /// The version's number, as it is written in logs and checkpoints.
     pub const fn number(self) -> u32 {
@@ -86,10 +88,10 @@ mod tests {
 
     #[test]
     fn a_version_of_a_newer_program_is_refused_in_words_that_help() {
-        let error = Logic::try_from(4).unwrap_err();
+        let error = Logic::try_from(5).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "logic version 4 is needed, and this program knows only those up to 3: use a newer one"
+            "logic version 5 is needed, and this program knows only those up to 4: use a newer one"
         );
     }
 

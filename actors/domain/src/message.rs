@@ -12,6 +12,7 @@ use crate::{
     kind::Kind,
     mypage, order, product,
     ticket::Ticket,
+    version::Precondition,
     wallet,
 };
 
@@ -44,6 +45,16 @@ impl Message {
             Self::Mypage(_) => Kind::Mypage,
             Self::Void(kind) => *kind,
         }
+    }
+
+    /// Whether it is a command that makes what is not there yet.
+    pub const fn makes(&self) -> bool {
+        matches!(
+            self,
+            Self::Wallet(wallet::Message::Open { .. })
+                | Self::Product(product::Message::Create { .. })
+                | Self::Order(order::Message::Place(_))
+        )
     }
 
     /// What tells this command from another one under the same idempotency key: FNV-1a (64 bit)
@@ -99,6 +110,10 @@ pub struct Request {
     /// What lets a write without a key in once at most, or what is to be voided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ticket: Option<Ticket>,
+    /// What the request demands of the entity. It is no part of the fingerprint: who repeats a request with what the
+    /// entity has become meanwhile is told the first answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precondition: Option<Precondition>,
 }
 
 /// Where an answer goes, and how it is written.

@@ -11,6 +11,7 @@ use crate::{
     order,
     rows::RowKey,
     timestamp::Timestamp,
+    version::Version,
 };
 
 /// What a page handles.
@@ -36,9 +37,13 @@ pub enum Message {
     },
 }
 
-/// A customer's page. All it knows is in its rows.
+/// A customer's page. All that it shows is in its rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Mypage {}
+pub struct Mypage {
+    /// How often callers have seen it change; see [`version`](crate::version).
+    #[serde(default, skip_serializing_if = "Version::is_zero")]
+    pub version: Version,
+}
 
 /// An order on the page, put together from what the order and its delivery tell. The two may
 /// tell in any order: the order's part is only written by the order, and of two delivery
@@ -88,13 +93,18 @@ impl Entity for Mypage {
                 let row = order_row(order.placed_at, &order.id);
                 let told: ToldByDelivery = ctx.row(&row).unwrap_or_default();
                 let delivery_status = told.delivery_status.max(delivery_status);
-                ctx.put_row(row, &Item { order: Some(*order), delivery_status });
+                if ctx.replace_row(row, &Item { order: Some(*order), delivery_status }) {
+                    ctx.change();
+                }
             }
             Message::DeliveryChanged { order, placed_at, status } => {
                 let row = order_row(placed_at, &order);
                 let mut item: Item = ctx.row(&row).unwrap_or_default();
                 item.delivery_status = item.delivery_status.max(Some(status));
-                ctx.put_row(row, &item);
+                // Until the order itself has told, it is not shown.
+                if ctx.replace_row(row, &item) && item.order.is_some() {
+                    ctx.change();
+                }
             }
         }
     }

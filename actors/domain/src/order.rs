@@ -24,6 +24,7 @@ use crate::{
     refusal::Refusal,
     rows::RowKey,
     timestamp::Timestamp,
+    version::Version,
 };
 
 /// Most lines of one order: keeps an order, and every message about it, within a few kilobytes.
@@ -133,6 +134,9 @@ pub struct Placed {
     pub placed_at: Timestamp,
     /// When it last changed.
     pub updated_at: Timestamp,
+    /// How often callers have seen it change; see [`version`](crate::version).
+    #[serde(default, skip_serializing_if = "Version::is_zero")]
+    pub version: Version,
     /// Who waits for the outcome of placing it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub placers: Vec<Caller>,
@@ -219,6 +223,28 @@ impl Order {
             Self::Placed(order) => Some(order.view(id)),
         }
     }
+
+    /// Whether a command repeats one that has come before and is not answered yet, so that nothing new is asked of
+    /// the order. Of one that was answered the answer is kept.
+    pub(crate) fn is_asked_already(&self, message: &Message, caller: &Caller) -> bool {
+        let is_same = |other: &Caller| caller.answer_row.is_some() && other.answer_row == caller.answer_row;
+        match (self, message) {
+            // The order's id is the key of placing it.
+            (Self::Placed(_), Message::Place(_)) => true,
+            (Self::Placed(order), Message::Cancel { .. }) => order.cancellers.iter().any(is_same),
+            (
+                Self::Absent | Self::Placed(_),
+                Message::Place(_)
+                | Message::Cancel { .. }
+                | Message::Charged
+                | Message::ChargeRefused { .. }
+                | Message::Taken { .. }
+                | Message::TakeRefused { .. }
+                | Message::DeliveryCancelled
+                | Message::DeliveryKept { .. },
+            ) => false,
+        }
+    }
 }
 
 impl Placed {
@@ -238,7 +264,8 @@ impl Placed {
             cancel_refused: None,
             quoted,
             placed_at: ctx.now,
-            updated_at: ctx.now,
+            updated_at: ctx.change(),
+            version: Version::ZERO,
             placers: ctx.take_caller().into_iter().collect(),
             cancellers: vec![],
         };
@@ -278,7 +305,7 @@ impl Placed {
                 let status = Status::Rejected.to_string().into();
                 ctx.refuse(&Refusal::NotCancellable { kind: Kind::Order, status });
             }
-            Phase::Cancelled => ctx.answer(Answer::ok(&self.view(ctx.id))),
+            Phase::Cancelled => ctx.show(&self.view(ctx.id)),
         }
     }
 
@@ -299,7 +326,7 @@ impl Placed {
         if !self.cancelling {
             self.cancelling = true;
             self.cancel_reason = reason;
-            self.updated_at = ctx.now;
+            self.updated_at = ctx.change();
             self.tell_page(ctx);
         }
     }
@@ -341,10 +368,10 @@ impl Placed {
     fn confirm(&mut self, ctx: &mut Context<'_>) {
         self.phase = Phase::Confirmed;
         self.shipped = true;
-        self.updated_at = ctx.now;
+        self.updated_at = ctx.change();
         saga::SHIP.forward(self, ctx);
         self.tell_page(ctx);
-        self.answer_placers(&Answer::ok(&self.view(ctx.id)), ctx);
+        self.answer_placers(&ctx.shown(&self.view(ctx.id)), ctx);
     }
 
     fn delivery_cancelled(&mut self, ctx: &mut Context<'_>) {
@@ -363,7 +390,7 @@ impl Placed {
         if ctx.logic >= Logic::V3 {
             self.cancel_refused = Some(CancelRefused { reason, delivery_status: status, at: ctx.now });
         }
-        self.updated_at = ctx.now;
+        self.updated_at = ctx.change();
         self.tell_page(ctx);
         let refusal = Refusal::NotCancellable { kind: Kind::Delivery, status: status.to_string().into() };
         self.answer_cancellers(&Answer::refused(&refusal, ctx.logic), ctx);
@@ -382,7 +409,7 @@ impl Placed {
     fn reject(&mut self, refusal: Refusal, ctx: &mut Context<'_>) {
         let answer = Answer::order_refused(&refusal, ctx.id, ctx.logic);
         self.phase = Phase::Rejected(refusal);
-        self.updated_at = ctx.now;
+        self.updated_at = ctx.change();
         self.tell_page(ctx);
         self.answer_placers(&answer, ctx);
     }
@@ -390,9 +417,9 @@ impl Placed {
     fn end_cancelled(&mut self, done: &[saga::Step], ctx: &mut Context<'_>) {
         saga::undo(done, self, ctx);
         self.phase = Phase::Cancelled;
-        self.updated_at = ctx.now;
+        self.updated_at = ctx.change();
         self.tell_page(ctx);
-        let answer = Answer::ok(&self.view(ctx.id));
+        let answer = ctx.shown(&self.view(ctx.id));
         self.answer_placers(&answer, ctx);
         self.answer_cancellers(&answer, ctx);
     }

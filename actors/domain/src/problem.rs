@@ -51,6 +51,8 @@ codes! {
     LIMIT_EXCEEDED = "limit_exceeded", 409, "Limit exceeded";
     /// The same idempotency key (or order id) came with another body.
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused", 409, "Idempotency key reused";
+    /// The entity is not as `If-Match` or `If-None-Match` demands.
+    PRECONDITION_FAILED = "precondition_failed", 412, "Precondition failed";
     /// The request did not arrive in time.
     REQUEST_TIMEOUT = "request_timeout", 408, "Request timeout";
     /// The body is larger than allowed.

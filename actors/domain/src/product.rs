@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    entity::{Answer, Context, Entity},
+    entity::{Context, Entity},
     id::{Id, OrderId, ProductId},
     kind::Kind,
     logic::Logic,
@@ -14,6 +14,7 @@ use crate::{
     refusal::Refusal,
     rows::RowKey,
     timestamp::Timestamp,
+    version::Version,
 };
 
 /// What a product handles.
@@ -84,6 +85,9 @@ pub struct OnSale {
     pub taken: Quantity,
     /// When it last changed.
     pub updated_at: Timestamp,
+    /// How often callers have seen it change; see [`version`](crate::version).
+    #[serde(default, skip_serializing_if = "Version::is_zero")]
+    pub version: Version,
 }
 
 /// What became of the pieces that an order took.
@@ -139,8 +143,9 @@ impl Entity for Product {
     fn handle(&mut self, message: Message, ctx: &mut Context<'_>) {
         match (&mut *self, message) {
             (Self::Absent, Message::Create { name, price, stock }) => {
-                let product = OnSale { name, price, stock, taken: Quantity::ZERO, updated_at: ctx.now };
-                ctx.answer(Answer::ok(&product.view(ctx.id)));
+                let (taken, updated_at, version) = (Quantity::ZERO, ctx.change(), Version::ZERO);
+                let product = OnSale { name, price, stock, taken, updated_at, version };
+                ctx.show(&product.view(ctx.id));
                 *self = Self::OnSale(product);
             }
             (Self::OnSale(_), Message::Create { .. }) => {
@@ -148,12 +153,12 @@ impl Entity for Product {
             }
             (Self::Absent, Message::Restock { .. } | Message::Change { .. }) => ctx.refuse(&not_found(ctx.id)),
             (Self::OnSale(product), Message::Restock { quantity }) => match product.restock(quantity, ctx) {
-                Ok(()) => ctx.answer(Answer::ok(&product.view(ctx.id))),
+                Ok(()) => ctx.show(&product.view(ctx.id)),
                 Err(refusal) => ctx.refuse(&refusal),
             },
             (Self::OnSale(product), Message::Change { name, price }) => {
                 product.change(name, price, ctx);
-                ctx.answer(Answer::ok(&product.view(ctx.id)));
+                ctx.show(&product.view(ctx.id));
             }
             (Self::Absent, Message::Take { order, .. }) => {
                 let (product, refusal) = (ctx.id.clone().into(), not_found(ctx.id));
@@ -188,7 +193,7 @@ impl Product {
 }
 
 impl OnSale {
-    fn restock(&mut self, quantity: Quantity, ctx: &Context<'_>) -> Result<(), Refusal> {
+    fn restock(&mut self, quantity: Quantity, ctx: &mut Context<'_>) -> Result<(), Refusal> {
         let came_in = self.stock.checked_add(self.taken).and_then(|total| total.checked_add(quantity));
         let (Some(_), Some(stock)) = (came_in, self.stock.checked_add(quantity)) else {
             let detail = format!(
@@ -200,16 +205,16 @@ impl OnSale {
         };
         if quantity > Quantity::ZERO || ctx.logic < Logic::V2 {
             self.stock = stock;
-            self.updated_at = ctx.now;
+            self.updated_at = ctx.change();
         }
         Ok(())
     }
 
-    fn change(&mut self, name: Option<Box<str>>, price: Option<Money>, ctx: &Context<'_>) {
+    fn change(&mut self, name: Option<Box<str>>, price: Option<Money>, ctx: &mut Context<'_>) {
         let (name, price) = (name.unwrap_or_else(|| self.name.clone()), price.unwrap_or(self.price));
         if (&name, price) != (&self.name, self.price) || ctx.logic < Logic::V2 {
             (self.name, self.price) = (name, price);
-            self.updated_at = ctx.now;
+            self.updated_at = ctx.change();
         }
     }
 
@@ -222,7 +227,7 @@ impl OnSale {
             Some(Take::PutBack(_) | Take::Void) => {}
             None => match self.take_now(&product, quantity, unit_price) {
                 Ok(()) => {
-                    self.updated_at = ctx.now;
+                    self.updated_at = ctx.change();
                     ctx.put_row(take_row(&order), &Take::Taken(quantity));
                     ctx.send(order, order::Message::Taken { product });
                 }
@@ -252,7 +257,7 @@ impl OnSale {
             Some(Take::Taken(quantity)) => {
                 self.stock = self.stock.checked_add(quantity).expect("stock + taken is within the range");
                 self.taken = self.taken.checked_sub(quantity).expect("taken includes every open take");
-                self.updated_at = ctx.now;
+                self.updated_at = ctx.change();
                 ctx.put_row(take_row(order), &Take::PutBack(quantity));
             }
             Some(Take::PutBack(_) | Take::Void) => {}

@@ -14,6 +14,7 @@ use crate::{
     money::{AMOUNT_MAX, Money, Quantity},
     problem::{Code, Problem, WAITING},
     text::quoted,
+    version::Current,
 };
 
 /// The fact that says what was used before: `key` or `id`.
@@ -112,6 +113,15 @@ pub enum Refusal {
         /// How much more was asked for.
         needed: u64,
     },
+    /// The entity is not as the request's precondition demands.
+    PreconditionFailed {
+        /// What the request is about.
+        kind: Kind,
+        /// Its id.
+        id: Id,
+        /// How it is.
+        current: Current,
+    },
     /// A number breaks a rule; before logic version 3 also a sum that leaves the range.
     Invalid {
         /// The member of the body, as a JSON pointer (RFC 6901).
@@ -138,6 +148,7 @@ impl Refusal {
             }
             Self::Overloaded { .. } => Code::OVERLOADED,
             Self::LimitExceeded { .. } => Code::LIMIT_EXCEEDED,
+            Self::PreconditionFailed { .. } => Code::PRECONDITION_FAILED,
             Self::Invalid { .. } => Code::INVALID,
         }
     }
@@ -223,6 +234,7 @@ impl Refusal {
                 .fact("used", *used)
                 .fact("needed", *needed)
                 .fact("errors", json!([{ "pointer": &**pointer, "detail": &**detail }])),
+            Self::PreconditionFailed { kind, id, current } => precondition_failed(*kind, id, *current),
             Self::Invalid { pointer, detail } => problem(format!("{pointer} {detail}"))
                 .fact("errors", json!([{ "pointer": &**pointer, "detail": &**detail }])),
         }
@@ -245,4 +257,20 @@ impl Refusal {
 
 fn about(problem: Problem, kind: Kind, id: &Id) -> Problem {
     problem.fact("kind", kind.as_str()).fact("id", id.as_str())
+}
+
+fn precondition_failed(kind: Kind, id: &Id, current: Current) -> Problem {
+    let of = format!("the {kind} {}", quoted(id.as_str()));
+    let detail = match current {
+        Current::Absent => format!("{of} does not exist, and If-Match demands that it does"),
+        Current::Untagged => format!("{of} has no entity tag that If-Match or If-None-Match could mean"),
+        Current::At(version) => {
+            format!("{of} has the entity tag {version}, and If-Match or If-None-Match demands otherwise")
+        }
+    };
+    let problem = about(Problem::new(Code::PRECONDITION_FAILED, detail), kind, id);
+    match current {
+        Current::Absent | Current::Untagged => problem,
+        Current::At(version) => problem.fact("etag", version.to_string()),
+    }
 }

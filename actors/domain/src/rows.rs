@@ -47,8 +47,15 @@ impl Rows {
 
     /// Writes a row, which need not have been loaded.
     pub fn put<T: Serialize>(&mut self, key: RowKey, value: &T) {
-        let bytes = encode(value);
-        self.slots.insert(key, Slot { bytes: Some(bytes), changed: true });
+        self.replace(key, value);
+    }
+
+    /// The same; whether something else, or nothing, was known to be there.
+    pub fn replace<T: Serialize>(&mut self, key: RowKey, value: &T) -> bool {
+        let bytes = Some(encode(value));
+        let is_other = self.slots.get(&key).is_none_or(|slot| slot.bytes != bytes);
+        self.slots.insert(key, Slot { bytes, changed: true });
+        is_other
     }
 
     /// The rows that were written.

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    entity::{Answer, Context, Entity},
+    entity::{Context, Entity},
     id::{Id, OrderId},
     kind::Kind,
     logic::Logic,
@@ -15,6 +15,7 @@ use crate::{
     refusal::Refusal,
     rows::RowKey,
     timestamp::Timestamp,
+    version::Version,
 };
 
 /// What a wallet handles.
@@ -68,6 +69,9 @@ pub struct Open {
     pub entries: u64,
     /// When it last changed.
     pub updated_at: Timestamp,
+    /// How often callers have seen it change; see [`version`](crate::version).
+    #[serde(default, skip_serializing_if = "Version::is_zero")]
+    pub version: Version,
 }
 
 /// What became of an order's charge.
@@ -139,11 +143,12 @@ impl Entity for Wallet {
     fn handle(&mut self, message: Message, ctx: &mut Context<'_>) {
         match (&mut *self, message) {
             (Self::Absent, Message::Open { balance }) => {
-                let mut open = Open { balance, charged: Money::ZERO, entries: 0, updated_at: ctx.now };
+                let (charged, updated_at, version) = (Money::ZERO, ctx.change(), Version::ZERO);
+                let mut open = Open { balance, charged, entries: 0, updated_at, version };
                 if balance > Money::ZERO {
                     open.note(EntryKind::TopUp, balance, None, ctx);
                 }
-                ctx.answer(Answer::ok(&open.view(ctx.id)));
+                ctx.show(&open.view(ctx.id));
                 *self = Self::Open(open);
             }
             (Self::Open(_), Message::Open { .. }) => {
@@ -151,7 +156,7 @@ impl Entity for Wallet {
             }
             (Self::Absent, Message::TopUp { .. }) => ctx.refuse(&not_found(ctx.id)),
             (Self::Open(open), Message::TopUp { amount }) => match open.top_up(amount, ctx) {
-                Ok(()) => ctx.answer(Answer::ok(&open.view(ctx.id))),
+                Ok(()) => ctx.show(&open.view(ctx.id)),
                 Err(refusal) => ctx.refuse(&refusal),
             },
             (Self::Absent, Message::Charge { order, .. }) => {
@@ -233,7 +238,7 @@ impl Open {
         let entry = Entry { at: ctx.now, kind, amount, balance: self.balance, order, key };
         ctx.put_row(entry_row(self.entries), &entry);
         self.entries += 1;
-        self.updated_at = ctx.now;
+        self.updated_at = ctx.change();
     }
 
     fn view<'a>(&self, id: &'a Id) -> View<'a> {

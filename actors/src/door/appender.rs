@@ -215,7 +215,7 @@ async fn accept(answers: &Answers, envelope: Envelope, Acceptance { to, status }
         body["status"] = json!(status);
     }
     let (body, traceparent) = (body.to_string().into(), envelope.trace.map(Into::into));
-    let response = Response { body, error: None, replayed: false, accepted: true, ticketed: false, traceparent };
+    let response = Response { body, accepted: true, traceparent, ..Response::default() };
     answers.send(to, response).await;
 }
 

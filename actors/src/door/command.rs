@@ -13,8 +13,10 @@ use shop_domain::{
     product,
     text::quoted,
     ticket::{InvalidTicket, Ticket},
+    version::Precondition,
     wallet,
 };
+use shop_nats::request::Conditions;
 
 use super::body::{Fields, invalid, is_digits};
 use crate::query::{About, Page, Query};
@@ -72,6 +74,18 @@ pub fn ticket(tickets: &[String], command: &Command, has_key: bool) -> Result<Op
             Err(mistake("is not needed: the id of an order is its key"))
         }
         (Command::Write { .. } | Command::Read(_), _) => Ok(ticket),
+    }
+}
+
+/// Reads what is demanded of the entity, if something is.
+pub fn precondition(conditions: &Conditions, command: &Command) -> Result<Option<Precondition>, Problem> {
+    let precondition = Precondition::read(&conditions.if_match, &conditions.if_none_match)?;
+    match (command, &precondition) {
+        (Command::Write { message: Message::Void(_), .. }, Some(_)) => Err(Problem::new(
+            Code::MALFORMED,
+            "a void demands nothing of its entity: send no If-Match or If-None-Match",
+        )),
+        (Command::Write { .. } | Command::Read(_), _) => Ok(precondition),
     }
 }
 

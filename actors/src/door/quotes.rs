@@ -10,7 +10,7 @@ use serde_json::json;
 use shop_domain::{id::ProductId, kind::Kind, order::Wanted, product::Quote};
 use shop_nats::{
     connection::Connection,
-    request::{Reply, Request, RequestError},
+    request::{Conditions, Reply, Request, RequestError},
     subject,
 };
 use tokio::{
@@ -110,6 +110,7 @@ async fn ask(
         traceparent: None,
         respond_async: false,
         ticket: None,
+        conditions: Conditions::default(),
     };
     let reply = persistently(connection, request).await?;
     let quotes: Vec<Quote> = serde_json::from_slice(&reply.body).unwrap_or_default();

@@ -267,6 +267,7 @@ impl Findings {
             | Refusal::OrderIdReused { .. }
             | Refusal::Overloaded { .. }
             | Refusal::LimitExceeded { .. }
+            | Refusal::PreconditionFailed { .. }
             | Refusal::Invalid { .. } => None,
         }
     }
@@ -425,6 +426,7 @@ impl Before {
                 | Refusal::OrderIdReused { .. }
                 | Refusal::Overloaded { .. }
                 | Refusal::LimitExceeded { .. }
+                | Refusal::PreconditionFailed { .. }
                 | Refusal::Invalid { .. },
                 _,
             ) => String::new(),

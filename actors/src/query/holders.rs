@@ -166,8 +166,10 @@ impl Holders {
     pub async fn answer(&self, local: &Local, number: u16, question: Bytes) -> Bytes {
         let answer = match rmp_serde::from_slice(&question) {
             Ok(Question::Of(id, about)) => {
-                local.of(number, &id, &about).await.map(|json| encode(Ok(ByteBuf::from(json))))
+                local.of(number, &id, &about).await.map(|found| encode(Ok(ByteBuf::from(found.json))))
             }
+            Ok(Question::Tagged(id, about)) => local.of(number, &id, &about).await.map(|found| encode(Ok(found))),
+            Ok(Question::Logic(id)) => local.logic(number, &id).await.map(|logic| encode(Ok(logic))),
             Ok(Question::Products(after, limit)) => {
                 local.products(number, after.as_ref(), limit).await.map(|states| encode(Ok(states)))
             }

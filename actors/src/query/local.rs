@@ -19,12 +19,13 @@ use shop_domain::{
     problem::Problem,
     product::Quote,
     rows::{Rows, decode_row},
+    version::Current,
     wallet::{self, Entry},
 };
 use shop_nats::subject::partition_of;
 use tokio::{sync::watch, time::timeout};
 
-use super::{About, KeyScope, List, Outlook, PAGE_BYTES_MAX, Page, States, decode, to_json, unavailable, view};
+use super::{About, Found, KeyScope, List, Outlook, PAGE_BYTES_MAX, Page, States, decode, to_json, unavailable, view};
 use crate::{
     fence::{End, Fence},
     kind_host::View,
@@ -84,21 +85,32 @@ impl Local {
         self.view.borrow().describe(self.kind)
     }
 
-    /// What is asked about an entity of a partition, in JSON.
-    pub async fn of(&self, number: u16, id: &Id, about: &About) -> Result<Vec<u8>, Unread> {
+    /// What is asked about an entity of a partition.
+    pub async fn of(&self, number: u16, id: &Id, about: &About) -> Result<Found, Unread> {
         self.expect_in(number, id)?;
         match about {
             About::Itself => self.get(number, id).await,
-            About::Statement(page) => self.statement(number, id, page).await,
+            About::Statement(page) => {
+                self.statement(number, id, page).await.map(|json| Found { json, current: Current::Untagged })
+            }
             About::Orders(page) => self.orders(number, id, page).await,
         }
     }
 
-    async fn get(&self, number: u16, id: &Id) -> Result<Vec<u8>, Unread> {
+    /// By which logic version the partition of an entity goes on.
+    pub(super) async fn logic(&self, number: u16, id: &Id) -> Result<u32, Unread> {
+        self.expect_in(number, id)?;
+        self.look(number, |look| Ok(look.logic().number())).await
+    }
+
+    async fn get(&self, number: u16, id: &Id) -> Result<Found, Unread> {
         let kind = self.kind;
-        let found =
-            self.look(number, |look| Ok(look.state(id)?.and_then(|state| view(&decode(kind, &state), id)))).await?;
-        found.ok_or_else(|| not_found(kind, id))
+        let found = self.look(number, |look| {
+            let state = look.state(id)?.map(|state| decode(kind, &state));
+            let found = |state: &State| Some(Found { json: view(state, id)?, current: state.current(look.logic()) });
+            Ok(state.as_ref().and_then(found))
+        });
+        found.await?.ok_or_else(|| not_found(kind, id))
     }
 
     async fn statement(&self, number: u16, id: &Id, page: &Page) -> Result<Vec<u8>, Unread> {
@@ -111,11 +123,15 @@ impl Local {
         Ok(to_json(&List { user: None, items, next }))
     }
 
-    async fn orders(&self, number: u16, user: &Id, page: &Page) -> Result<Vec<u8>, Unread> {
-        let rows = self.look(number, |look| rows_of(look, user, mypage::ORDER_ROWS, page));
-        let (rows, next) = rows.await?;
+    async fn orders(&self, number: u16, user: &Id, page: &Page) -> Result<Found, Unread> {
+        let seen = self.look(number, |look| {
+            let state = look.state(user)?.map(|state| decode(Kind::Mypage, &state));
+            let current = state.unwrap_or_else(|| State::absent(Kind::Mypage)).current(look.logic());
+            Ok((rows_of(look, user, mypage::ORDER_ROWS, page)?, current))
+        });
+        let ((rows, next), current) = seen.await?;
         let items: Vec<Summary> = rows.iter().filter_map(|row| decode_row::<Item>(row).summary()).collect();
-        Ok(to_json(&List { user: Some(user.clone()), items, next }))
+        Ok(Found { json: to_json(&List { user: Some(user.clone()), items, next }), current })
     }
 
     /// At most `limit` products with ids after `after`; fewer when they are large, but at least one.

@@ -11,7 +11,7 @@ use shop_domain::kind::Kind;
 use shop_nats::{
     access::Access,
     connection::Connection,
-    request::{Request, RequestError},
+    request::{Conditions, Request, RequestError},
     subject,
 };
 use shop_tests::{
@@ -140,6 +140,7 @@ async fn a_request_is_given_up_in_its_time_though_the_nats_server_takes_nothing_
             traceparent: None,
             respond_async: false,
             ticket: None,
+            conditions: Conditions::default(),
         };
         connection.request(request, wait)
     }))

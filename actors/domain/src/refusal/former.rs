@@ -25,6 +25,7 @@ pub(super) fn problem(refusal: &Refusal) -> Problem {
         | Refusal::OrderIdReused { .. }
         | Refusal::Overloaded { .. }
         | Refusal::LimitExceeded { .. }
+        | Refusal::PreconditionFailed { .. }
         | Refusal::Invalid { .. } => refusal.problem(),
     }
 }

@@ -20,6 +20,7 @@ use shop_domain::{
     refusal::Refusal,
     rows::RowKey,
     timestamp::Timestamp,
+    version::Version,
     wallet::{self, Charge, Entry, EntryKind, Open, Wallet},
 };
 
@@ -51,13 +52,14 @@ impl Shop {
     /// Confirmed, with all that belongs to it.
     fn sound() -> Self {
         let mut shop = Self {
-            wallet: Open { balance: money(80), charged: money(20), entries: 2, updated_at: AT },
+            wallet: Open { balance: money(80), charged: money(20), entries: 2, updated_at: AT, version: Version::ZERO },
             product: OnSale {
                 name: "thing".into(),
                 price: money(10),
                 stock: quantity(8),
                 taken: quantity(2),
                 updated_at: AT,
+                version: Version::ZERO,
             },
             order: placed(Phase::Confirmed, true, false),
             delivery: Some(delivery::Status::Scheduled),
@@ -137,7 +139,7 @@ impl Shop {
             (Kind::Product, "apple", State::Product(Product::OnSale(self.product))),
             (Kind::Order, "o-1", State::Order(Order::Placed(Box::new(self.order)))),
             (Kind::Delivery, "o-1", State::Delivery(self.delivery.map_or(Delivery::Absent, made))),
-            (Kind::Mypage, "alice", State::Mypage(Mypage {})),
+            (Kind::Mypage, "alice", State::Mypage(Mypage::default())),
         ];
         let rows = |kind| self.rows.iter().filter(move |((of, _), _)| *of == kind);
         let rows = |kind| rows(kind).map(|((_, row), bytes)| (row.clone(), bytes.clone())).collect();
@@ -165,6 +167,7 @@ fn placed(phase: Phase, shipped: bool, cancelling: bool) -> Placed {
         quoted: Default::default(),
         placed_at: Timestamp::from_unix_ms(3),
         updated_at: AT,
+        version: Version::ZERO,
         placers: vec![],
         cancellers: vec![],
     }
@@ -172,7 +175,14 @@ fn placed(phase: Phase, shipped: bool, cancelling: bool) -> Placed {
 
 fn made(status: delivery::Status) -> Delivery {
     let user = "alice".parse().unwrap();
-    Delivery::Made(delivery::Made { user, lines: vec![], placed_at: AT, status, updated_at: AT })
+    Delivery::Made(delivery::Made {
+        user,
+        lines: vec![],
+        placed_at: AT,
+        status,
+        updated_at: AT,
+        version: Version::ZERO,
+    })
 }
 
 fn taking(answers: &[(&str, Option<Refusal>)]) -> Phase {

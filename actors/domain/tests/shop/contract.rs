@@ -18,6 +18,7 @@ use shop_domain::{
     product::{self, Quote},
     refusal::Refusal,
     timestamp::Timestamp,
+    version::{Current, Version},
     wallet,
 };
 
@@ -39,6 +40,7 @@ fn every_code_has_one_status_and_one_title_and_is_found_by_its_name() {
         ("not_deliverable", 409, "Not deliverable"),
         ("limit_exceeded", 409, "Limit exceeded"),
         ("idempotency_key_reused", 409, "Idempotency key reused"),
+        ("precondition_failed", 412, "Precondition failed"),
         ("request_timeout", 408, "Request timeout"),
         ("payload_too_large", 413, "Payload too large"),
         ("uri_too_long", 414, "URI too long"),
@@ -56,10 +58,10 @@ fn every_code_has_one_status_and_one_title_and_is_found_by_its_name() {
 }
 
 /// A refusal, its code, its sentence, and its facts in JSON.
-type Told = (Refusal, &'static str, &'static str, &'static str);
+type Told<'a> = (Refusal, &'static str, &'static str, &'a str);
 
 /// Every refusal as it was told before logic version 3.
-fn former_refusals() -> Vec<Told> {
+fn former_refusals() -> Vec<Told<'static>> {
     let (apple, alice) = (|| "apple".parse().unwrap(), || id("alice"));
     vec![
         (Refusal::NotFound { kind: Kind::Wallet, id: alice() }, "not_found", "there is no wallet alice", ""),
@@ -156,6 +158,20 @@ fn every_refusal_tells_what_happened_in_a_sentence_and_in_facts() {
     for told in table {
         is_told(Logic::V3, r#","retryable":false"#, told);
     }
+    let facts = r#","kind":"wallet","id":"alice""#;
+    for (current, detail, etag) in [
+        (Current::Absent, r#"the wallet \"alice\" does not exist, and If-Match demands that it does"#, ""),
+        (Current::Untagged, r#"the wallet \"alice\" has no entity tag that If-Match or If-None-Match could mean"#, ""),
+        (
+            Current::At(Version::ZERO.next()),
+            r#"the wallet \"alice\" has the entity tag \"1\", and If-Match or If-None-Match demands otherwise"#,
+            r#","etag":"\"1\"""#,
+        ),
+    ] {
+        let refusal = Refusal::PreconditionFailed { kind: Kind::Wallet, id: id("alice"), current };
+        let facts = format!("{facts}{etag}");
+        is_told(Logic::V4, r#","retryable":false"#, (refusal, "precondition_failed", detail, &facts));
+    }
     let crowded = (
         Refusal::Overloaded { waiting: 256 },
         "overloaded",
@@ -175,7 +191,7 @@ fn before_logic_version_3_a_refusal_is_told_in_the_words_of_its_day() {
 }
 
 #[track_caller]
-fn is_told(logic: Logic, retryable: &str, (refusal, name, detail, facts): Told) {
+fn is_told(logic: Logic, retryable: &str, (refusal, name, detail, facts): Told<'_>) {
     let Code { status, title, .. } = Code::named(name).unwrap();
     let head = format!(r#""type":"urn:shop:problem:{name}","title":"{title}","status":{status},"code":"{name}""#);
     let answer = Answer::refused(&refusal, logic);
@@ -245,9 +261,9 @@ fn who_named_no_price_is_told_what_was_quoted_and_others_what_they_agreed_to() {
 
 #[test]
 fn an_answer_has_a_code_only_when_it_is_an_error() {
-    assert_eq!(Answer::ok(&1).code(), None);
+    assert_eq!(Answer::ok(&1, None).code(), None);
     // Kept by a version that knew more codes.
-    let kept = Answer { error: Some("of_the_future".into()), body: vec![] };
+    let kept = Answer { error: Some("of_the_future".into()), version: None, body: vec![] };
     assert_eq!(kept.code(), Some(Code::INVALID));
 }
 
@@ -474,6 +490,7 @@ fn a_message_reads_the_rows_that_it_needs_and_no_others() {
             fingerprint: envelope.message.fingerprint(),
             reply: None,
             ticket: None,
+            precondition: None,
         });
         let answer =
             if matches!(envelope.message, Message::Order(order::Message::Place(_))) { "answer/" } else { "answer/k-1" };

@@ -14,6 +14,7 @@ use shop_domain::{
     product::{self, Quote},
     refusal::Refusal,
     timestamp::Timestamp,
+    version::{Current, Precondition, Version},
     wallet,
 };
 
@@ -61,6 +62,8 @@ fn samples() -> BTreeMap<String, Envelope> {
     let product = || "apple".parse().unwrap();
     let placed_at = Timestamp::from_unix_ms(1_700_000_000_000);
     let refused = |refusal| order::Message::ChargeRefused { refusal };
+    let precondition_failed =
+        |current| refused(Refusal::PreconditionFailed { kind: Kind::Wallet, id: id("alice"), current });
     let wanted = |unit_price, quote| Wanted { product: product(), quantity: quantity(2), unit_price, quote };
     let place_all = Place {
         user: "alice".parse().unwrap(),
@@ -132,6 +135,9 @@ fn samples() -> BTreeMap<String, Envelope> {
             })
             .into(),
         ),
+        ("refusal.precondition_failed", precondition_failed(Current::Untagged).into()),
+        ("refusal.precondition_failed.absent", precondition_failed(Current::Absent).into()),
+        ("refusal.precondition_failed.at", precondition_failed(Current::At(Version::ZERO.next())).into()),
         ("refusal.invalid", refused(Refusal::Invalid { pointer: "/amount".into(), detail: "too much".into() }).into()),
         (
             "delivery.schedule",
@@ -176,16 +182,32 @@ fn samples() -> BTreeMap<String, Envelope> {
             fingerprint: u64::MAX,
             reply: Some(ReplyTo { inbox: "_INBOX.a.b".into(), format: Format::Msgpack }),
             ticket: None,
+            precondition: None,
         }),
         trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         ..envelope(wallet::Message::TopUp { amount: money(1) }.into())
     };
     let mut as_given = full.clone();
     as_given.request.iter_mut().for_each(|request| request.key_as_given = Some("k/1".into()));
+    for (name, if_match, if_none_match) in
+        [("if_match", vec!["\"7\", \"8\"".to_owned()], vec![]), ("if_none_match", vec![], vec!["*".to_owned()])]
+    {
+        let mut conditional = full.clone();
+        let precondition = Precondition::read(&if_match, &if_none_match).unwrap();
+        conditional.request.iter_mut().for_each(|request| request.precondition = precondition.clone());
+        samples.insert(format!("envelope.full.{name}"), conditional);
+    }
     samples.insert("envelope.full".into(), full);
     let ticket = "0af7651916cd43dd8448eb211c80319c.1700000000000.1700000005000".parse().unwrap();
     let voided = Envelope {
-        request: Some(Request { key: None, key_as_given: None, fingerprint: 1, reply: None, ticket: Some(ticket) }),
+        request: Some(Request {
+            key: None,
+            key_as_given: None,
+            fingerprint: 1,
+            reply: None,
+            ticket: Some(ticket),
+            precondition: None,
+        }),
         ..envelope(Message::Void(Kind::Wallet))
     };
     samples.insert("envelope.void".into(), voided);

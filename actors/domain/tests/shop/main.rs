@@ -9,5 +9,6 @@ mod invariant;
 mod saga;
 mod storm;
 mod tickets;
+mod versions;
 mod wallet_and_stock;
 mod world;

@@ -13,6 +13,7 @@ use shop_domain::{
     invariant::{
         self, Totals,
         always::{self, Cut, Seen},
+        versions::{self, Sight},
     },
     kind::Kind,
     logic::Logic,
@@ -24,6 +25,7 @@ use shop_domain::{
     rows::{RowKey, Rows, decode_row},
     ticket::Ticket,
     timestamp::Timestamp,
+    version::{Precondition, Version},
     wallet,
 };
 
@@ -99,6 +101,23 @@ impl World {
     pub(crate) fn ask_with_ticket(&mut self, to: &str, message: impl Into<Message>, inbox: &str, ticket: &Ticket) {
         let mut envelope = command(to, message.into(), inbox, None);
         envelope.request.iter_mut().for_each(|request| request.ticket = Some(ticket.clone()));
+        self.handle(envelope);
+    }
+
+    /// A command with these values of `If-Match` and `If-None-Match`, where they are not empty.
+    pub(crate) fn ask_if(
+        &mut self,
+        to: &str,
+        message: impl Into<Message>,
+        inbox: &str,
+        (if_match, if_none_match): (&str, &str),
+        key: Option<&str>,
+    ) {
+        let lines = |value: &str| Some(value.to_owned()).filter(|value| !value.is_empty()).into_iter().collect();
+        let (if_match, if_none_match): (Vec<_>, Vec<_>) = (lines(if_match), lines(if_none_match));
+        let mut envelope = command(to, message.into(), inbox, key.map(|key| key.parse().unwrap()));
+        let precondition = Precondition::read(&if_match, &if_none_match).unwrap();
+        envelope.request.iter_mut().for_each(|request| request.precondition = precondition.clone());
         self.handle(envelope);
     }
 
@@ -181,12 +200,16 @@ impl World {
     fn handle(&mut self, envelope: Envelope) {
         self.now += u64::from(!self.stands_still);
         let (kind, to) = (envelope.message.kind(), envelope.to.clone());
+        let is_void = matches!(envelope.message, Message::Void(_));
         let mut rows = Rows::default();
         for row in entity::rows(&envelope) {
             let bytes = self.rows.get(&(kind, to.clone(), row.clone())).cloned();
             rows.load(row, bytes);
         }
         let before = self.states.entry((kind, to.clone())).or_insert_with(|| State::absent(kind));
+        let row = versions::row_of_page(&envelope.message).map(|row| (kind, to.clone(), row));
+        let row_of = |rows: &BTreeMap<_, Vec<u8>>| rows.get(row.as_ref()?).cloned();
+        let was = Sight::of(&to, before, row_of(&self.rows).as_deref());
         // Through bytes and back, as a checkpoint does it.
         let mut state = State::decode(kind, &before.encode()).unwrap();
         let effects = state.handle(envelope, Timestamp::from_unix_ms(self.now), self.logic, &mut rows);
@@ -194,6 +217,9 @@ impl World {
         for (row, bytes) in rows.into_changed() {
             self.rows.insert((kind, to.clone(), row), bytes);
         }
+        let is = Sight::of(&to, before, row_of(&self.rows).as_deref());
+        let violations = versions::check_version(&to, self.logic, &was, &is);
+        assert!(violations.is_empty(), "{violations:#?}");
         for effect in effects {
             match effect {
                 Effect::Send(envelope) => {
@@ -201,6 +227,11 @@ impl World {
                     self.links.entry(link).or_default().push_back(envelope);
                 }
                 Effect::Reply(reply) => {
+                    if reply.answer.error.is_none() && !reply.replayed && !is_void {
+                        let shown = str::from_utf8(&reply.answer.body).ok();
+                        let version = is.version().filter(|_| self.logic >= Logic::V4);
+                        assert_eq!((shown, reply.answer.version), (is.json(), version), "{to} is shown otherwise");
+                    }
                     if reply.ticketed {
                         self.ticketed.insert(reply.to.inbox.clone().into());
                     }
@@ -224,6 +255,11 @@ impl World {
         answers.remove(0).0
     }
 
+    /// Goes on as if nobody had been answered yet.
+    pub(crate) fn forget_answers(&mut self) {
+        self.answers.clear();
+    }
+
     /// The bytes of all answers given at an inbox.
     pub(crate) fn answer_bytes(&self, inbox: &str) -> Vec<&[u8]> {
         self.answers.iter().filter(|(to, _, _)| to == inbox).map(|(_, answer, _)| &answer.body[..]).collect()
@@ -238,6 +274,17 @@ impl World {
 
     fn state(&self, kind: Kind, of: &str) -> State {
         self.states.get(&(kind, id(of))).cloned().unwrap_or_else(|| State::absent(kind))
+    }
+
+    /// How often callers have seen an entity change.
+    pub(crate) fn version(&self, kind: Kind, of: &str) -> Option<u64> {
+        self.state(kind, of).version().map(Version::number)
+    }
+
+    /// The version in the answers given at an inbox.
+    pub(crate) fn versions_told(&self, inbox: &str) -> Vec<Option<u64>> {
+        let answers = self.answers.iter().filter(|(to, _, _)| to == inbox);
+        answers.map(|(_, answer, _)| answer.version.map(Version::number)).collect()
     }
 
     /// What a wallet holds.
@@ -361,7 +408,8 @@ impl Cut for Now<'_> {
 fn command(to: &str, message: Message, inbox: &str, key: Option<Key>) -> Envelope {
     let fingerprint = message.fingerprint();
     let reply = (!inbox.is_empty()).then(|| ReplyTo { inbox: inbox.into(), format: Format::Json });
-    let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket: None });
+    let (ticket, precondition) = (None, None);
+    let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket, precondition });
     Envelope { to: id(to), message, request, trace: None }
 }
 

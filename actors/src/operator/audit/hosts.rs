@@ -8,10 +8,10 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
-use shop_domain::{id::Id, kind::Kind, problem::Code};
+use shop_domain::{id::Id, kind::Kind, problem::Code, version::Version};
 use shop_nats::{
     connection::Connection,
-    request::{Reply, Request},
+    request::{Conditions, Reply, Request},
     subject,
 };
 
@@ -40,7 +40,15 @@ pub(super) struct Hosts {
     /// How many entities of a kind could not be compared, and why.
     pub(super) unanswered: BTreeMap<Kind, (usize, String)>,
     /// Answers that were not that of the cut.
-    open: BTreeMap<(Kind, Id), Option<Value>>,
+    open: BTreeMap<(Kind, Id), Option<Said>>,
+}
+
+/// What a host says of an entity that is there.
+#[derive(Debug)]
+struct Said {
+    view: Value,
+    /// The same as 0 where versions are not counted yet.
+    version: Version,
 }
 
 impl Hosts {
@@ -96,7 +104,9 @@ impl Hosts {
     pub(super) fn name(&self, differences: &mut Differences) {
         for ((kind, id), answer) in &self.open {
             differences.name(|| match answer {
-                Some(answer) => format!("{kind} {id} is not what its host says: {answer}"),
+                Some(Said { view, version }) => {
+                    format!("{kind} {id} is not what its host says: {view} with the version {}", version.number())
+                }
                 None => format!("{kind} {id} is there, but its host says that it is not"),
             });
         }
@@ -104,11 +114,17 @@ impl Hosts {
 }
 
 /// Whether an entity is what a host says of it, as far as the host says it.
-fn agrees(replay: &Replay, kind: Kind, id: &Id, answer: Option<&Value>) -> bool {
+fn agrees(replay: &Replay, kind: Kind, id: &Id, said: Option<&Said>) -> bool {
+    let entity = replay.entity(kind, id);
+    let version = entity.and_then(|entity| entity.state.version()).unwrap_or_default();
+    let answer = said.map(|said| &said.view);
     // Of a page, one more than the host says: enough to see whether that is all.
-    let said = answer.and_then(|answer| answer["items"].as_array()).map_or(0, Vec::len);
-    let view = words::view(kind, id, replay.entity(kind, id), said + 1);
+    let shown = answer.and_then(|answer| answer["items"].as_array()).map_or(0, Vec::len);
+    let view = words::view(kind, id, entity, shown + 1);
     let (Some(answer), Some(view)) = (answer, view.as_ref()) else { return answer == view.as_ref() };
+    if said.is_some_and(|said| said.version != version) {
+        return false;
+    }
     match kind {
         Kind::Wallet | Kind::Product | Kind::Order | Kind::Delivery => answer == view,
         Kind::Mypage => match (answer["items"].as_array(), view["items"].as_array()) {
@@ -131,7 +147,7 @@ async fn status(connection: &Connection, kind: Kind) -> Result<(), String> {
 }
 
 /// What a host says of an entity; nothing when it says that there is none.
-async fn get(connection: &Connection, kind: Kind, id: &Id) -> Result<Option<Value>, String> {
+async fn get(connection: &Connection, kind: Kind, id: &Id) -> Result<Option<Said>, String> {
     let body = match kind {
         Kind::Wallet | Kind::Product | Kind::Order | Kind::Delivery => Bytes::new(),
         Kind::Mypage => json!({ "limit": PAGE_ITEMS }).to_string().into(),
@@ -142,14 +158,24 @@ async fn get(connection: &Connection, kind: Kind, id: &Id) -> Result<Option<Valu
         match reply.error {
             Some(Code::NOT_FOUND) => return Ok(None),
             Some(Code::UNAVAILABLE | Code::OVERLOADED) => tokio::time::sleep(RETRY_PAUSE).await,
-            Some(_) | None => return Ok(Some(serde_json::from_slice(&reply.body).unwrap_or_default())),
+            Some(_) | None => {
+                let view = serde_json::from_slice(&reply.body).unwrap_or_default();
+                return Ok(Some(Said { view, version: reply.version.unwrap_or_default() }));
+            }
         }
     }
     Err("its host cannot answer".to_owned())
 }
 
 async fn request(connection: &Connection, subject: String, body: Bytes) -> Result<Reply, String> {
-    let request =
-        Request { subject, body, idempotency_key: None, traceparent: None, respond_async: false, ticket: None };
+    let request = Request {
+        subject,
+        body,
+        idempotency_key: None,
+        traceparent: None,
+        respond_async: false,
+        ticket: None,
+        conditions: Conditions::default(),
+    };
     connection.request(request, ANSWER_WAIT).await.map_err(|error| error.to_string())
 }

@@ -135,7 +135,7 @@ fn a_thing_that_turns_into_another_or_vanishes_is_found() {
     assert_eq!(step(&page, cancel(), &page), [""; 0]);
     let gone = format!("x: was {:?} and is Order(Absent)", order(Phase::Paying));
     assert_eq!(step(&order(Phase::Paying), cancel(), &none), [gone]);
-    let turned = "x: was Mypage(Mypage) and is Order(Absent)";
+    let turned = format!("x: was {page:?} and is Order(Absent)");
     assert_eq!(step(&page, cancel(), &none), [turned]);
 }
 

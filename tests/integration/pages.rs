@@ -134,7 +134,7 @@ fn beside(page: &Path, link: &str) -> PathBuf {
         match component {
             Component::ParentDir => assert!(target.pop(), "{}: {link} leads out", page.display()),
             Component::Normal(name) => target.push(name),
-            _ => {}
+            Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
         }
     }
     target

@@ -5,7 +5,7 @@ use std::{
     fmt, io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -77,6 +77,10 @@ pub struct Connection {
     client: Client,
     connects: watch::Receiver<u64>,
     slow_consumers: Arc<AtomicU64>,
+    /// Whether it was closed on purpose.
+    is_closed: Arc<AtomicBool>,
+    /// Where to, and under which name.
+    made: Arc<(Access, String)>,
     /// Ends what watches over it, with the last copy.
     _watched: Arc<oneshot::Sender<()>>,
 }
@@ -100,7 +104,19 @@ impl Connection {
         }
     }
 
+    /// Whether it was closed on purpose.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
+
+    /// The same once more, in the place of this one, which has [ended](Self::ended).
+    pub(crate) async fn again(&self) -> Result<Self, ConnectError> {
+        let (access, name) = &*self.made;
+        Self::connect(access, name).await
+    }
+
     async fn connect_to(access: Access, name: String) -> Result<Self, ConnectError> {
+        let made = Arc::new((access.clone(), name.clone()));
         let (connected, connects) = watch::channel(0);
         let connected = Arc::new(connected);
         let slow_consumers = Arc::new(AtomicU64::new(0));
@@ -139,7 +155,7 @@ impl Connection {
         if client.server_info().cluster.is_some() {
             tokio::spawn(cut_off::watch(client.clone(), name, end));
         }
-        Ok(Self { client, connects, slow_consumers, _watched: Arc::new(watched) })
+        Ok(Self { client, connects, slow_consumers, is_closed: Arc::default(), made, _watched: Arc::new(watched) })
     }
 
     /// The client underneath, for this crate only.
@@ -156,6 +172,14 @@ impl Connection {
     /// whatever was on its way may be lost.
     pub fn connects(&self) -> watch::Receiver<u64> {
         self.connects.clone()
+    }
+
+    /// Returns when the client has ended for good: it was closed, or it has panicked over something that came in
+    /// (async-nats 0.51 does over a header with a carriage return in it), and says nothing of that. What it calls with
+    /// its events goes with it.
+    pub async fn ended(&self) {
+        let mut connects = self.connects();
+        while connects.changed().await.is_ok() {}
     }
 
     /// Counts the times that a subscription was full and messages were dropped.
@@ -191,6 +215,7 @@ impl Connection {
     /// Lets all that was published arrive, in at most `limit`, and closes the connection. That it has left is not
     /// enough: a socket that is closed before all that came in was read takes back what the server has not read yet.
     pub async fn close(&self, limit: Duration) {
+        self.is_closed.store(true, Ordering::Relaxed);
         if self.is_connected()
             && let Err(error) = self.round_trip(limit).await
         {

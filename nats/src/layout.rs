@@ -25,10 +25,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_nats::jetstream::{
-    self, ErrorCode,
+    self,
     context::PublishErrorKind,
     message::PublishMessage,
-    stream::{Config, DiscardPolicy, LastRawMessageErrorKind, StorageType},
+    stream::{Config, DiscardPolicy, StorageType},
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -40,8 +40,9 @@ use crate::{
     frame::Upgrade,
     log::Identity,
     start::{PATIENCE, Wait},
+    stored::last_of,
     subject,
-    topology::{self, TopologyError, identity_of},
+    topology::{self, PARTITIONS_MAX, SEQUENCE_MAX, TopologyError, identity_of},
 };
 
 /// Into how many partitions each kind is cut, and from where on its log is read under that count.
@@ -169,6 +170,21 @@ impl Decided {
     }
 }
 
+impl Layout {
+    /// Whether logs can be cut like this. Who may append to the stream may say anything.
+    fn is_possible(&self) -> bool {
+        let is_stretch = |begins_at: u64, partitions: u16| {
+            (1..=SEQUENCE_MAX).contains(&begins_at) && (1..=PARTITIONS_MAX).contains(&partitions)
+        };
+        let is_cut = |cut: &Cut| {
+            let mut stretches = cut.before.iter();
+            is_stretch(cut.begins_at, cut.partitions)
+                && stretches.all(|before| is_stretch(before.begins_at, before.partitions))
+        };
+        self.generation < u32::MAX && self.kinds.values().all(is_cut)
+    }
+}
+
 impl Cut {
     /// The log goes on behind its last record, cut into so many partitions.
     pub fn behind(log: &Identity, now: Option<&Self>, partitions: u16, epoch: u64, last: u64, logic: u32) -> Self {
@@ -230,7 +246,7 @@ impl Connection {
         let bytes: Bytes = serde_json::to_vec(&decision).expect("a layout always encodes").into();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let message = PublishMessage::build().payload(bytes.clone()).expected_last_sequence(after);
+            let message = PublishMessage::build().payload(bytes.clone()).expected_last_subject_sequence(after);
             let reason = match publish(&context, subject::LAYOUT, message).await {
                 Ok(at) => return Ok(at),
                 Err(error) => error.to_string(),
@@ -238,7 +254,7 @@ impl Connection {
             // Also an attempt that failed may have been stored.
             let now = self.decided().await?;
             match now.at {
-                at if at == after + 1 && now.layout == decision.layout => return Ok(at),
+                at if at > after && now.layout == decision.layout => return Ok(at),
                 at if at != after => return Err(LayoutError::Overtaken),
                 _ if Instant::now() > deadline => return Err(server(subject::LAYOUT_STREAM, reason)),
                 _ => sleep(PAUSE).await,
@@ -311,26 +327,13 @@ async fn make_stream(context: &jetstream::Context) -> Result<(), LayoutError> {
 /// Which layout is in force, as the leader of its stream says.
 pub(crate) async fn decided(context: &jetstream::Context) -> Result<Decided, LayoutError> {
     let failed = |reason: String| server(subject::LAYOUT_STREAM, reason);
-    let stream = context.get_stream_no_info(subject::LAYOUT_STREAM).await.map_err(|error| failed(error.to_string()))?;
-    match stream.get_last_raw_message_by_subject(subject::LAYOUT).await {
-        Ok(message) => {
-            let decision: Decision =
-                serde_json::from_slice(&message.payload).map_err(|error| failed(error.to_string()))?;
-            Ok(Decided { layout: decision.layout, at: message.sequence })
-        }
-        Err(error) => match error.kind() {
-            LastRawMessageErrorKind::NoMessageFound => Ok(Decided::default()),
-            LastRawMessageErrorKind::JetStream(ref inner) if is_nothing(inner.error_code()) => Ok(Decided::default()),
-            LastRawMessageErrorKind::JetStream(_)
-            | LastRawMessageErrorKind::InvalidSubject
-            | LastRawMessageErrorKind::Other => Err(failed(error.to_string())),
-        },
+    let last = last_of(context, subject::LAYOUT_STREAM, subject::LAYOUT).await.map_err(failed)?;
+    let Some(message) = last else { return Ok(Decided::default()) };
+    let decision: Decision = serde_json::from_slice(&message.payload).map_err(|error| failed(error.to_string()))?;
+    match decision.layout {
+        Some(layout) if !layout.is_possible() => Err(failed("it says of a log what none can be".to_owned())),
+        layout => Ok(Decided { layout, at: message.sequence }),
     }
-}
-
-/// Whether an error says that nothing was ever decided.
-fn is_nothing(error: ErrorCode) -> bool {
-    [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::STREAM_NOT_FOUND].contains(&error)
 }
 
 /// What streams are made to follow.
@@ -368,7 +371,7 @@ fn changed(
     decided: &Decided,
     follow: Follow,
 ) -> Result<Option<Config>, LayoutError> {
-    let (cut, generation) = (decided.cut(kind), generation(&info.config));
+    let (cut, generation) = (decided.cut(kind), generation(kind, &info.config));
     if cut.is_none() && generation == 0 {
         return Ok(None);
     }
@@ -392,14 +395,14 @@ fn changed(
 async fn generations(context: &jetstream::Context) -> Result<Vec<u32>, LayoutError> {
     let mut generations = Vec::with_capacity(Kind::ALL.len());
     for kind in Kind::ALL {
-        generations.extend(stream_info(context, kind).await?.map(|info| generation(&info.config)));
+        generations.extend(stream_info(context, kind).await?.map(|info| generation(kind, &info.config)));
     }
     Ok(generations)
 }
 
 /// The generation whose subjects a log has.
-fn generation(config: &Config) -> u32 {
-    config.subjects.iter().filter_map(|subject| Some(subject::place(subject)?.0)).max().unwrap_or(0)
+fn generation(kind: Kind, config: &Config) -> u32 {
+    config.subjects.iter().filter_map(|subject| Some(subject::place(kind, subject)?.0)).max().unwrap_or(0)
 }
 
 async fn stream_config(context: &jetstream::Context, kind: Kind) -> Result<Config, LayoutError> {
@@ -461,6 +464,25 @@ mod tests {
     fn decided() -> Decided {
         let cut = Cut { partitions: 4, epoch: 3, begins_at: 10, logic: 1, former: vec![1, 2], before: vec![] };
         Decided { layout: Some(Layout { generation: 2, kinds: [(Kind::Order, cut)].into() }), at: 7 }
+    }
+
+    #[test]
+    fn a_layout_that_no_log_can_have_is_not_believed() {
+        let changed = |change: fn(&mut Cut)| {
+            let mut layout = decided().layout.unwrap();
+            layout.kinds.values_mut().for_each(change);
+            layout.is_possible()
+        };
+        assert!(changed(|_| ()));
+        assert!(!changed(|cut| cut.partitions = 0));
+        assert!(!changed(|cut| cut.partitions = u16::MAX));
+        assert!(!changed(|cut| cut.begins_at = 0));
+        assert!(!changed(|cut| cut.begins_at = u64::MAX));
+        let stretch = Stretch { begins_at: 1, partitions: 0, epoch: 1, link_epoch: 1, logic: 1 };
+        let layout = decided().layout.unwrap();
+        let before = |cut: &Cut| Cut { before: vec![stretch], ..cut.clone() };
+        let kinds = layout.kinds.iter().map(|(kind, cut)| (*kind, before(cut))).collect();
+        assert!(!Layout { kinds, ..layout }.is_possible());
     }
 
     #[test]

@@ -217,11 +217,20 @@ impl MemoryLog {
 
     /// Stores bytes as they are, whatever the chaos says.
     pub fn store(&self, kind: Kind, partition: u16, payload: Bytes) -> u64 {
+        self.store_as(kind, partition, payload, None)
+    }
+
+    /// Stores bytes under a subject that is none of the log's.
+    pub fn store_foreign(&self, kind: Kind, subject: &str, payload: Bytes) -> u64 {
+        self.store_as(kind, 0, payload, Some(subject.into()))
+    }
+
+    fn store_as(&self, kind: Kind, partition: u16, payload: Bytes, foreign: Option<Box<str>>) -> u64 {
         let time = self.now();
         let mut logs = self.logs();
         let log = logs.get_mut(&kind).expect("every kind has a log");
         let sequence = log.records.len() as u64 + 1;
-        log.records.push(Record { sequence, partition, time, payload });
+        log.records.push(Record { sequence, partition, time, payload, foreign });
         log.appended.tell(sequence);
         sequence
     }

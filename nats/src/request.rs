@@ -9,7 +9,10 @@ use shop_domain::{
     ticket::Ticket,
 };
 
-use crate::{connection::Connection, header};
+use crate::{
+    connection::Connection,
+    header::{self, Headers, InvalidValue, trace_context},
+};
 
 /// A request to a door.
 #[derive(Clone, Debug)]
@@ -91,9 +94,13 @@ impl Connection {
     pub async fn request(&self, request: Request, wait: Duration) -> Result<Reply, RequestError> {
         let headers = headers_of(&request);
         let Request { subject, body, .. } = request;
+        let headers = match headers {
+            Ok(headers) => headers,
+            Err(error) => return Err(RequestError::Failed { subject, source: error.into() }),
+        };
         let mut outgoing = NatsRequest::new().payload(body).timeout(Some(wait));
         if !headers.is_empty() {
-            outgoing = outgoing.headers(headers);
+            outgoing = outgoing.headers(headers.into());
         }
         match self.client().send_request(subject.clone(), outgoing).await {
             Ok(message) => Ok(read_reply(message.headers.as_ref(), message.payload)),
@@ -108,21 +115,22 @@ impl Connection {
     }
 }
 
-fn headers_of(request: &Request) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+/// Nothing is left out but a trace context that is none: a write without its key would be another one.
+fn headers_of(request: &Request) -> Result<Headers, InvalidValue> {
+    let mut headers = Headers::default();
     if let Some(key) = &request.idempotency_key {
-        headers.insert(header::IDEMPOTENCY_KEY, key.as_str());
+        headers.set(header::IDEMPOTENCY_KEY, key)?;
     }
-    if let Some(traceparent) = &request.traceparent {
-        headers.insert(header::TRACEPARENT, traceparent.as_str());
+    if let Some(traceparent) = request.traceparent.as_deref().and_then(trace_context) {
+        headers.set(header::TRACEPARENT, traceparent)?;
     }
     if let Some(ticket) = &request.ticket {
-        headers.insert(header::TICKET, ticket.to_string());
+        headers.set(header::TICKET, ticket)?;
     }
     if request.respond_async {
-        headers.insert(header::PREFER, header::RESPOND_ASYNC);
+        headers.set(header::PREFER, header::RESPOND_ASYNC)?;
     }
-    headers
+    Ok(headers)
 }
 
 pub(crate) fn read_reply(headers: Option<&HeaderMap>, body: Bytes) -> Reply {

@@ -2,12 +2,18 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::{
+    self,
+    consumer::{AckPolicy, DeliverPolicy, pull},
+};
 use futures::StreamExt;
 use shop_domain::kind::Kind;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 
-use super::{JetStreamLog, taken_at};
+use super::{JetStreamLog, Reading, Stored};
 use crate::{
     frame, layout,
     log::{Log, LogError, Record},
@@ -31,6 +37,9 @@ const READ_RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::f
 /// Answers in a row that say that the log ends before our position, until we believe it: a leader
 /// that was just elected may still be applying what its predecessor acknowledged.
 const ROLLED_BACK_ANSWERS: u32 = 8;
+/// How long it must be said that a layout is not in force, until we believe that it never was: longer than a server
+/// takes itself for the leader that is none any more.
+const UNEXPLAINED: Duration = Duration::from_secs(4);
 
 /// Why a reader begins again though nobody said no: whatever it was waiting for will not come.
 const RECONNECTED: &str = "the connection was lost and is back";
@@ -44,6 +53,12 @@ pub(super) struct Reader {
     pub(super) after: u64,
     /// Answers in a row that say that the log ends before `after`.
     pub(super) rolled_back: u32,
+    /// Since when it is said that the layout is not in force under which the next record was appended.
+    pub(super) unexplained: Option<Instant>,
+    /// The generation of a layout that is none, as was said until some decision.
+    pub(super) no_layout: Option<(u32, u64)>,
+    /// Whether the last consumer has brought nothing.
+    pub(super) is_stuck: bool,
     pub(super) records: mpsc::Sender<Result<Record, LogError>>,
 }
 
@@ -74,6 +89,7 @@ impl Reader {
                     tracing::warn!("reader of {} stopped after sequence {}: {reason}", self.kind, self.after);
                 }
             }
+            self.is_stuck = self.after == position;
             delay = if self.after > position { READ_RETRY.0 } else { (delay * 2).min(READ_RETRY.1) };
             tokio::select! {
                 () = sleep(delay) => {}
@@ -83,10 +99,10 @@ impl Reader {
     }
 
     async fn read_with_one_consumer(&mut self) -> Lost {
-        let mut reconnects = self.log.reconnects.clone();
+        let Reading { context, mut reconnects } = self.log.reading.now();
         reconnects.mark_unchanged();
         let consumer = tokio::select! {
-            consumer = self.consumer() => consumer,
+            consumer = self.consumer(&context) => consumer,
             Ok(()) = reconnects.changed() => Err(Lost::Broken(RECONNECTED.into())),
         };
         let mut messages = match consumer {
@@ -108,7 +124,7 @@ impl Reader {
                 Some(Err(error)) => return Lost::Broken(error.to_string()),
                 None => return Lost::Broken("the consumer ended".into()),
             };
-            let (Ok(info), Some(place)) = (message.info(), subject::place(&message.subject)) else {
+            let Ok(info) = message.info() else {
                 return Lost::Broken(format!("a message without position on {}", message.subject));
             };
             if info.consumer_sequence != expected {
@@ -119,23 +135,23 @@ impl Reader {
             if sequence != self.after + 1 {
                 return self.skipped_to(sequence).await;
             }
-            if place.0 > self.log.generation
-                && let Err(lost) = self.is_left_over(sequence, &message.payload).await
+            let (kind, subject) = (self.kind, &message.subject);
+            let generation = subject::place(kind, subject).map(|(generation, _)| generation);
+            if let Some(later) = generation.filter(|generation| *generation > self.log.generation)
+                && let Err(lost) = self.is_of_no_layout(later, sequence, &message.payload).await
             {
                 return lost;
             }
-            let time = taken_at(message.headers.as_ref(), info.published.unix_timestamp_nanos());
-            if place.0 < self.log.generation_at(self.kind, sequence) {
-                tracing::warn!(
-                    "sequence {sequence} of {} was appended under a former layout; it is skipped",
-                    self.kind
-                );
+            if generation.is_some_and(|generation| generation < self.log.generation_at(kind, sequence)) {
+                tracing::warn!("sequence {sequence} of {kind} was appended under a former layout; it is skipped");
             }
-            let record = self.log.record_of(self.kind, place, sequence, time, message.payload.clone());
+            let (time, payload) = (info.published.unix_timestamp_nanos(), message.payload.clone());
+            let stored = Stored { subject, headers: message.headers.as_ref(), payload };
+            let record = self.log.record_of(kind, sequence, time, stored);
             if self.records.send(Ok(record)).await.is_err() {
                 return Lost::Closed;
             }
-            self.after = sequence;
+            (self.after, self.unexplained) = (sequence, None);
         }
     }
 
@@ -153,17 +169,24 @@ impl Reader {
         }
     }
 
-    /// Somebody has appended under a later layout. One that came to nothing has left no more than an upgrade that
+    /// Something was appended under a later layout. One that came to nothing has left no more than an upgrade that
     /// changes nothing; behind one that is in force nothing is for us any more. Messages are appended under no other,
-    /// so that whoever says then that ours is in force does not know better yet.
-    async fn is_left_over(&self, sequence: u64, payload: &[u8]) -> Result<(), Lost> {
+    /// so that a server which says then that ours is in force does not know better yet; or a consumer of another stream
+    /// has brought them here, which is not believed at once.
+    async fn is_of_no_layout(&mut self, later: u32, sequence: u64, payload: &[u8]) -> Result<(), Lost> {
         let kind = self.kind;
-        let decided = layout::decided(&self.log.reading).await.map_err(|error| Lost::Broken(error.to_string()))?;
+        let decided =
+            layout::decided(&self.log.reading.now().context).await.map_err(|error| Lost::Broken(error.to_string()))?;
         if decided.generation() != self.log.generation {
             let reason = format!("from sequence {sequence} on it is cut into other partitions");
             return Err(Lost::OtherLog(LogError::OtherLog { kind, reason }));
         }
-        if frame::is_upgrade(payload) {
+        if frame::is_known_upgrade(payload) || self.no_layout == Some((later, decided.at)) {
+            return Ok(());
+        }
+        if self.unexplained.get_or_insert_with(Instant::now).elapsed() > UNEXPLAINED {
+            tracing::warn!("sequence {sequence} of {kind} is of a layout that was never in force");
+            self.no_layout = Some((later, decided.at));
             return Ok(());
         }
         Err(Lost::Broken(format!("sequence {sequence} is of another layout than the one that is said to be in force")))
@@ -182,10 +205,13 @@ impl Reader {
         }
     }
 
-    async fn consumer(&mut self) -> Result<pull::Stream, Lost> {
+    async fn consumer(&mut self, context: &jetstream::Context) -> Result<pull::Stream, Lost> {
         self.verify().await?;
+        if self.is_stuck {
+            self.pass_one().await?;
+        }
         let broken = |reason: String| Lost::Broken(reason);
-        let stream = self.log.reading.get_stream_no_info(subject::stream(self.kind)).await;
+        let stream = context.get_stream_no_info(subject::stream(self.kind)).await;
         let stream = stream.map_err(|error| broken(error.to_string()))?;
         let config = pull::Config {
             name: Some(format!("shop-{}-{}", self.kind, uuid::Uuid::new_v4().simple())),
@@ -205,6 +231,23 @@ impl Reader {
             .expires(READ_EXPIRES)
             .messages();
         messages.await.map_err(|error| broken(error.to_string()))
+    }
+
+    /// Hands on the next record though no consumer brings it, if there is one: the client gives up its connection over
+    /// headers that it cannot read, and would do so again.
+    async fn pass_one(&mut self) -> Result<(), Lost> {
+        let sequence = self.after + 1;
+        let found = self.log.record(self.kind, sequence).await.map_err(|error| Lost::Broken(error.to_string()))?;
+        let Some(record) = found else { return Ok(()) };
+        let of_layout = record.foreign.as_deref().and_then(|subject| subject::place(self.kind, subject));
+        if let Some((later, _)) = of_layout {
+            self.is_of_no_layout(later, sequence, &record.payload).await?;
+        }
+        if self.records.send(Ok(record)).await.is_err() {
+            return Err(Lost::Closed);
+        }
+        (self.after, self.unexplained, self.is_stuck) = (sequence, None, false);
+        Ok(())
     }
 
     /// A stream that was made anew or rolled back would let us wait for ever.

@@ -8,11 +8,13 @@ pub mod key;
 pub mod quotes;
 
 use std::{
+    pin::pin,
     sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
+use futures::{FutureExt, future::select_all};
 use shop_domain::{
     delivery,
     id::Id,
@@ -113,17 +115,24 @@ impl Door {
         Arc::clone(&self.waiting)
     }
 
-    /// Lets requests in until `stop`; then finishes what came in, and waits until the log has it.
+    /// Lets requests in until `stop`; then finishes what came in, and waits until the log has it. Ends before it is
+    /// stopped when a part of it is broken, or the connection is closed.
     pub async fn run(self: Arc<Self>, mut listener: Listener, stop: CancellationToken) {
         let tasks = TaskTracker::new();
-        loop {
-            let incoming = tokio::select! {
-                incoming = listener.next() => incoming,
-                () = stop.cancelled() => break,
-            };
-            match incoming {
-                Some(incoming) => self.admit(incoming, &tasks).await,
-                None => break,
+        {
+            let mut broken = pin!(self.broken());
+            loop {
+                let incoming = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    incoming = listener.next() => incoming,
+                    // Nothing that changes something would be let in, or get a price.
+                    () = &mut broken => return,
+                };
+                match incoming {
+                    Some(incoming) => self.admit(incoming, &tasks).await,
+                    None => break,
+                }
             }
         }
         listener.close().await;
@@ -135,6 +144,13 @@ impl Door {
         if let Some(door) = Arc::into_inner(self) {
             futures::future::join_all(door.appenders.into_iter().map(Appender::finish)).await;
         }
+    }
+
+    /// Returns when a part of the door has ended that all requests need, because it has panicked.
+    async fn broken(&self) {
+        let appenders = self.appenders.iter().map(|appender| appender.ended().boxed());
+        select_all(appenders.chain([self.quotes.ended().boxed()])).await;
+        tracing::error!("the door of {} is broken: a part of it has ended", self.kind);
     }
 
     /// Sends a request on its way: plain writes at once and in their order, the rest beside it.

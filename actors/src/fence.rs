@@ -32,6 +32,11 @@ impl Fence {
         Self { waiting }
     }
 
+    /// Returns when nothing asks any more, because that has panicked.
+    pub async fn ended(&self) {
+        self.waiting.closed().await;
+    }
+
     /// Where the log ended at some moment after this call began. Every repartition gives each log another epoch
     /// before anything is appended under it: a host that was away meanwhile learns it from the first answer.
     pub async fn end(&self) -> End {

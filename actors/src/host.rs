@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, FusedFuture, OptionFuture, select_all},
+};
 use shop_domain::kind::Kind;
 use shop_nats::{
     connection::{ConnectError, Connection},
@@ -23,6 +26,7 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -54,6 +58,8 @@ const REPLIES_MAX: usize = 4_096;
 const DOOR_STOP_LIMIT: Duration = Duration::from_secs(5);
 /// How long a data folder may still be held by a host that is just ending.
 const FOLDER_LIMIT: Duration = Duration::from_secs(1);
+/// Pause before a host connects anew whose connection has ended.
+const CONNECT_PAUSE: Duration = Duration::from_millis(250);
 /// How long what is on its way may take to leave when the host stops.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -89,6 +95,25 @@ pub enum HostError {
     /// It cannot be found out how the logs are cut.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// A log that was there once.
+    #[error(
+        "there is no log of {kind}, but there are snapshots of one in {place}: that log is lost. Restore a backup (shop \
+         restore). To begin afresh, remove those snapshots, or give another place for them (--snapshots)"
+    )]
+    Lost {
+        /// Whose log.
+        kind: Kind,
+        /// Where the snapshots are.
+        place: String,
+    },
+    /// Something that a kind cannot be served without has ended.
+    #[error("{kind} is not served any more: {what} has ended")]
+    Broken {
+        /// Which kind.
+        kind: Kind,
+        /// What.
+        what: &'static str,
+    },
     /// Nobody here would hear that the shop is repartitioned.
     #[error(transparent)]
     Deaf(#[from] DeafError),
@@ -154,13 +179,22 @@ async fn run_under_layouts(
         let store = SledStore::open_within(&config.data_dir, *kind, FOLDER_LIMIT).await?;
         stores.insert(*kind, Arc::new(store));
     }
-    while run_under_one_layout(&config, &stores, &observed, &stop).await? == Ended::Repartitioned {
-        tracing::info!("the shop was repartitioned; beginning anew");
-        if let Some(partitions) = config.topology.partitions.take() {
-            tracing::warn!("--partitions {partitions} is not so any more; leave it out at the next start");
+    loop {
+        match run_under_one_layout(&config, &stores, &observed, &stop).await? {
+            Ended::Stopped => return Ok(()),
+            Ended::Repartitioned => {
+                tracing::info!("the shop was repartitioned; beginning anew");
+                if let Some(partitions) = config.topology.partitions.take() {
+                    tracing::warn!("--partitions {partitions} is not so any more; leave it out at the next start");
+                }
+            }
+            Ended::Disconnected => {
+                tracing::error!("a connection to NATS has ended for good; beginning anew");
+                // Whatever it was may come again at once.
+                let _stopped = timeout(CONNECT_PAUSE, stop.cancelled()).await;
+            }
         }
     }
-    Ok(())
 }
 
 /// Where the checkpoints of each kind are.
@@ -173,6 +207,8 @@ enum Ended {
     Stopped,
     /// Another layout is in force.
     Repartitioned,
+    /// One of its connections has ended, and not only been lost.
+    Disconnected,
 }
 
 async fn run_under_one_layout(
@@ -187,8 +223,18 @@ async fn run_under_one_layout(
         () = stop.cancelled() => return Ok(Ended::Stopped),
     };
     let shared = Arc::new(shared);
-    let watched = watching.until_repartitioned(words);
-    let outcome = match serve_all(stores, &shared, watched, stop).await {
+    let over = async {
+        tokio::select! {
+            () = watching.until_repartitioned(words) => Ended::Repartitioned,
+            () = shared.disconnected() => Ended::Disconnected,
+        }
+    };
+    let served = serve_all(stores, &shared, over, stop).await;
+    // Whatever else has come of that: a connection that has ended takes a moment to be known as such.
+    let is_unasked = !stop.is_cancelled() && !matches!(served, Ok(Ended::Repartitioned));
+    let is_cut = is_unasked && timeout(CONNECT_PAUSE, shared.disconnected()).await.is_ok();
+    let outcome = match served {
+        _ if is_cut => Ok(Ended::Disconnected),
         Err(HostError::Kind(error))
             if error.may_come_of_a_cut() && !stop.is_cancelled() && shared.is_cut_anew().await =>
         {
@@ -238,6 +284,10 @@ impl Shared {
         // Before it is asked which layout is in force: nothing is missed in between.
         let words = publishing.words().await?;
         let decided = publishing.conform().await?;
+        let snapshots = snapshots(config)?;
+        for kind in Kind::ALL {
+            refuse_without_log(&publishing, kind, snapshots.as_ref().map(|(snapshots, _)| snapshots)).await?;
+        }
         let mut logs = Logs::new();
         for kind in Kind::ALL {
             logs.insert(kind, publishing.ensure_log(kind, config.topology).await?);
@@ -256,7 +306,7 @@ impl Shared {
             doors,
             logs,
             observed: Arc::clone(observed),
-            snapshots: snapshots(config)?,
+            snapshots,
             standbys: config.standbys,
             decided,
             is_over: CancellationToken::new(),
@@ -271,6 +321,13 @@ impl Shared {
         decided.is_ok_and(|decided| decided.generation() != self.decided.generation())
     }
 
+    /// Returns when a connection has ended for good.
+    async fn disconnected(&self) {
+        // What is read over is made anew where it is read.
+        let connections = [&self.publishing, &self.doors];
+        select_all(connections.map(|connection| connection.ended().boxed())).await;
+    }
+
     /// What it says of itself.
     fn server(&self) -> Server {
         let snapshots = self.snapshots.as_ref().map(|(snapshots, _)| snapshots.place());
@@ -278,11 +335,11 @@ impl Shared {
     }
 }
 
-/// Serves all kinds until `stop`, until one of them cannot be served, or until they are `repartitioned`.
+/// Serves all kinds until `stop`, until one of them cannot be served, or until it is `over` with these connections.
 async fn serve_all(
     stores: &Stores,
     shared: &Arc<Shared>,
-    repartitioned: impl Future<Output = ()>,
+    over: impl Future<Output = Ended>,
     stop: &CancellationToken,
 ) -> Result<Ended, HostError> {
     let mut kinds = JoinSet::new();
@@ -291,15 +348,17 @@ async fn serve_all(
         store.forget(shared.decided.former(*kind))?;
         kinds.spawn(serve(*kind, Arc::clone(store) as Arc<dyn Store>, Arc::clone(shared), end.clone()));
     }
-    let mut repartitioned = pin!(repartitioned.fuse());
+    let mut over = pin!(over.fuse());
     let mut outcome = Ok(Ended::Stopped);
     loop {
         let ended = tokio::select! {
             ended = kinds.join_next() => ended,
-            () = &mut repartitioned => {
-                shared.is_over.cancel();
+            why = &mut over => {
+                if why == Ended::Repartitioned {
+                    shared.is_over.cancel();
+                }
                 end.cancel();
-                outcome = outcome.map(|_| Ended::Repartitioned);
+                outcome = outcome.map(|_| why);
                 continue;
             }
         };
@@ -319,6 +378,20 @@ fn snapshots(config: &Config) -> Result<Option<(Snapshots, Schedule)>, SnapshotE
         tracing::warn!("no log will be cut: there are no snapshots to stand for it (--snapshots)");
     }
     Ok(snapshots.transpose()?.map(|snapshots| (snapshots, config.snapshots.schedule())))
+}
+
+/// Refuses to begin where there are snapshots of a log, and no log. The snapshots are looked for first: hosts that start
+/// at once make the logs at once, and then write snapshots.
+async fn refuse_without_log(
+    connection: &Connection,
+    kind: Kind,
+    snapshots: Option<&Snapshots>,
+) -> Result<(), HostError> {
+    let Some(snapshots) = snapshots else { return Ok(()) };
+    if !snapshots.has_some_of(kind).await? || connection.has_log(kind).await? {
+        return Ok(());
+    }
+    Err(HostError::Lost { kind, place: snapshots.place() })
 }
 
 /// Answers whoever looks at the host, until what it returns is dropped.
@@ -354,11 +427,11 @@ async fn serve(
     let here = Here { host, kind, epoch, ready: ready_of, absences, view: view_of, standbys, decisions, held: hold };
     let membership = here.join(shared.publishing.clone(), stop.clone()).await?;
     // Ends with this function: whoever hears nothing more of this host takes over.
-    let _membership = AbortOnDropHandle::new(tokio::spawn(membership));
+    let mut membership = AbortOnDropHandle::new(tokio::spawn(membership));
     let host = KindHost { kind, log, identity, logs, store, snapshots, replies, view, turns, held };
     let stop_partitions = CancellationToken::new();
     let mut running = tokio::spawn(host.run(stop_partitions.clone()));
-    let sending = tokio::spawn(answers.clone().run(to_send));
+    let mut sending = tokio::spawn(answers.clone().run(to_send)).fuse();
 
     let stop_keeping = CancellationToken::new();
     let keeping = shared.snapshots.clone().map(|snapshots| {
@@ -366,13 +439,15 @@ async fn serve(
         let keeper = keeper.forgetting(shared.decided.former(kind));
         tokio::spawn(keeper.run(stop_keeping.clone()))
     });
+    let abort_keeping = keeping.as_ref().map(tokio::task::JoinHandle::abort_handle);
+    let mut keeping = OptionFuture::from(keeping).fuse();
     let fence = Fence::new(shared.log.clone(), kind, identity.epoch);
     let readiness =
         Readiness { kind, view: seen.clone(), fence: fence.clone(), absences: absences_of, ready: ready_to };
     let is_open = shared.observed.begins(kind, seen.clone(), ready.clone());
     let described = seen.clone();
     stats.describe(move || described.borrow().describe(kind));
-    let local = Local::new(kind, identity.partitions, fence, seen.clone(), ready);
+    let local = Local::new(kind, identity.partitions, fence.clone(), seen.clone(), ready);
     let holders = Holders::new(kind, shared.decided.generation(), Arc::new(shared.doors.clone()));
     let reads = Reads::new(kind, &identity, local.clone(), holders.clone());
     let opened = async {
@@ -386,18 +461,21 @@ async fn serve(
         };
         tracing::info!("{kind} is served: {} partition(s)", identity.partitions);
         // Ends with this future.
-        let _readiness = AbortOnDropHandle::new(tokio::spawn(readiness.keep()));
+        let mut readiness = AbortOnDropHandle::new(tokio::spawn(readiness.keep()));
         is_open.store(true, Ordering::Relaxed);
         let door = Door::new(kind, identity.partitions, &shared.log, reads, answers, shared.held.clone());
         let waiting = door.waiting();
         let served = async {
-            tokio::join!(
-                door.run(listener, stop.clone()),
-                holders.serve(shared.doors.clone(), local, stop.child_token())
-            );
+            let serving = stop.child_token();
+            let in_and_out = async {
+                door.run(listener, stop.clone()).await;
+                serving.cancel();
+            };
+            tokio::join!(in_and_out, holders.serve(shared.doors.clone(), local, serving.clone()));
         };
         tokio::select! {
             () = served => {}
+            Err(_) = &mut readiness => return Err(HostError::Broken { kind, what: "what says whether it has caught up" }),
             () = async { stop.cancelled().await; tokio::time::sleep(DOOR_STOP_LIMIT).await } => {
                 let count = waiting.load(Ordering::Relaxed);
                 if count > 0 {
@@ -406,12 +484,26 @@ async fn serve(
                 }
             }
         }
-        Ok::<_, HostError>(())
+        match stop.is_cancelled() {
+            true => Ok(()),
+            false => Err(HostError::Broken { kind, what: "its door" }),
+        }
+    };
+    let broken = async {
+        let what = tokio::select! {
+            Err(_) = &mut sending => "what sends its answers",
+            Some(Err(_)) = &mut keeping => "what writes its snapshots",
+            _ = &mut membership => "what tells the other hosts that this one is there",
+            () = fence.ended() => "what asks where its log ends",
+        };
+        HostError::Broken { kind, what }
     };
     let (outcome, ended) = tokio::select! {
+        biased;
         // Before it was told to: nothing can be served without it.
         ended = &mut running => (Ok(()), Some(ended)),
         opened = opened => (opened, None),
+        broken = broken => (Err(broken), None),
     };
     is_open.store(false, Ordering::Relaxed);
     stop_partitions.cancel();
@@ -422,14 +514,16 @@ async fn serve(
     stop_keeping.cancel();
     if ended.is_err() || shared.is_over.is_cancelled() {
         // There is nothing to keep, or there is something newer.
-        keeping.iter().for_each(tokio::task::JoinHandle::abort);
+        abort_keeping.iter().for_each(tokio::task::AbortHandle::abort);
     }
-    if let Some(Err(panic)) = futures::future::OptionFuture::from(keeping).await
+    if !keeping.is_terminated()
+        && let Some(Err(panic)) = keeping.await
         && panic.is_panic()
     {
         tracing::error!("snapshots of {kind} could not be written: {panic}");
     }
-    if let Err(panic) = sending.await
+    if !sending.is_terminated()
+        && let Err(panic) = sending.await
         && panic.is_panic()
     {
         tracing::error!("answers of {kind} could not all be sent: {panic}");

@@ -27,6 +27,7 @@ use crate::{
     outbox::Logs,
     partition::{AttachError, Outlet, Pace, Partition, PartitionError},
     patience,
+    settle::Settled,
     snapshot::{SnapshotError, Snapshots},
     store::{SharedShelf, Store, StoreError},
     turn::Turn,
@@ -39,6 +40,9 @@ const PANICS_MAX: u32 = 3;
 /// How long partitions may take to settle and to write their last checkpoints. Without the log
 /// they cannot; what is cut off is repeated from the checkpoint before.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
+
+/// How long a partition may take to say why it has ended whose messages are not sent any more.
+const UNSENT_WAIT: Duration = Duration::from_millis(250);
 
 /// Pause before partitions that could not be taken up beside others are tried again.
 const TAKE_UP_RETRY: Duration = Duration::from_secs(2);
@@ -89,6 +93,9 @@ pub enum KindError {
     /// What was begun could not be finished.
     #[error("{0} cannot start again: what it had begun does not come to an end")]
     Stuck(Kind),
+    /// What sends its messages to other logs has panicked: nothing would be answered any more.
+    #[error("the messages of {0} to other logs are not sent any more: what sends them has ended")]
+    Unsent(Kind),
     /// A task panicked that is not an entity.
     #[error("a task of {0} panicked: {1}")]
     Bug(Kind, JoinError),
@@ -100,7 +107,7 @@ impl KindError {
     pub const fn may_come_of_a_cut(&self) -> bool {
         match self {
             Self::Attach(_) | Self::Log(_) | Self::Snapshot(_) | Self::Stuck(_) => true,
-            Self::Store(_) | Self::Partition(_) | Self::Bug(..) => false,
+            Self::Store(_) | Self::Partition(_) | Self::Unsent(_) | Self::Bug(..) => false,
         }
     }
 
@@ -110,7 +117,7 @@ impl KindError {
         match self {
             Self::Attach(_) | Self::Log(_) | Self::Snapshot(_) | Self::Stuck(_) => false,
             Self::Store(error) => !matches!(error, StoreError::Damaged(_)),
-            Self::Partition(_) | Self::Bug(..) => true,
+            Self::Partition(_) | Self::Unsent(_) | Self::Bug(..) => true,
         }
     }
 }
@@ -129,7 +136,7 @@ enum Ended {
 }
 
 type PartitionTasks = JoinSet<(u16, Result<(), PartitionError>)>;
-type SettlerTasks = JoinSet<Result<(), StoreError>>;
+type SettlerTasks = JoinSet<Result<Settled, StoreError>>;
 
 /// Partitions that were started.
 struct Running {
@@ -285,7 +292,7 @@ impl KindHost {
             Some(ended) = tasks.join_next() => self.ended(ended),
             error = failed(self.kind, &mut settlers) => Err(error),
             changed = &mut change => changed.map(Ended::Changed),
-            error = dispatch(records, &routes, &dispatched), if !routes.is_empty() => Err(error.into()),
+            error = dispatch(records, &routes, (self.kind, self.identity.partitions), &dispatched), if !routes.is_empty() => Err(error.into()),
         };
         attempt.cancel();
         drop(routes);
@@ -374,7 +381,8 @@ impl KindHost {
                 continue;
             }
             let settled = settler.map_err(|panic| KindError::Bug(self.kind, panic));
-            outcome = outcome.and(settled.and_then(|settled| Ok(settled?)));
+            // What is sent ends with its partition.
+            outcome = outcome.and(settled.and_then(|settled| Ok(settled.map(drop)?)));
         }
         outcome
     }
@@ -428,7 +436,12 @@ fn furthest(shelves: &[(u16, SharedShelf)], identity: &Identity) -> Result<u64, 
 async fn failed(kind: Kind, settlers: &mut SettlerTasks) -> KindError {
     while let Some(settler) = settlers.join_next().await {
         match settler {
-            Ok(Ok(())) => {}
+            Ok(Ok(Settled::All)) => {}
+            Ok(Ok(Settled::Unsent)) => {
+                // If only because its partition has ended, that is known in a moment.
+                sleep(UNSENT_WAIT).await;
+                return KindError::Unsent(kind);
+            }
             Ok(Err(error)) => return error.into(),
             Err(error) if error.is_cancelled() => {}
             Err(panic) => return KindError::Bug(kind, panic),

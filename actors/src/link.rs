@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use shop_domain::kind::Kind;
 use shop_nats::frame::{Origin, Source};
 
+use crate::store::NUMBER_MAX;
+
 /// Most doors whose numbers a partition remembers. A door that is idle for a minute counts anew,
 /// so it would take this many newer doors within that minute to forget one that still counts on.
 const DOORS_MAX: usize = 256;
@@ -69,6 +71,12 @@ impl Links {
     /// The number of the last message sent to each target.
     pub fn all_sent(&self) -> impl Iterator<Item = (Target, u64)> {
         self.sent.iter().map(|(target, number)| (*target, *number))
+    }
+
+    /// Whether so many messages can have been sent and accepted.
+    pub fn are_possible(&self) -> bool {
+        let accepted = self.accepted.values().flat_map(|accepted| [accepted.number, accepted.at]);
+        accepted.chain(self.sent.values().copied()).all(|number| number <= NUMBER_MAX)
     }
 
     /// Numbers the next `count` messages to a target; returns the first number.

@@ -39,6 +39,8 @@ const SILENCE_MAX: Duration = Duration::from_millis(1_500);
 const DEAFNESS: Duration = BEAT.saturating_mul(2);
 /// How often an owner says how far it is while it works: reads of a standby wait for it.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(5);
+/// Most hosts of a kind beside this one: far more than a kind needs.
+const OTHERS_MAX: usize = 256;
 /// How long a host that joins others listens to what they say, before it takes something up.
 const INTRODUCTION: Duration = Duration::from_millis(100);
 
@@ -207,6 +209,11 @@ impl Members {
                     is_further
                 });
             }
+        }
+        // Each is asked now and then whether it is still there, also one that was made up.
+        if self.others.len() >= OTHERS_MAX && !self.others.contains_key(&heard.host) {
+            tracing::warn!("more than {OTHERS_MAX} hosts of {} say that they are there; not counted", self.kind);
+            return false;
         }
         self.others.insert(heard.host.clone(), (heard.state, Instant::now())).is_none()
     }
@@ -424,6 +431,18 @@ mod tests {
         tokio::time::advance(BEAT).await;
         members.forget_silent();
         assert_eq!(owned(&members).len(), usize::from(PARTITIONS));
+    }
+
+    #[test]
+    fn hosts_that_are_made_up_without_end_are_not_counted_without_end() {
+        let mut members = members("a", &[]);
+        for number in 0..2 * OTHERS_MAX {
+            members.hear(&announcement(&format!("ghost{number}"), HostState::Ready), &[]);
+        }
+        assert_eq!(members.others().count(), OTHERS_MAX);
+        assert!(!members.hear(&announcement("ghost0", HostState::Leaving), &[]), "it was known");
+        assert!(members.forget("ghost0"));
+        assert!(members.hear(&announcement("b", HostState::Ready), &[]));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use shop_nats::{
     frame::{Frame, Origin, Payload, Source, Upgrade},
     log::{Identity, LogError, Record, SharedLog},
     publisher::{Acknowledged, Resent},
-    subject::partition_of,
+    subject::{origin_of_dead, partition_of},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -35,7 +35,7 @@ use crate::{
     entity_actor::Input,
     memory::Memory,
     outbox::{Logs, Outbox},
-    settle::{ROUNDS_MAX, Round, Settler},
+    settle::{ROUNDS_MAX, Round, Settled, Settler},
     store::{Checkpoint, Meta, SharedShelf, StoreError},
     turn::{Sender, Turn},
 };
@@ -47,6 +47,8 @@ const ROUND_RECORDS_MAX: usize = 64;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
 /// Why a frame is a dead letter that can be read, but was put into the wrong part of the log.
 pub(crate) const OTHER_PARTITION: &str = "a message to an entity of another partition";
+/// Why a record is a dead letter that has the subject of a partition that there is not.
+pub(crate) const NO_PARTITION: &str = "it has the subject of a partition that there is not";
 /// Pause before a dead letter is kept once more when that failed.
 const BURY_RETRY: Duration = Duration::from_millis(500);
 /// How long what was begun may wait for the logs once the partition is stopped. With the time that an
@@ -249,7 +251,7 @@ impl Partition {
         (meta, logic): (Meta, Logic),
         logs: Logs,
         Outlet { replies, counts, turn }: Outlet,
-    ) -> (Self, impl Future<Output = Result<(), StoreError>> + Send + 'static, Handle) {
+    ) -> (Self, impl Future<Output = Result<Settled, StoreError>> + Send + 'static, Handle) {
         let cursor = meta.cursor;
         let Identity { partitions, link_epoch, .. } = *logs.get(&kind).expect("every kind has a log");
         let memory = Arc::new(Memory::new(shelf.clone(), cursor, logic));
@@ -387,7 +389,8 @@ impl Partition {
             self.meta.cursor = record.sequence;
             self.last = record.payload.clone();
             let Record { sequence, time: taken, .. } = record;
-            match Payload::decode(self.kind, &record.payload) {
+            match record.read(self.kind) {
+                Ok(_) if record.partition != self.number => self.bury(record, NO_PARTITION.into()).await,
                 Ok(Payload::Upgrade(upgrade)) => self.upgrade(upgrade, sequence)?,
                 Ok(Payload::Frame(frame)) if !self.is_for_us(&frame) => {
                     self.bury(record, OTHER_PARTITION.into()).await;
@@ -441,12 +444,24 @@ impl Partition {
     /// Keeps what cannot be read, before anything behind it counts.
     async fn bury(&self, record: Record, reason: String) {
         let (kind, number, sequence) = (self.kind, self.number, record.sequence);
+        if self.is_echo(&record).await {
+            tracing::warn!("{kind}/{number}: sequence {sequence} is a dead letter that came back, and is kept already");
+            return;
+        }
         tracing::error!("{kind}/{number}: sequence {sequence} is a dead letter: {reason}");
         self.counts.dead_letters.add(1);
         while let Err(error) = self.log.bury(kind, self.meta.epoch, record.clone(), reason.clone()).await {
             tracing::error!("{kind}/{number}: {error}; trying again");
             sleep(BURY_RETRY).await;
         }
+    }
+
+    /// Whether a record is a copy of a dead letter that was such a copy itself. A consumer of the dead letters whose
+    /// target is a log would make one more of each of them, without end.
+    async fn is_echo(&self, record: &Record) -> bool {
+        let Some((kind, _, sequence)) = record.foreign.as_deref().and_then(origin_of_dead) else { return false };
+        let origin = self.log.record(kind, sequence).await;
+        matches!(origin, Ok(Some(Record { foreign: Some(_), .. })))
     }
 
     async fn settle(&mut self, sent: Vec<Acknowledged>, replies: Vec<Reply>, checkpoint: bool) {

@@ -27,6 +27,7 @@ pub use self::{
     local::{Local, Unread},
     outlook::Outlook,
 };
+use crate::store::StoreError;
 
 /// Most bytes of items in one page: well below what one NATS message carries by default (1 MiB).
 /// A page may hold fewer items than asked for; `next` leads on.
@@ -249,7 +250,11 @@ impl Reads {
                 more = true;
                 break;
             }
-            let item = view(&decode(Kind::Product, &state), &id).unwrap_or_default();
+            let state = decode(Kind::Product, &id, &state).map_err(|error| {
+                tracing::error!("{error}");
+                unavailable(self.kind, "its data cannot be read")
+            })?;
+            let item = view(&state, &id).unwrap_or_default();
             bytes += item.len();
             if !item.is_empty() {
                 items.push(raw(item));
@@ -283,8 +288,8 @@ fn unavailable(kind: Kind, why: &str) -> Problem {
     Problem::new(Code::UNAVAILABLE, format!("the service that owns every {kind} cannot answer: {why}"))
 }
 
-fn decode(kind: Kind, state: &[u8]) -> State {
-    State::decode(kind, state).expect("a stored state decodes")
+fn decode(kind: Kind, id: &Id, state: &[u8]) -> Result<State, StoreError> {
+    State::decode(kind, state).map_err(|error| StoreError::Unreadable { kind, id: id.clone(), error })
 }
 
 /// An entity as callers see it, in JSON.

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use shop_domain::kind::Kind;
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -17,6 +17,11 @@ use crate::{
 /// How long partitions that begin again may take to catch up while the host goes on owning them: handing them over
 /// would not be faster.
 const RESTART_LIMIT: Duration = Duration::from_secs(1);
+/// How often it is looked whether the log is read on.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the log may go on without a record of it coming, or say nothing at all: longer than an election takes, and
+/// than a reader needs to be made anew a few times.
+const STALL_MAX: Duration = Duration::from_secs(10);
 /// Pause before a log that did not say where it ends is asked again.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -60,6 +65,7 @@ impl Readiness {
 
     /// Returns why it has to catch up again; nothing when it has ended.
     async fn lost(&mut self) -> Option<&'static str> {
+        let view = self.view.clone();
         loop {
             tokio::select! {
                 absent = self.absences.changed() => return absent.ok().map(|()| "it was away for a while"),
@@ -69,6 +75,7 @@ impl Readiness {
                         return Some("its partitions began again far behind");
                     }
                 }
+                why = stalled(&view, &self.fence) => return Some(why),
             }
         }
     }
@@ -82,4 +89,33 @@ impl Readiness {
             }
         }
     }
+}
+
+/// Returns why nothing that is new in the log reaches the partitions, once that is so for long.
+async fn stalled(view: &watch::Receiver<Arc<View>>, fence: &Fence) -> &'static str {
+    let (mut read, mut since, mut answered) = (None, Instant::now(), Instant::now());
+    loop {
+        sleep(LOOK_INTERVAL).await;
+        // Before the log is asked: it is behind only for what was there then.
+        let now = dispatched(&view.borrow());
+        match fence.end().await {
+            End::At(last) => {
+                answered = Instant::now();
+                if now.is_none_or(|now| now >= last) || now != read {
+                    (read, since) = (now, answered);
+                } else if since.elapsed() > STALL_MAX {
+                    return "its log goes on, and nothing of that comes";
+                }
+            }
+            End::Unknown if answered.elapsed() > STALL_MAX => return "its log does not answer",
+            // The reader ends at another log.
+            End::Unknown | End::OtherLog => {}
+        }
+    }
+}
+
+/// Up to where the log was read, if anything of it is.
+fn dispatched(view: &View) -> Option<u64> {
+    let is_read = !view.partitions.is_empty();
+    view.dispatched.as_ref().filter(|_| is_read).map(|dispatched| *dispatched.borrow())
 }

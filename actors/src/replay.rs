@@ -23,12 +23,13 @@ use std::{
 };
 
 use shop_domain::{
+    encode,
     entity::{self, Effect, Reply, State},
     id::Id,
     kind::Kind,
     logic::Logic,
     message::Envelope,
-    rows::{RowKey, Rows, decode_row},
+    rows::{RowKey, Rows},
     timestamp::Timestamp,
 };
 use shop_nats::{log::Record, subject::partition_of};
@@ -255,7 +256,7 @@ impl Entity {
 
     /// One of its rows.
     pub fn row<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
-        self.rows.get(key).map(|bytes| decode_row(bytes))
+        self.rows.get(key).and_then(|bytes| encode::decode(bytes).ok())
     }
 
     /// Its rows whose keys begin with `prefix`, by key; the keys come without the prefix.
@@ -264,7 +265,7 @@ impl Entity {
         prefix: &'a str,
     ) -> impl DoubleEndedIterator<Item = (&'a str, T)> {
         let rows = self.rows.iter().filter_map(move |(key, bytes)| Some((key.strip_prefix(prefix)?, bytes)));
-        rows.map(|(key, bytes)| (key, decode_row(bytes)))
+        rows.filter_map(|(key, bytes)| Some((key, encode::decode(bytes).ok()?)))
     }
 
     /// All its rows as they are stored, by key.

@@ -70,9 +70,28 @@ impl Answers {
 fn in_format(json: Bytes, format: Format) -> Bytes {
     match format {
         Format::Json => json,
-        Format::Msgpack => {
-            let value: serde_json::Value = serde_json::from_slice(&json).expect("an answer is JSON");
-            rmp_serde::to_vec_named(&value).expect("JSON always encodes as MessagePack").into()
+        Format::Msgpack => in_msgpack(&json).unwrap_or_else(|error| {
+            // An answer that was kept comes from a checkpoint or a snapshot.
+            tracing::error!("an answer is no JSON, and is sent as it was kept: {error}");
+            json
+        }),
+    }
+}
+
+fn in_msgpack(json: &[u8]) -> Result<Bytes, Box<dyn std::error::Error>> {
+    let value: serde_json::Value = serde_json::from_slice(json)?;
+    Ok(rmp_serde::to_vec_named(&value)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_was_kept_and_is_no_json_panics_no_host() {
+        for format in [Format::Json, Format::Msgpack] {
+            assert_eq!(in_format(Bytes::from_static(b"no JSON"), format), "no JSON");
         }
+        assert_eq!(in_format(Bytes::from_static(b"[1]"), Format::Msgpack), &b"\x91\x01"[..]);
     }
 }

@@ -31,6 +31,15 @@ pub struct Round {
     pub checkpoint: Option<Checkpoint>,
 }
 
+/// What a settler has done when there is nothing more for it to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// All rounds that there were.
+    All,
+    /// Those before one whose messages are not sent any more: a publisher ends with its partition, or by a panic.
+    Unsent,
+}
+
 /// Settles the rounds of one partition in their order.
 #[derive(Debug)]
 pub struct Settler {
@@ -49,9 +58,9 @@ pub struct Settler {
 }
 
 impl Settler {
-    /// Settles rounds until there are no more, or a checkpoint cannot be written.
-    pub async fn run(self, mut rounds: mpsc::Receiver<Round>) -> Result<(), StoreError> {
-        let mut saving = None;
+    /// Settles rounds until there are no more, until their messages are not sent any more, or a checkpoint cannot be written.
+    pub async fn run(self, mut rounds: mpsc::Receiver<Round>) -> Result<Settled, StoreError> {
+        let (mut saving, mut settled) = (None, Settled::All);
         'rounds: loop {
             let round = tokio::select! {
                 biased;
@@ -66,7 +75,8 @@ impl Settler {
             let Some(Round { cursor, sent, replies, checkpoint }) = round else { break };
             for acknowledged in sent {
                 if acknowledged.await.is_err() {
-                    // The publisher ended, and with it this host: nothing from here on counts.
+                    // Nothing from here on counts.
+                    settled = Settled::Unsent;
                     break 'rounds;
                 }
             }
@@ -87,7 +97,8 @@ impl Settler {
             }
         }
         // Whoever reads the checkpoint next must not find it half written.
-        finish(saving.as_mut()).await
+        finish(saving.as_mut()).await?;
+        Ok(settled)
     }
 
     fn save(&self, checkpoint: Checkpoint) -> impl FnOnce() -> Result<(), StoreError> + 'static {

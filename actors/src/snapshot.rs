@@ -148,6 +148,17 @@ impl Snapshots {
         Ok(kept)
     }
 
+    /// Whether there is a snapshot of some log of a kind.
+    pub async fn has_some_of(&self, kind: Kind) -> Result<bool, SnapshotError> {
+        let mut objects = self.store.list(Some(&kind.as_str().into()));
+        while let Some(object) = objects.try_next().await? {
+            if object.location.extension() == Some("snapshot") {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Writes a checkpoint as a snapshot, and reads it again to be sure of it. It is there as a whole or not at all.
     pub async fn write(
         &self,

@@ -9,7 +9,7 @@ use std::{fmt::Debug, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shop_domain::{id::Id, rows::RowKey, timestamp::Timestamp};
+use shop_domain::{id::Id, kind::Kind, rows::RowKey, timestamp::Timestamp};
 use shop_nats::log::Identity;
 
 use crate::{changes::Changes, link::Links, snapshot::SnapshotError};
@@ -92,6 +92,9 @@ pub type Items<'a> = dyn Iterator<Item = Result<Item, SnapshotError>> + 'a;
 /// A partition's checkpoint, shared.
 pub type SharedShelf = Arc<dyn Shelf>;
 
+/// No log comes that far, nor a link, and nothing overflows that is added to it.
+pub const NUMBER_MAX: u64 = 1 << 62;
+
 /// Up to where a partition's checkpoint goes, and in which log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
@@ -129,6 +132,11 @@ impl Meta {
             complete_to: 0,
             clock: Timestamp::default(),
         }
+    }
+
+    /// Whether a log can have come that far. A snapshot comes from a bucket, and may say anything.
+    pub fn is_possible(&self) -> bool {
+        self.cursor.max(self.complete_to) <= NUMBER_MAX && self.links.are_possible()
     }
 
     /// The sequence from which on the log must hold all that is for the partition, so that it goes on from here.
@@ -179,6 +187,16 @@ pub enum StoreError {
     /// A checkpoint that this program did not write.
     #[error("the checkpoint of {0} cannot be read: {1}; delete the data folder, and it is built again from the log")]
     Meta(String, rmp_serde::decode::Error),
+    /// A state or a row that no program has written, as one of a snapshot can be.
+    #[error("what is kept of {kind} {id} cannot be read: {error}")]
+    Unreadable {
+        /// Of which kind.
+        kind: Kind,
+        /// Of which entity.
+        id: Id,
+        /// Why.
+        error: rmp_serde::decode::Error,
+    },
     /// A part of one is not there, or not as it was written. Nothing is written to it any more, and whoever opens it
     /// next finds no checkpoint.
     #[error("run {0} of a checkpoint is damaged; it is built again from the log")]

@@ -53,7 +53,6 @@ const CLOSING_INSISTENCE_MAX: Duration = Duration::from_secs(9);
 
 /// The doors of all kinds.
 pub(crate) struct Doors {
-    connection: Connection,
     multiplexer: Multiplexer,
     away: [Away; Kind::ALL.len()],
     begin: Instant,
@@ -153,15 +152,20 @@ impl Errand {
 impl Doors {
     /// Over this connection.
     pub(crate) fn new(connection: Connection, config: &Config) -> Self {
-        let multiplexer = Multiplexer::new(connection.clone());
+        let multiplexer = Multiplexer::new(connection);
         let patient = Arc::new(Semaphore::new(config.in_flight_max.div_ceil(2)));
         let (away, begin, hold, closing) = (Default::default(), Instant::now(), Hold::default(), OnceLock::new());
-        Self { connection, multiplexer, away, begin, hold, patient, insistence: config.insistence, closing }
+        Self { multiplexer, away, begin, hold, patient, insistence: config.insistence, closing }
+    }
+
+    /// The connection over which they are asked now.
+    pub(crate) fn connection(&self) -> Connection {
+        self.multiplexer.connection()
     }
 
     /// Hears whether they are held for as long as it is polled.
     pub(crate) async fn listen(&self) {
-        self.hold.listen(&self.connection).await;
+        self.hold.listen(&self.multiplexer).await;
     }
 
     /// From now on long waits are cut short: the process is about to end.
@@ -200,7 +204,7 @@ impl Doors {
         let pause = until.saturating_duration_since(Instant::now()) / VOIDS;
         let mut asks = FuturesUnordered::new();
         loop {
-            if self.connection.is_connected() {
+            if self.multiplexer.is_connected() {
                 asks.push(self.multiplexer.ask(Arc::clone(&request)));
             }
             let again = (Instant::now() + pause.max(PAUSE_MIN)).min(until);
@@ -221,7 +225,7 @@ impl Doors {
     /// Asks, and asks again where that is safe, until there is an answer or the wait is over.
     pub(crate) async fn ask(&self, errand: &mut Errand) -> Result<Reply, Unanswered> {
         let begin = Instant::now();
-        if !self.connection.is_connected() {
+        if !self.multiplexer.is_connected() {
             return Box::pin(Persistence::new(self, errand, begin).run(None)).await;
         }
         let mut first = pin!(self.multiplexer.ask(Arc::clone(&errand.request)));
@@ -343,7 +347,7 @@ impl<'a> Persistence<'a> {
 
     fn ask_again(&mut self) {
         // Otherwise it would wait in the client's buffer and be sent when nobody waits for it any more.
-        if self.doors.connection.is_connected() {
+        if self.doors.multiplexer.is_connected() {
             self.asks.push(Box::pin(self.doors.multiplexer.ask(Arc::clone(&self.errand.request))));
         }
     }
@@ -377,7 +381,7 @@ impl<'a> Persistence<'a> {
         match self.refusal {
             _ if may_be_taken => Unanswered::Unknown,
             Some(reply) => Unanswered::Refused(reply),
-            None if self.doors.connection.is_connected() => Unanswered::Unserved,
+            None if self.doors.multiplexer.is_connected() => Unanswered::Unserved,
             None => Unanswered::Unreachable,
         }
     }

@@ -68,7 +68,6 @@ pub(crate) struct Call<S> {
 
 /// What all requests share.
 pub(crate) struct Gateway {
-    connection: Connection,
     doors: Arc<Doors>,
     heeded: Heeded,
     permits: Arc<Semaphore>,
@@ -80,10 +79,10 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) fn new(connection: Connection, config: &Config) -> Self {
-        let (doors, in_flight_max) = (Arc::new(Doors::new(connection.clone(), config)), config.in_flight_max);
+        let (doors, in_flight_max) = (Arc::new(Doors::new(connection, config)), config.in_flight_max);
         let (permits, leaving) = (Arc::new(Semaphore::new(in_flight_max)), AtomicBool::new(false));
         let (heeded, metrics, cors) = (Heeded::default(), Metrics::new(), Cors::new(config.cors_origins.clone()));
-        Self { connection, doors, heeded, permits, in_flight_max, metrics, cors, leaving }
+        Self { doors, heeded, permits, in_flight_max, metrics, cors, leaving }
     }
 
     /// From now on whoever asks is told to go to another bridge next time, and is served.
@@ -408,7 +407,7 @@ impl Gateway {
         match page {
             Page::Health => reply::page("application/json", observe::HEALTHY),
             Page::Ready if self.leaving.load(Relaxed) => observe::leaving(),
-            Page::Ready => observe::ready(&self.connection).await,
+            Page::Ready => observe::ready(&self.doors.connection()).await,
             Page::Metrics => {
                 let in_flight = self.in_flight_max - self.permits.available_permits();
                 let accept = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());

@@ -6,8 +6,8 @@ use std::{
 };
 
 use shop_nats::{
-    connection::Connection,
     hold::{SILENCE_MAX, Word, Words},
+    multiplexer::Multiplexer,
 };
 use tokio::time::{Instant, sleep};
 
@@ -22,9 +22,9 @@ pub(crate) struct Hold {
 
 impl Hold {
     /// Hears what doors are to do for as long as it is polled.
-    pub(crate) async fn listen(&self, connection: &Connection) {
+    pub(crate) async fn listen(&self, doors: &Multiplexer) {
         loop {
-            match connection.words().await {
+            match doors.connection().words().await {
                 Ok(words) => self.hear(words).await,
                 Err(error) => tracing::warn!("{error}; trying again"),
             }

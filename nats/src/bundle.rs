@@ -9,10 +9,14 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shop_domain::{encode::encode, version::Version};
+use shop_domain::{
+    encode::{self, encode},
+    version::Version,
+};
 
 use crate::{
     door::{Incoming, Response},
+    header::trace_context,
     request::{Conditions, Reply, Request, code_of},
 };
 
@@ -93,13 +97,13 @@ pub(crate) fn encode_requests<'a>(prefix: &str, requests: impl Iterator<Item = (
 /// The requests of a bundle, whose message wants its answer at `reply_to`; none when it is no bundle.
 pub(crate) fn decode_requests(payload: &Bytes, reply_to: Option<&str>) -> Option<Vec<Incoming>> {
     let inbox = reply_to?.rsplit_once('.')?.0;
-    let Requests { requests } = rmp_serde::from_slice(payload).ok()?;
+    let Requests { requests } = encode::decode(payload).ok()?;
     let incoming = |request: Numbered<'_>| Incoming {
         target: request.target.to_owned(),
         body: payload.slice_ref(request.body),
         inbox: Some(format!("{inbox}.{}", request.number)),
         idempotency_keys: request.idempotency_key.into_iter().map(str::to_owned).collect(),
-        traceparent: request.traceparent.map(str::to_owned),
+        traceparent: request.traceparent.and_then(trace_context).map(str::to_owned),
         respond_async: request.respond_async,
         tickets: request.ticket.into_iter().map(Cow::into_owned).collect(),
         conditions: Conditions {
@@ -152,7 +156,7 @@ pub(crate) fn encode_answers(answers: &[(u64, Response)]) -> Bytes {
 
 /// The answers of a bundle; none when it is no bundle.
 pub(crate) fn decode_answers(payload: &Bytes) -> Option<Vec<(u64, Reply)>> {
-    let Answers { answers } = rmp_serde::from_slice(payload).ok()?;
+    let Answers { answers } = encode::decode(payload).ok()?;
     let reply = |answer: Answer<'_>| Reply {
         body: payload.slice_ref(answer.body),
         error: answer.error.map(code_of),
@@ -209,6 +213,8 @@ mod tests {
 
     use super::*;
 
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
     fn request(subject: &str, body: &str) -> Request {
         let body = body.to_owned().into();
         Request {
@@ -226,7 +232,7 @@ mod tests {
     fn requests_come_out_of_a_bundle_as_they_went_in() {
         let place = Request {
             idempotency_key: Some("k".to_owned()),
-            traceparent: Some("00-1".to_owned()),
+            traceparent: Some(TRACE.to_owned()),
             respond_async: true,
             ticket: "t.1.2".parse().ok(),
             conditions: Conditions {
@@ -243,11 +249,22 @@ mod tests {
             (first.inbox.as_deref(), &first.idempotency_keys[..]),
             (Some("_INBOX.shop.b.7"), &["k".to_owned()][..])
         );
-        assert_eq!((first.traceparent.as_deref(), first.respond_async), (Some("00-1"), true));
+        assert_eq!((first.traceparent.as_deref(), first.respond_async), (Some(TRACE), true));
         assert_eq!((&first.tickets[..], &second.tickets[..]), (&["t.1.2".to_owned()][..], &[][..]));
         assert_eq!((&first.conditions, second.conditions.is_empty()), (&place.conditions, true));
         assert_eq!((&*second.target, second.inbox.as_deref()), ("o-2.get", Some("_INBOX.shop.b.9")));
         assert!(second.body.is_empty() && second.idempotency_keys.is_empty() && !second.respond_async);
+    }
+
+    #[test]
+    fn what_is_no_trace_context_does_not_come_in() {
+        for wrong in ["a\nb", "a\rb", "00-1", "\0"] {
+            let traceparent = Some(wrong.to_owned());
+            let get = Request { traceparent, ..request("shop.order.o-2.get", "") };
+            let bundle = encode_requests("shop.order.", [(7, &get)].into_iter());
+            let requests = decode_requests(&bundle, Some("_INBOX.shop.b.b3")).unwrap();
+            assert_eq!((requests.len(), requests[0].traceparent.as_deref()), (1, None), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     fmt, io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -80,6 +80,10 @@ pub struct Connection {
     slow_consumers: Arc<AtomicU64>,
     /// What its inboxes begin with.
     inboxes: Arc<str>,
+    /// Whether it was closed on purpose.
+    is_closed: Arc<AtomicBool>,
+    /// Where to, under which name, and who tells whether its server is cut off.
+    made: Arc<(Access, String, Witness)>,
     /// Ends what watches over it, with the last copy.
     _watched: Arc<oneshot::Sender<()>>,
 }
@@ -102,7 +106,19 @@ impl Connection {
         patiently(|| Box::pin(Self::connect_to(access.clone(), "shop bridge".to_owned(), Witness::Host))).await
     }
 
+    /// Whether it was closed on purpose.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Relaxed)
+    }
+
+    /// The same once more, in the place of this one, which has [ended](Self::ended).
+    pub(crate) async fn again(&self) -> Result<Self, ConnectError> {
+        let (access, name, witness) = (*self.made).clone();
+        Box::pin(Self::connect_to(access, name, witness)).await
+    }
+
     async fn connect_to(access: Access, name: String, witness: Witness) -> Result<Self, ConnectError> {
+        let made = Arc::new((access.clone(), name.clone(), witness));
         let (connected, connects) = watch::channel(0);
         let connected = Arc::new(connected);
         let slow_consumers = Arc::new(AtomicU64::new(0));
@@ -142,7 +158,15 @@ impl Connection {
         if client.server_info().cluster.is_some() {
             tokio::spawn(cut_off::watch(client.clone(), name, witness, end));
         }
-        Ok(Self { client, connects, slow_consumers, inboxes: inboxes.into(), _watched: Arc::new(watched) })
+        Ok(Self {
+            client,
+            connects,
+            slow_consumers,
+            inboxes: inboxes.into(),
+            is_closed: Arc::default(),
+            made,
+            _watched: Arc::new(watched),
+        })
     }
 
     /// The client underneath, for this crate only.
@@ -164,6 +188,14 @@ impl Connection {
     /// whatever was on its way may be lost.
     pub fn connects(&self) -> watch::Receiver<u64> {
         self.connects.clone()
+    }
+
+    /// Returns when the client has ended for good: it was closed, or it has panicked over something that came in
+    /// (async-nats 0.51 does over a header with a carriage return in it), and says nothing of that. What it calls with
+    /// its events goes with it.
+    pub async fn ended(&self) {
+        let mut connects = self.connects();
+        while connects.changed().await.is_ok() {}
     }
 
     /// Counts the times that a subscription was full and messages were dropped.
@@ -209,6 +241,7 @@ impl Connection {
     /// Lets all that was published arrive, in at most `limit`, and closes the connection. That it has left is not
     /// enough: a socket that is closed before all that came in was read takes back what the server has not read yet.
     pub async fn close(&self, limit: Duration) {
+        self.is_closed.store(true, Ordering::Relaxed);
         if self.is_connected()
             && let Err(error) = self.round_trip(limit).await
         {

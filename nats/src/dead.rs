@@ -3,18 +3,16 @@
 //! Each has a subject of its own, which names the log and the sequence. What was put back into its
 //! log stays here; a note behind it, on the same subject, says where it is now.
 
-use async_nats::{
-    HeaderMap,
-    jetstream::{self, Context, message::StreamMessage, stream::Stream},
-};
+use async_nats::jetstream::{self, Context, message::StreamMessage};
 use bytes::Bytes;
 use shop_domain::{kind::Kind, timestamp::Timestamp};
 
 use crate::{
     connection::Connection,
-    header,
-    jetstream::{message_at, taken_at},
+    header::{self, Headers},
+    jetstream::taken_at,
     restore::Stored,
+    stored::{last_of, message_at},
     subject,
 };
 
@@ -22,7 +20,6 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct DeadLetters {
     context: Context,
-    stream: Stream,
     /// The sequence of the first message that is kept.
     pub first: u64,
     /// The sequence of the last one; below `first` when there is none.
@@ -76,44 +73,38 @@ impl Connection {
         let stream = context.get_stream(subject::DEAD_STREAM).await.map_err(|error| DeadError(error.to_string()))?;
         let state = &stream.cached_info().state;
         let (first, last, count) = (state.first_sequence.max(1), state.last_sequence, state.subjects_count);
-        Ok(DeadLetters { context, stream, first, last, count })
+        Ok(DeadLetters { context, first, last, count })
     }
 }
 
 impl DeadLetters {
     /// What is kept at a sequence, if anything is.
     pub async fn get(&self, sequence: u64) -> Result<Option<Kept>, DeadError> {
-        Ok(message_at(&self.stream, sequence).await.map_err(DeadError)?.map(kept))
+        Ok(message_at(&self.context, subject::DEAD_STREAM, sequence).await.map_err(DeadError)?.map(kept))
     }
 
     /// What is kept at a sequence as it is stored, for a backup.
     pub async fn stored(&self, sequence: u64) -> Result<Option<Stored>, DeadError> {
-        let message = message_at(&self.stream, sequence).await.map_err(DeadError)?;
-        Ok(message.map(|message| {
-            let time = taken_at(Some(&message.headers), message.time.unix_timestamp_nanos());
-            let text = |name: &str| Some((name.to_owned(), message.headers.get(name)?.as_str().to_owned()));
-            let names = [header::DEAD_REASON, header::DEAD_ORIGIN, header::DEAD_REQUEUED];
-            let headers = names.into_iter().filter_map(text).collect();
-            Stored { sequence, subject: message.subject.to_string(), time, headers, payload: message.payload }
-        }))
+        let message = message_at(&self.context, subject::DEAD_STREAM, sequence).await.map_err(DeadError)?;
+        Ok(message.map(Stored::of_dead))
     }
 
     /// Where a letter was last put back, if it was.
     pub async fn requeued(&self, letter: &DeadLetter) -> Result<Option<String>, DeadError> {
-        let last = self.stream.get_last_raw_message_by_subject(&letter.subject).await;
-        match kept(last.map_err(|error| DeadError(error.to_string()))?) {
-            Kept::Requeued { place, .. } => Ok(Some(place)),
-            Kept::Letter(_) => Ok(None),
+        let last = last_of(&self.context, subject::DEAD_STREAM, &letter.subject).await.map_err(DeadError)?;
+        match last.map(kept) {
+            Some(Kept::Requeued { place, .. }) => Ok(Some(place)),
+            Some(Kept::Letter(_)) | None => Ok(None),
         }
     }
 
     /// Notes that a letter was put back into its log.
     pub async fn note(&self, letter: &DeadLetter, (kind, sequence): (Kind, u64)) -> Result<(), DeadError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::DEAD_ORIGIN, letter.origin.as_str());
-        headers.insert(header::DEAD_REQUEUED, format!("{kind}/{sequence}"));
+        let mut headers = Headers::default();
+        headers.set_readable(header::DEAD_ORIGIN, &letter.origin);
+        headers.set_readable(header::DEAD_REQUEUED, &format!("{kind}/{sequence}"));
         let failed = |error: jetstream::context::PublishError| DeadError(error.to_string());
-        let ack = self.context.publish_with_headers(letter.subject.clone(), headers, Bytes::new()).await;
+        let ack = self.context.publish_with_headers(letter.subject.clone(), headers.into(), Bytes::new()).await;
         ack.map_err(failed)?.await.map(drop).map_err(failed)
     }
 }

@@ -16,6 +16,7 @@ use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use shop_domain::{kind::Kind, logic::Logic, timestamp::Timestamp};
 use tokio::time::timeout_at;
+use tokio_util::sync::CancellationToken;
 
 use crate::{connection::Connection, inbox, queue::QUEUE_GROUP, subject};
 
@@ -114,8 +115,9 @@ struct Service {
 }
 
 impl Connection {
-    /// Answers the discovery requests of a kind for as long as the connection lives.
-    pub(crate) async fn announce(&self, kind: Kind, stats: Arc<Stats>) -> Result<(), String> {
+    /// Answers the discovery requests of a kind for as long as the connection lives. What it returns is cancelled when
+    /// that ends.
+    pub(crate) async fn announce(&self, kind: Kind, stats: Arc<Stats>) -> Result<CancellationToken, String> {
         let service = Service { kind, id: stats.server.host.clone(), stats };
         let client = self.client().clone();
         let mut questions = Vec::new();
@@ -128,7 +130,10 @@ impl Connection {
                 questions.push(asked.map(move |message| (verb, message)).boxed());
             }
         }
+        let ended = CancellationToken::new();
+        let ends = ended.clone().drop_guard();
         tokio::spawn(async move {
+            let _ends = ends;
             let mut questions = stream::select_all(questions);
             while let Some((verb, message)) = questions.next().await {
                 let Some(inbox) = message.reply.filter(|reply| inbox::is_a_callers(reply)) else { continue };
@@ -142,7 +147,7 @@ impl Connection {
                 }
             }
         });
-        Ok(())
+        Ok(ended)
     }
 }
 

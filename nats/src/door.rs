@@ -2,16 +2,23 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use async_nats::{HeaderMap, Message, RequestErrorKind};
+use async_nats::{Message, RequestErrorKind};
 use bytes::Bytes;
 use shop_domain::{
     kind::Kind,
     problem::{Code, Problem},
     version::Version,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bundle, connection::Connection, discovery::Stats, header, inbox, queue::QueueSubscription, request::Conditions,
+    bundle,
+    connection::Connection,
+    discovery::Stats,
+    header::{self, Headers, InvalidValue, trace_context},
+    inbox,
+    queue::QueueSubscription,
+    request::Conditions,
     subject,
 };
 
@@ -21,9 +28,6 @@ const LISTEN_WAIT: Duration = Duration::from_secs(2);
 /// Seconds after which a refused caller may try again.
 const RETRY_AFTER_SECONDS: &str = "1";
 
-/// Longest trace context that is carried on; of version 00 of the standard it has 55 bytes.
-const TRACEPARENT_BYTES_MAX: usize = 128;
-
 /// Room for the headers of an answer, in bytes: they are few and short.
 const HEADER_BYTES_MAX: usize = 4 * 1024;
 
@@ -32,6 +36,9 @@ const HEADER_BYTES_MAX: usize = 4 * 1024;
 pub struct Listener {
     kind: Kind,
     requests: QueueSubscription,
+    /// Cancelled when clients are not told any more that this kind is served here, which ends with the connection.
+    undiscovered: CancellationToken,
+    is_closed: bool,
     /// Out of a bundle, and not returned yet.
     unpacked: VecDeque<Incoming>,
 }
@@ -97,14 +104,16 @@ impl Connection {
         let leaving = subject::door_of_kind(kind, "leaving");
         let subscribed = self.queue_subscribe(subject::doors(kind), leaving).await;
         let requests = subscribed.map_err(|error| failed(error.to_string()))?;
-        self.announce(kind, Arc::clone(stats)).await.map_err(failed)?;
+        let undiscovered = self.announce(kind, Arc::clone(stats)).await.map_err(failed)?;
         if self.is_clustered() {
             self.witness().await.map_err(failed)?;
         }
         loop {
             match self.round_trip(LISTEN_WAIT).await {
                 // From here on, a request cannot find nobody.
-                Ok(()) => return Ok(Listener { kind, requests, unpacked: VecDeque::new() }),
+                Ok(()) => {
+                    return Ok(Listener { kind, requests, undiscovered, is_closed: false, unpacked: VecDeque::new() });
+                }
                 // The client subscribes again wherever it comes to be connected, and says nothing of it.
                 Err(error) if error.kind() == RequestErrorKind::TimedOut => {
                     tracing::warn!("no server has taken in yet that {kind} is served here; asking again");
@@ -154,11 +163,14 @@ impl Connection {
             let problem = Problem::new(Code::PAYLOAD_TOO_LARGE, "the answer is larger than NATS carries here");
             (response.body, response.error, response.version) = (problem.to_json().into(), Some(problem.code), None);
         }
-        let headers = headers_of(&response);
+        let headers = match headers_of(&response) {
+            Ok(headers) => headers,
+            Err(error) => return tracing::error!("an answer could not be sent: {error}"),
+        };
         let sent = if headers.is_empty() {
             self.client().publish(inbox, response.body).await
         } else {
-            self.client().publish_with_headers(inbox, headers, response.body).await
+            self.client().publish_with_headers(inbox, headers.into(), response.body).await
         };
         if let Err(error) = sent {
             tracing::warn!("an answer could not be sent: {error}");
@@ -167,13 +179,18 @@ impl Connection {
 }
 
 impl Listener {
-    /// The next request; none after [`Self::close`], once all that had come in was returned.
+    /// The next request; none after [`Self::close`], once all that had come in was returned, and none when the
+    /// connection has ended.
     pub async fn next(&mut self) -> Option<Incoming> {
         loop {
             if let Some(incoming) = self.unpacked.pop_front() {
                 return Some(incoming);
             }
-            let message = self.requests.next().await?;
+            let message = tokio::select! {
+                biased;
+                message = self.requests.next() => message?,
+                () = self.undiscovered.cancelled(), if !self.is_closed => return None,
+            };
             if let Some(reply) = message.reply.as_ref().filter(|reply| !inbox::is_a_callers(reply)) {
                 // It could not be told what came of it, and whoever listens there must not be told.
                 tracing::debug!("a request on {} that wants its answer at {reply} is ignored", message.subject);
@@ -200,7 +217,7 @@ impl Listener {
             target: message.subject.get(prefix..).unwrap_or_default().to_owned(),
             inbox: message.reply.as_ref().map(ToString::to_string),
             idempotency_keys: all(header::IDEMPOTENCY_KEY),
-            traceparent: all(header::TRACEPARENT).pop().filter(|trace| trace.len() <= TRACEPARENT_BYTES_MAX),
+            traceparent: all(header::TRACEPARENT).pop().filter(|trace| trace_context(trace).is_some()),
             respond_async: all(header::PREFER).iter().any(|prefer| prefer.contains(header::RESPOND_ASYNC)),
             tickets: all(header::TICKET),
             conditions: Conditions { if_match: all(header::IF_MATCH), if_none_match: all(header::IF_NONE_MATCH) },
@@ -210,6 +227,7 @@ impl Listener {
 
     /// Takes no further requests.
     pub async fn close(&mut self) {
+        self.is_closed = true;
         self.requests.close().await;
     }
 }
@@ -218,40 +236,38 @@ impl Incoming {
     /// The requests in it, if it is a bundle.
     fn bundle(&self) -> Option<Vec<Self>> {
         let bundle = (self.target == bundle::VERB).then(|| bundle::decode_requests(&self.body, self.inbox.as_deref()));
-        let mut requests = bundle??;
-        let is_short = |trace: &String| trace.len() <= TRACEPARENT_BYTES_MAX;
-        requests.iter_mut().for_each(|request| request.traceparent = request.traceparent.take().filter(is_short));
-        Some(requests)
+        bundle?
     }
 }
 
-fn headers_of(response: &Response) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+fn headers_of(response: &Response) -> Result<Headers, InvalidValue> {
+    let mut headers = Headers::default();
     if let Some(code) = response.error {
-        headers.insert(header::SERVICE_ERROR, code.name);
-        headers.insert(header::SERVICE_ERROR_CODE, code.status.to_string());
+        headers.set(header::SERVICE_ERROR, code.name)?;
+        headers.set(header::SERVICE_ERROR_CODE, code.status)?;
         if code.status == Code::UNAVAILABLE.status {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS);
+            headers.set(header::RETRY_AFTER, RETRY_AFTER_SECONDS)?;
         }
     }
     if response.not_modified {
-        headers.insert(header::SERVICE_ERROR, header::NOT_MODIFIED);
-        headers.insert(header::SERVICE_ERROR_CODE, header::NOT_MODIFIED_CODE);
+        headers.set(header::SERVICE_ERROR, header::NOT_MODIFIED)?;
+        headers.set(header::SERVICE_ERROR_CODE, header::NOT_MODIFIED_CODE)?;
     }
     if let Some(version) = response.version {
-        headers.insert(header::ETAG, version.to_string());
+        headers.set(header::ETAG, version)?;
     }
     if response.replayed {
-        headers.insert(header::IDEMPOTENCY_REPLAYED, "true");
+        headers.set(header::IDEMPOTENCY_REPLAYED, "true")?;
     }
     if response.ticketed {
-        headers.insert(header::TICKET, header::KEPT);
+        headers.set(header::TICKET, header::KEPT)?;
     }
     if response.accepted {
-        headers.insert(header::PREFERENCE_APPLIED, header::RESPOND_ASYNC);
+        headers.set(header::PREFERENCE_APPLIED, header::RESPOND_ASYNC)?;
     }
-    if let Some(traceparent) = &response.traceparent {
-        headers.insert(header::TRACEPARENT, traceparent.as_str());
+    // It may be from the log, where older programs and others have put what they liked.
+    if let Some(traceparent) = response.traceparent.as_deref().and_then(trace_context) {
+        headers.set(header::TRACEPARENT, traceparent)?;
     }
-    headers
+    Ok(headers)
 }

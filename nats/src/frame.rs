@@ -8,7 +8,12 @@ use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use shop_domain::{encode::encode, kind::Kind, logic::Logic, message::Envelope};
+use shop_domain::{
+    encode::{self, encode},
+    kind::Kind,
+    logic::Logic,
+    message::Envelope,
+};
 
 /// The version byte that leads every frame and every upgrade.
 const VERSION: u8 = 1;
@@ -95,7 +100,7 @@ pub struct Cause {
 
 impl Cause {
     /// The cause that a record says it has. The messages themselves are not looked at.
-    pub fn of(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn of(bytes: &[u8]) -> Option<Self> {
         /// What of a frame is of interest.
         #[derive(Deserialize)]
         struct Head {
@@ -104,7 +109,7 @@ impl Cause {
             cause: Option<u64>,
         }
         let body = bytes.strip_prefix(&[VERSION])?;
-        let Head { source, cause: sequence } = rmp_serde::from_slice(body).ok()?;
+        let Head { source, cause: sequence } = encode::decode(body).ok()?;
         match source.origin {
             Origin::Door => None,
             Origin::Partition(kind, _) => Some(Self { epoch: source.epoch, kind, sequence }),
@@ -132,22 +137,25 @@ pub enum FrameError {
         /// Whom the message is for.
         found: Kind,
     },
+    /// It is not from where the messages of this log come.
+    #[error("it has the subject {0:?}, which is none of this log's")]
+    Subject(Box<str>),
     /// Numbers count from 1.
     #[error("messages numbered from 0")]
     Unnumbered,
 }
 
 impl Payload {
-    /// Reads what the log of `kind` holds.
+    /// Reads bytes as what the log of `kind` holds; of a record see [`Record::read`](crate::log::Record::read).
     pub fn decode(kind: Kind, bytes: &[u8]) -> Result<Self, FrameError> {
         let (version, body) = bytes.split_first().ok_or(FrameError::Empty)?;
         if *version != VERSION {
             return Err(FrameError::Version(*version));
         }
         if body.first() == Some(&UPGRADE_MAP) {
-            return Ok(Self::Upgrade(rmp_serde::from_slice(body)?));
+            return Ok(Self::Upgrade(encode::decode(body)?));
         }
-        let frame: Frame = rmp_serde::from_slice(body)?;
+        let frame: Frame = encode::decode(body)?;
         if frame.first == 0 {
             return Err(FrameError::Unnumbered);
         }
@@ -163,9 +171,10 @@ pub(crate) fn nothing() -> Bytes {
     Upgrade { logic: Logic::V1.number() }.encode()
 }
 
-/// Whether bytes begin as an upgrade does.
-pub(crate) fn is_upgrade(bytes: &[u8]) -> bool {
-    bytes.starts_with(&[VERSION, UPGRADE_MAP])
+/// Whether bytes are an upgrade to a version that this program knows.
+pub(crate) fn is_known_upgrade(bytes: &[u8]) -> bool {
+    let upgrade: Option<Upgrade> = bytes.strip_prefix(&[VERSION]).and_then(|body| encode::decode(body).ok());
+    upgrade.is_some_and(|upgrade| Logic::try_from(upgrade.logic).is_ok())
 }
 
 impl Upgrade {
@@ -293,6 +302,39 @@ mod tests {
             assert_eq!(after, next);
         }
         assert_eq!(next, 21);
+    }
+
+    /// On a thread as small as those that run a host.
+    #[test]
+    fn bytes_that_are_nested_without_end_are_refused_and_overflow_no_stack() {
+        let nested = |opening: u8, depth: usize| {
+            let mut bytes = vec![VERSION, 0x82, 0xa1, b'x'];
+            bytes.extend(std::iter::repeat_n(opening, depth));
+            bytes
+        };
+        for bytes in [nested(0x91, 1_000), nested(0x91, 100_000), nested(0x81, 100_000), nested(0xdc, 100_000)] {
+            assert!(Payload::decode(Kind::Wallet, &bytes).is_err());
+            assert_eq!(Cause::of(&bytes), None);
+            let upgrade = [&[VERSION, UPGRADE_MAP][..], &bytes[2..]].concat();
+            assert!(Payload::decode(Kind::Wallet, &upgrade).is_err());
+            let bundle = Bytes::copy_from_slice(&bytes[1..]);
+            assert!(crate::bundle::decode_requests(&bundle, Some("_INBOX.shop.b.b3")).is_none());
+            assert!(crate::bundle::decode_answers(&bundle).is_none());
+        }
+    }
+
+    /// What says that it is longer than it is takes no memory for that.
+    #[test]
+    fn lengths_that_are_not_there_are_refused() {
+        let says = |length: &[u8]| {
+            [&b"\x01\x83\xa6source\x82\xa6origin\xa4door\xa5epoch\x01\xa5first\x01\xa8messages"[..], length].concat()
+        };
+        for length in
+            [&b"\xdd\xff\xff\xff\xff"[..], b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff"]
+        {
+            assert!(Payload::decode(Kind::Wallet, &says(length)).is_err());
+        }
+        assert!(Payload::decode(Kind::Wallet, &says(b"\x90")).is_ok());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use async_nats::{
     jetstream::{
         self, ErrorCode,
         context::PublishErrorKind,
-        stream::{Info, RawMessageErrorKind, State},
+        stream::{Info, State},
     },
 };
 use bytes::Bytes;
@@ -21,9 +21,12 @@ use self::reader::Reader;
 use crate::{
     connection::Connection,
     disruption::Disruptions,
-    header,
+    frame,
+    header::{self, Headers},
+    lasting::Lasting,
     layout::{Decided, LayoutError},
     log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
+    stored::message_at,
     subject,
     topology::identity_of,
     trim::{self, TrimError},
@@ -58,19 +61,32 @@ enum Way {
     Requests,
 }
 
+/// The connection that is read over.
+#[derive(Clone, Debug)]
+struct Reading {
+    context: jetstream::Context,
+    /// How often it was made.
+    reconnects: watch::Receiver<u64>,
+}
+
+/// What is stored at a sequence, as the server gives it.
+struct Stored<'a> {
+    subject: &'a str,
+    headers: Option<&'a HeaderMap>,
+    payload: Bytes,
+}
+
 /// The log on NATS JetStream. It reads and publishes over separate connections, because the client
 /// runs each connection in one task.
 #[derive(Clone)]
 pub struct JetStreamLog {
-    reading: jetstream::Context,
+    reading: Lasting<Reading>,
     publishing: jetstream::Context,
     way: Way,
     /// Of the layout under which it is appended to and read.
     generation: u32,
     /// Of each kind whose log is read from before that, where each generation begins.
     begins: Arc<BTreeMap<Kind, Vec<u64>>>,
-    /// Reconnects of the connection that is read over.
-    reconnects: watch::Receiver<u64>,
     /// Of what is asked.
     read_disruptions: Disruptions,
     /// Of what is published.
@@ -104,19 +120,21 @@ impl JetStreamLog {
     /// The log under the layout of that generation, and no other: once there is another one, nothing can be
     /// appended, and what comes under it is not read.
     pub fn of_generation(generation: u32, reading: &Connection, publishing: &Connection) -> Self {
-        let context = |connection: &Connection, timeout| {
+        fn context(connection: &Connection, timeout: Duration) -> jetstream::Context {
             jetstream::context::ContextBuilder::new()
                 .timeout(timeout)
                 .max_ack_inflight(ACKS_PENDING_MAX)
                 .build(connection.client().clone())
-        };
+        }
         Self {
-            reading: context(reading, ANSWER_TIMEOUT),
+            reading: Lasting::over(reading.clone(), move |reading| Reading {
+                context: context(reading, ANSWER_TIMEOUT),
+                reconnects: reading.connects(),
+            }),
             publishing: context(publishing, ACK_TIMEOUT),
             way: Way::Consumer,
             generation,
             begins: Arc::default(),
-            reconnects: reading.connects(),
             read_disruptions: Disruptions::over(reading),
             disruptions: Disruptions::over(publishing),
         }
@@ -125,12 +143,39 @@ impl JetStreamLog {
     /// The generation of the layout under which a sequence counts.
     fn generation_at(&self, kind: Kind, sequence: u64) -> u32 {
         let later = |begins: &Vec<u64>| begins.iter().filter(|begins_at| **begins_at > sequence).count() as u32;
-        self.generation - self.begins.get(&kind).map_or(0, later)
+        self.generation.saturating_sub(self.begins.get(&kind).map_or(0, later))
+    }
+
+    /// What is stored at a sequence, as everybody takes it who reads it under the layout that counts there; see
+    /// [`Record::of`].
+    ///
+    /// What has a subject of no log of this kind is no record of the log, and keeps its place as well. Nor is what has
+    /// one of a later layout, if there is none: one that came to nothing has left no more than an upgrade.
+    fn record_of(&self, kind: Kind, sequence: u64, stored_unix_ns: i128, stored: Stored<'_>) -> Record {
+        let Stored { subject, headers, payload } = stored;
+        let time = taken_at(headers, stored_unix_ns);
+        let restored_as = headers.and_then(|headers| headers.get(header::FOREIGN_SUBJECT));
+        match (subject::place(kind, subject), restored_as) {
+            (Some(_), Some(subject)) => {
+                Record { sequence, partition: 0, time, payload, foreign: Some(subject.as_str().into()) }
+            }
+            (Some((generation, _)), None) if generation > self.generation && !frame::is_known_upgrade(&payload) => {
+                self.foreign(sequence, stored_unix_ns, subject, payload)
+            }
+            (Some(place), None) => Record::of(place, self.generation_at(kind, sequence), sequence, time, payload),
+            (None, _) => self.foreign(sequence, stored_unix_ns, subject, payload),
+        }
+    }
+
+    /// A record that is none of the log's. Its headers are as foreign as the rest.
+    fn foreign(&self, sequence: u64, stored_unix_ns: i128, subject: &str, payload: Bytes) -> Record {
+        let (time, foreign) = (taken_at(None, stored_unix_ns), Some(subject.into()));
+        Record { sequence, partition: 0, time, payload, foreign }
     }
 
     /// How the server describes the stream of a kind that leads it.
     fn led(&self, kind: Kind) -> impl Future<Output = Result<Info, LogError>> + Send + 'static {
-        let (context, mut disruptions) = (self.reading.clone(), self.read_disruptions.of(kind));
+        let (context, mut disruptions) = (self.reading.now().context, self.read_disruptions.of(kind));
         disruptions.mark_unchanged();
         async move {
             let failed = |reason: String| LogError::Failed { kind, reason };
@@ -173,7 +218,18 @@ impl Log for JetStreamLog {
 
     fn read(&self, kind: Kind, epoch: u64, after: u64) -> mpsc::Receiver<Result<Record, LogError>> {
         let (records, receiver) = mpsc::channel(READ_AHEAD);
-        let reader = Reader { log: self.clone(), kind, epoch, after, rolled_back: 0, is_behind_later: false, records };
+        let reader = Reader {
+            log: self.clone(),
+            kind,
+            epoch,
+            after,
+            rolled_back: 0,
+            is_behind_later: false,
+            unexplained: None,
+            no_layout: None,
+            is_stuck: false,
+            records,
+        };
         tokio::spawn(reader.run());
         receiver
     }
@@ -187,9 +243,8 @@ impl Log for JetStreamLog {
         let log = self.clone();
         async move {
             let failed = |reason: String| LogError::Failed { kind, reason };
-            let stream = log.reading.get_stream_no_info(subject::stream(kind)).await;
-            let stream = stream.map_err(|error| failed(error.to_string()))?;
-            let Some(message) = message_at(&stream, sequence).await.map_err(failed)? else {
+            let found = message_at(&log.reading.now().context, &subject::stream(kind), sequence).await;
+            let Some(message) = found.map_err(failed)? else {
                 // Whoever leads no more, and does not know it yet, says so of all that came since.
                 return match log.led(kind).await?.state {
                     state if holds(&state, sequence) => {
@@ -198,9 +253,9 @@ impl Log for JetStreamLog {
                     _ => Ok(None),
                 };
             };
-            let place = subject::place(&message.subject).ok_or_else(|| failed("foreign subject".into()))?;
-            let time = taken_at(Some(&message.headers), message.time.unix_timestamp_nanos());
-            Ok(Some(Record::of(place, log.generation_at(kind, sequence), sequence, time, message.payload)))
+            let jetstream::message::StreamMessage { subject, headers, payload, time, .. } = message;
+            let stored = Stored { subject: &subject, headers: Some(&headers), payload };
+            Ok(Some(log.record_of(kind, sequence, time.unix_timestamp_nanos(), stored)))
         }
         .boxed()
     }
@@ -215,13 +270,12 @@ impl Log for JetStreamLog {
         let context = self.publishing.clone();
         async move {
             let origin = format!("{kind}/{}", record.sequence);
-            let mut headers = HeaderMap::new();
-            let mut reason = reason.replace(char::is_control, " ");
-            reason.truncate(reason.floor_char_boundary(DEAD_REASON_BYTES_MAX));
-            headers.insert(header::DEAD_REASON, reason);
-            headers.insert(header::DEAD_ORIGIN, origin);
+            let mut headers = Headers::default();
+            let reason = &reason[..reason.floor_char_boundary(DEAD_REASON_BYTES_MAX)];
+            headers.set_readable(header::DEAD_REASON, reason);
+            headers.set_readable(header::DEAD_ORIGIN, &origin);
             // Only if there is nothing from that place: whoever applies the log again buries again.
-            headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+            headers.set_readable(header::EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
             let failed = |error: async_nats::error::Error<PublishErrorKind>| LogError::Failed {
                 kind,
                 reason: format!("cannot keep a dead letter: {error}"),
@@ -230,7 +284,7 @@ impl Log for JetStreamLog {
             let room = context.client().server_info().max_payload.saturating_sub(DEAD_HEADERS_BYTES_MAX);
             // The log itself keeps all of it.
             let payload = record.payload.slice(..record.payload.len().min(room));
-            let ack = context.publish_with_headers(subject, headers, payload).await.map_err(failed)?;
+            let ack = context.publish_with_headers(subject, headers.into(), payload).await.map_err(failed)?;
             match ack.await {
                 Ok(_) => Ok(()),
                 Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
@@ -292,23 +346,6 @@ fn is_led(info: &Info) -> Result<(), String> {
 fn holds(state: &State, sequence: u64) -> bool {
     let span = (state.first_sequence..=state.last_sequence).contains(&sequence);
     span && state.messages == state.last_sequence - state.first_sequence + 1
-}
-
-/// The message at a sequence, from a server that takes itself for the stream's leader; none if it does not hold it.
-pub(crate) async fn message_at<I>(
-    stream: &jetstream::stream::Stream<I>,
-    sequence: u64,
-) -> Result<Option<jetstream::message::StreamMessage>, String> {
-    match stream.get_raw_message(sequence).await {
-        Ok(message) => Ok(Some(message)),
-        Err(error) => match error.kind() {
-            RawMessageErrorKind::NoMessageFound => Ok(None),
-            RawMessageErrorKind::JetStream(ref inner) if inner.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
-            RawMessageErrorKind::JetStream(_) | RawMessageErrorKind::InvalidSubject | RawMessageErrorKind::Other => {
-                Err(error.to_string())
-            }
-        },
-    }
 }
 
 /// When a log took a message first, which a backup has kept, or else when it was stored.

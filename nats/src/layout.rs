@@ -40,7 +40,7 @@ use crate::{
     log::Identity,
     start::{PATIENCE, Wait},
     subject,
-    topology::{self, TopologyError},
+    topology::{self, PARTITIONS_MAX, SEQUENCE_MAX, TopologyError},
 };
 
 /// Into how many partitions each kind is cut, and from where on its log is read under that count.
@@ -193,7 +193,7 @@ impl Standing {
     pub(crate) fn of(own: u32, in_force: u32, generation: u32, payload: &[u8]) -> Self {
         match in_force == own {
             false => Self::CutAnew,
-            true if generation <= own || frame::is_upgrade(payload) => Self::Counts,
+            true if generation <= own || frame::is_known_upgrade(payload) => Self::Counts,
             true => Self::Unknown,
         }
     }
@@ -219,6 +219,21 @@ impl Decided {
     /// How a kind is cut, if that was ever decided.
     pub fn cut(&self, kind: Kind) -> Option<&Cut> {
         self.layout.as_ref()?.kinds.get(&kind)
+    }
+}
+
+impl Layout {
+    /// Whether logs can be cut like this. Who may append to the stream may say anything.
+    fn is_possible(&self) -> bool {
+        let is_stretch = |begins_at: u64, partitions: u16| {
+            (1..=SEQUENCE_MAX).contains(&begins_at) && (1..=PARTITIONS_MAX).contains(&partitions)
+        };
+        let is_cut = |cut: &Cut| {
+            let mut stretches = cut.before.iter();
+            is_stretch(cut.begins_at, cut.partitions)
+                && stretches.all(|before| is_stretch(before.begins_at, before.partitions))
+        };
+        self.generation < u32::MAX && self.kinds.values().all(is_cut)
     }
 }
 
@@ -302,7 +317,7 @@ impl Layouts {
             // Also an attempt that failed may have been stored.
             let now = self.decided().await?;
             match now.at {
-                at if at == after + 1 && now.layout == decision.layout => return Ok(at),
+                at if at > after && now.layout == decision.layout => return Ok(at),
                 at if at != after => return Err(LayoutError::Overtaken),
                 _ if Instant::now() > deadline => return Err(server(subject::LAYOUT_STREAM, reason)),
                 _ => sleep(PAUSE).await,
@@ -349,7 +364,7 @@ impl Layouts {
     async fn generations(&self) -> Result<Vec<u32>, LayoutError> {
         let mut generations = Vec::with_capacity(Kind::ALL.len());
         for kind in Kind::ALL {
-            generations.extend(self.0.stream(kind).await?.map(|stream| generation(&stream.config)));
+            generations.extend(self.0.stream(kind).await?.map(|stream| generation(kind, &stream.config)));
         }
         Ok(generations)
     }
@@ -370,7 +385,7 @@ enum Follow {
 /// How a log's stream is to be instead, if it is not as it should be.
 fn changed(kind: Kind, stream: Stream, decided: &Decided, follow: Follow) -> Result<Option<Config>, LayoutError> {
     let Stream { config: before, log } = stream;
-    let (cut, generation) = (decided.cut(kind), generation(&before));
+    let (cut, generation) = (decided.cut(kind), generation(kind, &before));
     if cut.is_none() && generation == 0 {
         return Ok(None);
     }
@@ -391,8 +406,8 @@ fn changed(kind: Kind, stream: Stream, decided: &Decided, follow: Follow) -> Res
 }
 
 /// The generation whose subjects a log has.
-fn generation(config: &Config) -> u32 {
-    config.subjects.iter().filter_map(|subject| Some(subject::place(subject)?.0)).max().unwrap_or(0)
+fn generation(kind: Kind, config: &Config) -> u32 {
+    config.subjects.iter().filter_map(|subject| Some(subject::place(kind, subject)?.0)).max().unwrap_or(0)
 }
 
 /// Asks again what a server could not say or do: it may have to find a leader first.
@@ -428,6 +443,25 @@ mod tests {
     fn decided() -> Decided {
         let cut = Cut { partitions: 4, epoch: 3, begins_at: 10, logic: 1, former: vec![1, 2], before: vec![] };
         Decided { layout: Some(Layout { generation: 2, kinds: [(Kind::Order, cut)].into() }), at: 7 }
+    }
+
+    #[test]
+    fn a_layout_that_no_log_can_have_is_not_believed() {
+        let changed = |change: fn(&mut Cut)| {
+            let mut layout = decided().layout.unwrap();
+            layout.kinds.values_mut().for_each(change);
+            layout.is_possible()
+        };
+        assert!(changed(|_| ()));
+        assert!(!changed(|cut| cut.partitions = 0));
+        assert!(!changed(|cut| cut.partitions = u16::MAX));
+        assert!(!changed(|cut| cut.begins_at = 0));
+        assert!(!changed(|cut| cut.begins_at = u64::MAX));
+        let stretch = Stretch { begins_at: 1, partitions: 0, epoch: 1, link_epoch: 1, logic: 1 };
+        let layout = decided().layout.unwrap();
+        let before = |cut: &Cut| Cut { before: vec![stretch], ..cut.clone() };
+        let kinds = layout.kinds.iter().map(|(kind, cut)| (*kind, before(cut))).collect();
+        assert!(!Layout { kinds, ..layout }.is_possible());
     }
 
     #[test]

@@ -7,7 +7,10 @@ use futures::future::BoxFuture;
 use shop_domain::{kind::Kind, timestamp::Timestamp};
 use tokio::sync::{mpsc, watch};
 
-use crate::{frame, trim::TrimError};
+use crate::{
+    frame::{self, Cause, FrameError, Payload},
+    trim::TrimError,
+};
 
 /// Records that wait between the reader and the host. Enough to keep both busy; with frames of
 /// the largest size it is 32 MiB.
@@ -61,6 +64,25 @@ pub struct Record {
     pub time: Timestamp,
     /// A frame, unless somebody published by hand.
     pub payload: Bytes,
+    /// The subject that it has, where that is none of this log's: a consumer of another stream, whose target is a
+    /// subject of this one, makes nats-server store such records (2.15). It is a dead letter, whatever it says, and
+    /// counts as one of the first partition.
+    pub foreign: Option<Box<str>>,
+}
+
+impl Record {
+    /// What it holds, in the log of `kind`.
+    pub fn read(&self, kind: Kind) -> Result<Payload, FrameError> {
+        match &self.foreign {
+            Some(subject) => Err(FrameError::Subject(subject.clone())),
+            None => Payload::decode(kind, &self.payload),
+        }
+    }
+
+    /// What its messages follow from, if it holds some of a partition.
+    pub fn cause(&self) -> Option<Cause> {
+        if self.foreign.is_none() { Cause::of(&self.payload) } else { None }
+    }
 }
 
 impl Record {
@@ -75,9 +97,9 @@ impl Record {
         payload: Bytes,
     ) -> Self {
         if generation < counts {
-            return Self { sequence, partition: 0, time, payload: frame::nothing() };
+            return Self { sequence, partition: 0, time, payload: frame::nothing(), foreign: None };
         }
-        Self { sequence, partition, time, payload }
+        Self { sequence, partition, time, payload, foreign: None }
     }
 }
 

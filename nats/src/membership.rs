@@ -16,6 +16,9 @@ use crate::{connection::Connection, door::ListenError, inbox, subject};
 /// How long a host that is there may take to answer.
 const ANSWER_WAIT: Duration = Duration::from_millis(250);
 
+/// Longest name of a host, in bytes: 32 hexadecimal digits, and room for more.
+const NAME_BYTES_MAX: usize = 64;
+
 /// What a host says of itself, as JSON on `shop.hosts.<kind>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
@@ -62,7 +65,7 @@ impl Connection {
     ) -> Result<(Membership, Option<Announcement>), ListenError> {
         // Before anybody listens here: who is alone learns it at once.
         let first = self.ask_host(subject::hosts(kind)).await.ok();
-        let first = first.and_then(|answer| serde_json::from_slice(&answer.payload).ok());
+        let first = first.and_then(|answer| read(&answer.payload));
         let (all, probes) = (subject::hosts(kind), subject::host(kind, &announcement.host));
         let subscribe = async |subject: String| {
             let subscribed = self.client().subscribe(subject).await;
@@ -86,6 +89,14 @@ impl Connection {
     }
 }
 
+/// Reads an announcement. A host's name becomes part of a subject.
+fn read(bytes: &[u8]) -> Option<Announcement> {
+    let announcement: Announcement = serde_json::from_slice(bytes).ok()?;
+    let name = announcement.host.as_bytes();
+    let is_name = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.iter().all(u8::is_ascii_alphanumeric);
+    is_name.then_some(announcement)
+}
+
 impl Membership {
     /// Tells all others.
     pub async fn announce(&mut self, announcement: &Announcement) {
@@ -104,7 +115,7 @@ impl Membership {
                 if inbox::is_a_callers(&reply) {
                     self.say(reply.into_string()).await;
                 }
-            } else if let Ok(announcement) = serde_json::from_slice(&message.payload) {
+            } else if let Some(announcement) = read(&message.payload) {
                 return Some(announcement);
             } else {
                 tracing::debug!("what came on {} is no announcement", message.subject);
@@ -117,5 +128,24 @@ impl Membership {
             // Whoever waits for it takes this host for one that is gone, until the next time.
             tracing::debug!("cannot tell the other hosts of {}: {error}", self.kind);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_announcement_names_a_host_that_can_be_asked() {
+        let said = |host: &str| {
+            let text =
+                format!(r#"{{"host":{host:?},"epoch":1,"state":"ready","settled":{{"0":9223372036854775808}}}}"#);
+            read(text.as_bytes()).is_some()
+        };
+        assert!(said("ghost") && said(&"0".repeat(NAME_BYTES_MAX)));
+        for host in ["", "*", ">", "a.b", "a b", "a\nb", "ü", &"0".repeat(NAME_BYTES_MAX + 1)] {
+            assert!(!said(host), "{host:?}");
+        }
+        assert!(read(b"{}").is_none() && read("[".repeat(100_000).as_bytes()).is_none());
     }
 }

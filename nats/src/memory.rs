@@ -171,16 +171,20 @@ impl KindLog {
         (sequence > self.cut_off).then(|| self.records.get(index))?
     }
 
-    fn store(&mut self, generation: u32, partition: u16, time: Timestamp, payload: Bytes) -> u64 {
+    /// Stores a record in the next place.
+    fn store(&mut self, generation: u32, record: Record) -> u64 {
         let sequence = self.last_sequence() + 1;
-        self.records.push(Stored { generation, record: Record { sequence, partition, time, payload } });
+        self.records.push(Stored { generation, record: Record { sequence, ..record } });
         self.appended.tell(sequence);
         sequence
     }
 
     /// A record as everybody takes it who reads under that layout.
     fn read(&self, Stored { generation, record }: &Stored, under: Under) -> Record {
-        let Record { sequence, partition, time, ref payload } = *record;
+        if record.foreign.is_some() {
+            return record.clone();
+        }
+        let Record { sequence, partition, time, ref payload, .. } = *record;
         let counts = match under {
             Under::Generation(own) => own,
             Under::WhicheverCounts => self.counts_at(sequence),
@@ -296,14 +300,26 @@ impl MemoryLog {
 
     /// Stores bytes as they are, whatever the chaos says, under the layout in force.
     pub fn store(&self, kind: Kind, partition: u16, payload: Bytes) -> u64 {
-        self.store_under(self.generation(), kind, partition, payload)
+        self.store_under(self.generation(), kind, partition, payload, None)
     }
 
-    fn store_under(&self, generation: u32, kind: Kind, partition: u16, payload: Bytes) -> u64 {
+    /// Stores bytes under a subject that is none of the log's.
+    pub fn store_foreign(&self, kind: Kind, subject: &str, payload: Bytes) -> u64 {
+        self.store_under(self.generation(), kind, 0, payload, Some(subject.into()))
+    }
+
+    fn store_under(
+        &self,
+        generation: u32,
+        kind: Kind,
+        partition: u16,
+        payload: Bytes,
+        foreign: Option<Box<str>>,
+    ) -> u64 {
         let time = self.now();
         let mut logs = self.logs();
         let log = logs.get_mut(&kind).expect("every kind has a log");
-        log.store(generation, partition, time, payload)
+        log.store(generation, Record { sequence: 0, partition, time, payload, foreign })
     }
 
     fn logs(&self) -> MutexGuard<'_, BTreeMap<Kind, KindLog>> {
@@ -390,7 +406,7 @@ impl Log for MemoryLog {
         }
         let fate = self.chaos.append(kind, partition, &frame);
         let stored = match fate {
-            Fate::Stored(_) | Fate::Unacknowledged => Some(self.store_under(generation, kind, partition, frame)),
+            Fate::Stored(_) | Fate::Unacknowledged => Some(self.store_under(generation, kind, partition, frame, None)),
             Fate::Refused(_) | Fate::Lost => None,
         };
         let failed = move |reason: &str| AppendError { subject, reason: reason.into(), is_full: false };

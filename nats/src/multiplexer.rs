@@ -18,6 +18,7 @@ use tokio::{
 use crate::{
     bundle,
     connection::Connection,
+    lasting::Lasting,
     request::{Reply, Request, RequestError, read_reply},
 };
 
@@ -33,6 +34,7 @@ pub struct Multiplexer {
     outgoing: mpsc::Sender<Numbered>,
     callers: Arc<Callers>,
     next: AtomicU64,
+    connection: Lasting<Connection>,
 }
 
 /// A request under its number.
@@ -59,12 +61,23 @@ struct Place<'a> {
 }
 
 impl Multiplexer {
-    /// Asks over this connection; ends when it is dropped.
+    /// Asks over this connection, and over another one like it once it has ended for good. Ends when it is dropped.
     pub fn new(connection: Connection) -> Self {
         let (outgoing, requests) = mpsc::channel(WAITING_MAX);
         let callers = Arc::new(Callers::default());
-        tokio::spawn(run(connection, requests, Arc::clone(&callers)));
-        Self { outgoing, callers, next: AtomicU64::new(1) }
+        let connection = Lasting::over(connection, Connection::clone);
+        tokio::spawn(run(connection.clone(), requests, Arc::clone(&callers)));
+        Self { outgoing, callers, next: AtomicU64::new(1), connection }
+    }
+
+    /// The connection over which it asks now.
+    pub fn connection(&self) -> Connection {
+        self.connection.now()
+    }
+
+    /// Whether that is up right now.
+    pub fn is_connected(&self) -> bool {
+        self.connection.now().is_connected()
     }
 
     /// Sends a request and waits for the answer, for as long as the caller polls it.
@@ -125,19 +138,27 @@ impl Drop for Place<'_> {
     }
 }
 
-async fn run(connection: Connection, requests: mpsc::Receiver<Numbered>, callers: Arc<Callers>) {
-    let inbox = bundle::new_inbox(connection.inboxes());
-    match connection.client().subscribe(format!("{inbox}.*")).await {
-        Ok(answers) => tokio::select! {
-            () = send(&connection, &inbox, requests, &callers) => {}
-            () = receive(&inbox, answers, &callers) => {}
-        },
-        Err(error) => tracing::error!("answers cannot be listened to: {error}"),
+async fn run(mut connection: Lasting<Connection>, mut requests: mpsc::Receiver<Numbered>, callers: Arc<Callers>) {
+    loop {
+        let now = connection.now();
+        let inbox = bundle::new_inbox(now.inboxes());
+        match now.client().subscribe(format!("{inbox}.*")).await {
+            Ok(answers) => tokio::select! {
+                () = send(&now, &inbox, &mut requests, &callers) => return,
+                () = receive(&inbox, answers, &callers) => {}
+            },
+            Err(error) => tracing::error!("answers cannot be listened to: {error}"),
+        }
+        // Those who wait for an answer that would have come there ask again.
+        tokio::select! {
+            () = connection.changed() => {}
+            () = async { while requests.recv().await.is_some() {} } => return,
+        }
     }
 }
 
 /// Sends what waits, in bundles, until nobody can ask any more.
-async fn send(connection: &Connection, inbox: &str, mut requests: mpsc::Receiver<Numbered>, callers: &Callers) {
+async fn send(connection: &Connection, inbox: &str, requests: &mut mpsc::Receiver<Numbered>, callers: &Callers) {
     let mut taken = Vec::new();
     let mut last_bundle = 0;
     while requests.recv_many(&mut taken, BUNDLE_REQUESTS_MAX).await > 0 {

@@ -8,7 +8,10 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use tokio::{task::unconstrained, time::timeout};
 
-use crate::{connection::Connection, header};
+use crate::{
+    connection::Connection,
+    header::{self, Headers},
+};
 
 /// The hosts of a kind share all that they are asked.
 pub(crate) const QUEUE_GROUP: &str = "shop";
@@ -103,8 +106,9 @@ impl QueueSubscription {
         self.take_all_sent().await?;
         let last = self.received + LAST_MESSAGES;
         self.subscriber.unsubscribe_after(last).await?;
-        let mut headers = HeaderMap::new();
-        headers.insert(header::LEAVING, "true");
+        let mut headers = Headers::default();
+        headers.set(header::LEAVING, "true")?;
+        let headers = HeaderMap::from(headers);
         while !self.has_ended {
             // Twice as many, because others who stay get some of them.
             for _ in 0..2 * last.saturating_sub(self.received) {

@@ -11,7 +11,10 @@ use shop_domain::{
 };
 use tokio::time::timeout;
 
-use crate::{connection::Connection, header};
+use crate::{
+    connection::Connection,
+    header::{self, Headers, InvalidValue, trace_context},
+};
 
 /// A request to a door.
 #[derive(Clone, Debug)]
@@ -120,9 +123,13 @@ impl Connection {
     pub async fn request(&self, request: Request, wait: Duration) -> Result<Reply, RequestError> {
         let headers = headers_of(&request);
         let Request { subject, body, .. } = request;
+        let headers = match headers {
+            Ok(headers) => headers,
+            Err(error) => return Err(RequestError::Failed { subject, source: error.into() }),
+        };
         let mut outgoing = NatsRequest::new().payload(body).timeout(Some(wait));
         if !headers.is_empty() {
-            outgoing = outgoing.headers(headers);
+            outgoing = outgoing.headers(headers.into());
         }
         // The client's own timeout begins when it has taken the request in, which it does not while it cannot send.
         let Ok(answered) = timeout(wait, self.client().send_request(subject.clone(), outgoing)).await else {
@@ -141,27 +148,28 @@ impl Connection {
     }
 }
 
-fn headers_of(request: &Request) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+/// Nothing is left out but a trace context that is none: a write without its key would be another one.
+fn headers_of(request: &Request) -> Result<Headers, InvalidValue> {
+    let mut headers = Headers::default();
     if let Some(key) = &request.idempotency_key {
-        headers.insert(header::IDEMPOTENCY_KEY, key.as_str());
+        headers.set(header::IDEMPOTENCY_KEY, key)?;
     }
-    if let Some(traceparent) = &request.traceparent {
-        headers.insert(header::TRACEPARENT, traceparent.as_str());
+    if let Some(traceparent) = request.traceparent.as_deref().and_then(trace_context) {
+        headers.set(header::TRACEPARENT, traceparent)?;
     }
     if let Some(ticket) = &request.ticket {
-        headers.insert(header::TICKET, ticket.to_string());
+        headers.set(header::TICKET, ticket)?;
     }
     for line in &request.conditions.if_match {
-        headers.append(header::IF_MATCH, line.as_str());
+        headers.add(header::IF_MATCH, line)?;
     }
     for line in &request.conditions.if_none_match {
-        headers.append(header::IF_NONE_MATCH, line.as_str());
+        headers.add(header::IF_NONE_MATCH, line)?;
     }
     if request.respond_async {
-        headers.insert(header::PREFER, header::RESPOND_ASYNC);
+        headers.set(header::PREFER, header::RESPOND_ASYNC)?;
     }
-    headers
+    Ok(headers)
 }
 
 pub(crate) fn read_reply(headers: Option<&HeaderMap>, body: Bytes) -> Reply {

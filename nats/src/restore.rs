@@ -6,15 +6,11 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{
-    HeaderMap,
-    header::NATS_EXPECTED_LAST_SEQUENCE,
-    jetstream::{
-        self,
-        context::{PublishAckFuture, PublishError},
-        message::StreamMessage,
-        stream::Config,
-    },
+use async_nats::jetstream::{
+    self,
+    context::{PublishAckFuture, PublishError},
+    message::StreamMessage,
+    stream::Config,
 };
 use bytes::Bytes;
 use shop_domain::{kind::Kind, timestamp::Timestamp};
@@ -22,9 +18,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     connection::Connection,
-    header,
-    jetstream::{message_at, taken_at},
+    frame::Cause,
+    header::{self, Headers},
+    jetstream::taken_at,
     log::Record,
+    stored::message_at,
     subject,
     topology::{self, Topology, TopologyError},
 };
@@ -57,9 +55,36 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// A record of a kind's log.
-    pub fn of(kind: Kind, Record { sequence, partition, time, payload }: Record) -> Self {
-        Self { sequence, subject: subject::log(kind, 0, partition), time, headers: vec![], payload }
+    /// A record of a kind's log that is cut into so many partitions. One that is none of the log's keeps its place.
+    pub fn of(kind: Kind, partitions: u16, record: Record) -> Self {
+        let Record { sequence, partition, time, payload, foreign } = record;
+        let has_no_place = partition >= partitions;
+        let foreign = foreign.or_else(|| has_no_place.then(|| subject::log(kind, 0, partition).into()));
+        let headers: Vec<_> = foreign.iter().map(|of| (header::FOREIGN_SUBJECT.to_owned(), of.to_string())).collect();
+        let partition = if foreign.is_some() { 0 } else { partition };
+        Self { sequence, subject: subject::log(kind, 0, partition), time, headers, payload }
+    }
+
+    /// A message of the stream of dead letters. One that is none of that stream's keeps its place.
+    pub(crate) fn of_dead(message: StreamMessage) -> Self {
+        let StreamMessage { sequence, subject, headers, payload, time, .. } = message;
+        let time = taken_at(Some(&headers), time.unix_timestamp_nanos());
+        let kept = |(name, values): (&async_nats::HeaderName, &Vec<async_nats::HeaderValue>)| {
+            let name = header::kept(name.as_ref())?;
+            Some((name.to_owned(), values.first()?.as_str().to_owned()))
+        };
+        let headers: Vec<_> = headers.iter().filter_map(kept).collect();
+        if subject::is_of_dead(&subject) {
+            return Self { sequence, subject: subject.to_string(), time, headers, payload };
+        }
+        let headers = vec![(header::FOREIGN_SUBJECT.to_owned(), subject.to_string())];
+        Self { sequence, subject: subject::foreign_dead(sequence), time, headers, payload }
+    }
+
+    /// What its messages follow from, if it is a record that holds some of a partition.
+    pub fn cause(&self) -> Option<Cause> {
+        let is_foreign = self.headers.iter().any(|(name, _)| name == header::FOREIGN_SUBJECT);
+        if is_foreign { None } else { Cause::of(&self.payload) }
     }
 
     /// Whether a message is this one, put back.
@@ -222,7 +247,10 @@ struct Sent {
 impl Restoring {
     /// Puts the next message back; it may be on its way for a while.
     pub async fn put(&mut self, message: Stored) -> Result<(), RestoreError> {
-        assert_eq!(message.sequence, self.next, "messages come back one after the other");
+        if message.sequence != self.next {
+            let reason = format!("sequence {} where {} should be put back", message.sequence, self.next);
+            return Err(RestoreError::Server { stream: self.stream.clone(), reason });
+        }
         self.next += 1;
         if self.window.is_empty() {
             self.heard = Instant::now();
@@ -271,11 +299,17 @@ impl Restoring {
 
     /// Only behind the one before it: so each comes to its own sequence, however often it is sent.
     async fn send(&self, message: &Stored) -> Result<PublishAckFuture, PublishError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(NATS_EXPECTED_LAST_SEQUENCE, (message.sequence - 1).to_string());
-        headers.insert(header::TAKEN_AT, message.time.unix_ms().to_string());
-        message.headers.iter().for_each(|(name, value)| headers.insert(name.as_str(), value.as_str()));
-        self.context.publish_with_headers(message.subject.clone(), headers, message.payload.clone()).await
+        let mut headers = Headers::default();
+        let before = message.sequence.saturating_sub(1);
+        headers.set_readable(header::EXPECTED_LAST_SEQUENCE, &before.to_string());
+        headers.set_readable(header::TAKEN_AT, &message.time.unix_ms().to_string());
+        // They come from a file.
+        for (name, value) in &message.headers {
+            if let Some(name) = header::kept(name) {
+                headers.set_readable(name, value);
+            }
+        }
+        self.context.publish_with_headers(message.subject.clone(), headers.into(), message.payload.clone()).await
     }
 
     async fn settle_oldest(&mut self) -> Result<(), RestoreError> {
@@ -303,7 +337,7 @@ impl Restoring {
         let Ok(stream) = self.context.get_stream(&self.stream).await else { return Ok(()) };
         let last = stream.cached_info().state.last_sequence;
         while let Some(Sent { message, .. }) = self.window.front().filter(|sent| sent.message.sequence <= last) {
-            match message_at(&stream, message.sequence).await {
+            match message_at(&self.context, &self.stream, message.sequence).await {
                 Ok(Some(found)) if message.is(&found) => {}
                 Ok(Some(_)) => return Err(RestoreError::SomebodyElse(self.stream.clone())),
                 Ok(None) | Err(_) => return Ok(()),

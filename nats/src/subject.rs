@@ -89,16 +89,31 @@ pub(crate) fn logs(kind: Kind, generation: u32, partitions: u16) -> Vec<String> 
     (0..partitions).map(|partition| log(kind, generation, partition)).collect()
 }
 
-/// The generation and the partition that the subject of a record names.
-pub(crate) fn place(subject: &str) -> Option<(u32, u16)> {
-    let (_, place) = subject.strip_prefix("shop.log.")?.split_once('.')?;
+/// The generation and the partition that the subject of a record names; none when it is no subject of a log of that
+/// kind.
+pub(crate) fn place(kind: Kind, subject: &str) -> Option<(u32, u16)> {
+    let place = subject.strip_prefix("shop.log.")?.strip_prefix(kind.as_str())?.strip_prefix('.')?;
     let (generation, partition) = place.split_once('.').unwrap_or(("0", place));
-    Some((generation.parse().ok()?, partition.parse().ok()?))
+    let (generation, partition) = (generation.parse().ok()?, partition.parse().ok()?);
+    // Numbers can be written in several ways, and only one of them is a log's.
+    (log(kind, generation, partition) == subject).then_some((generation, partition))
+}
+
+/// Whether a subject is one of the stream of dead letters, and of one of them only.
+pub fn is_of_dead(subject: &str) -> bool {
+    let is_token = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    let tokens = subject.strip_prefix("shop.dead.").map(|rest| rest.split('.'));
+    tokens.is_some_and(|mut tokens| tokens.all(|token| is_token(token) && !["*", ">"].contains(&token)))
 }
 
 /// `shop.dead.<kind>.<epoch>.<sequence>`: the dead letter from one place in one log.
 pub fn dead(kind: Kind, epoch: u64, sequence: u64) -> String {
     format!("shop.dead.{kind}.{epoch:016x}.{sequence}")
+}
+
+/// `shop.dead.foreign.<sequence>`: where a backup puts what stood at that place among the dead letters and was none.
+pub(crate) fn foreign_dead(sequence: u64) -> String {
+    format!("shop.dead.foreign.{sequence}")
 }
 
 /// The log, its epoch and the sequence that a dead letter's subject names.
@@ -133,10 +148,21 @@ mod tests {
     fn a_records_subject_says_of_which_generation_and_partition_it_is() {
         for (generation, partition, subject) in [(0, 7, "shop.log.order.7"), (3, 11, "shop.log.order.3.11")] {
             assert_eq!(log(Kind::Order, generation, partition), subject);
-            assert_eq!(place(subject), Some((generation, partition)));
+            assert_eq!(place(Kind::Order, subject), Some((generation, partition)));
+            assert_eq!(place(Kind::Wallet, subject), None);
         }
-        for other in ["shop.log.order", "shop.log.order.x", "shop.log.order.1.2.3", "shop.order.o-1.get"] {
-            assert_eq!(place(other), None, "{other}");
+        for other in [
+            "shop.log.order",
+            "shop.log.order.x",
+            "shop.log.order.1.2.3",
+            "shop.log.order.0.1",
+            "shop.log.order.01",
+            "shop.log.order.+1",
+            "shop.log.order.65536",
+            "shop.order.o-1.get",
+            "shop.dead.order.0.1",
+        ] {
+            assert_eq!(place(Kind::Order, other), None, "{other}");
         }
     }
 

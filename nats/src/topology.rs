@@ -8,6 +8,7 @@ use async_nats::jetstream::{
     stream::{Config, DiscardPolicy, StorageType},
 };
 use shop_domain::{kind::Kind, logic::Logic};
+use tokio::time::sleep;
 
 use crate::{
     connection::Connection,
@@ -25,6 +26,8 @@ const PARTITIONS_CLUSTER: u16 = 12;
 const REPLICAS_CLUSTER: usize = 3;
 /// Most partitions: each has a task, a window and a batch of its own.
 pub const PARTITIONS_MAX: u16 = 256;
+/// No log comes that far, and nothing overflows that is added to it.
+pub(crate) const SEQUENCE_MAX: u64 = 1 << 62;
 
 const EPOCH: &str = "shop.epoch";
 /// The epoch by which links know it, where that is another one.
@@ -50,6 +53,9 @@ const SERVER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one answer of a cluster may take until it is asked again: whoever asks while a leader
 /// is being elected, or wants to make a stream that another host is just making, gets none.
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Pause before a stream is looked for once more that should be there.
+const FIND_PAUSE: Duration = Duration::from_secs(1);
 
 /// How the streams are to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +134,18 @@ pub enum TopologyError {
          log is lost: restore a backup"
     )]
     Lost(String),
+    /// A log that was there once, of a shop that is there still.
+    #[error(
+        "there is no stream {stream}, though {trace}: there was one, and its log is lost. Restore a backup: stop all \
+         hosts, remove all streams of the shop (nats stream rm), and run `shop restore`. To begin afresh without a \
+         backup, do the same but for the last"
+    )]
+    Missing {
+        /// Which stream.
+        stream: String,
+        /// What is left of the shop.
+        trace: String,
+    },
     /// A stream of that name that the shop did not make.
     #[error("the stream {stream} was not made by the shop, or by another version of it: its metadata say {found:?}")]
     Foreign {
@@ -139,7 +157,19 @@ pub enum TopologyError {
 }
 
 impl Connection {
-    /// Makes the log of a kind unless it exists, and verifies that it is as it should be.
+    /// Whether there is a log of a kind.
+    pub async fn has_log(&self, kind: Kind) -> Result<bool, TopologyError> {
+        let (context, mut wait) = (jetstream::new(self.client().clone()), Wait::begin());
+        loop {
+            match find(&context, &subject::stream(kind)).await {
+                Err(error @ TopologyError::Server { .. }) if wait.goes_on(&error).await => {}
+                outcome => return outcome.map(|found| found.is_some()),
+            }
+        }
+    }
+
+    /// Makes the log of a kind unless it exists, and verifies that it is as it should be. None is made where there was
+    /// one: an empty one would answer that nothing was ever there.
     pub async fn ensure_log(&self, kind: Kind, topology: Topology) -> Result<Identity, TopologyError> {
         let default = if self.is_clustered() { PARTITIONS_CLUSTER } else { PARTITIONS_SINGLE };
         let partitions = topology.partitions.unwrap_or(default);
@@ -266,8 +296,20 @@ async fn find_or_make(context: &jetstream::Context, config: &Config) -> Result<j
         return Ok(info);
     }
     let decided = layout::decided(context).await.map_err(|error| failed(error.to_string()))?;
-    if Kind::ALL.into_iter().any(|kind| subject::stream(kind) == *name && decided.cut(kind).is_some()) {
+    let of_kind = Kind::ALL.into_iter().find(|kind| subject::stream(*kind) == *name);
+    if of_kind.is_some_and(|kind| decided.cut(kind).is_some()) {
         return Err(TopologyError::Lost(name.clone()));
+    }
+    if let (Some(_), Some(trace)) = (of_kind, trace(context, name).await?) {
+        // Once more, because hosts that start at once make the logs at once: whatever left that trace had all of them
+        // before. And twice, because a server may not have heard of all of them yet.
+        for _ in 0..2 {
+            if let Some(info) = find(context, name).await? {
+                return Ok(info);
+            }
+            sleep(FIND_PAUSE).await;
+        }
+        return Err(TopologyError::Missing { stream: name.clone(), trace });
     }
     match context.create_stream(config.clone()).await {
         Ok(stream) => Ok(stream.cached_info().clone()),
@@ -278,6 +320,20 @@ async fn find_or_make(context: &jetstream::Context, config: &Config) -> Result<j
         }
         Err(error) => Err(failed(error.to_string())),
     }
+}
+
+/// What shows that there is a shop already, which had all of its logs before it had that.
+async fn trace(context: &jetstream::Context, missing: &str) -> Result<Option<String>, TopologyError> {
+    if find(context, subject::DEAD_STREAM).await?.is_some() {
+        return Ok(Some(format!("{} is there, which is made when all logs are", subject::DEAD_STREAM)));
+    }
+    for stream in Kind::ALL.map(subject::stream).into_iter().filter(|stream| *stream != missing) {
+        let found = find(context, &stream).await?;
+        if found.is_some_and(|info| info.state.last_sequence > 0) {
+            return Ok(Some(format!("something is in {stream}")));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether an error says that JetStream is not there: not on this server, or not for this account.
@@ -399,10 +455,12 @@ pub(crate) fn described(config: &Config) -> Result<Identity, TopologyError> {
     let number = |text: &str| u64::from_str_radix(text, 16).ok();
     let epoch = get(EPOCH).and_then(number);
     let link_epoch = get(LINK_EPOCH).map_or(epoch, number);
-    let partitions = get(PARTITIONS).and_then(|partitions| partitions.parse().ok()).filter(|count| *count > 0);
+    let partitions = get(PARTITIONS).and_then(|partitions| partitions.parse().ok());
+    let partitions = partitions.filter(|count| (1..=PARTITIONS_MAX).contains(count));
     // A log that does not say so was begun before there was a second version.
     let logic = get(LOGIC).map_or(Some(Logic::V1.number()), |logic| logic.parse().ok());
     let begins = get(BEGINS).map_or(Some(1), |begins| begins.parse().ok());
+    let begins = begins.filter(|begins| (1..=SEQUENCE_MAX).contains(begins));
     match (epoch.zip(link_epoch), partitions, logic, begins, get(FORMAT)) {
         (Some((epoch, link_epoch)), Some(partitions), Some(logic), Some(begins), Some(FORMAT_VERSION)) => {
             Ok(Identity { link_epoch, partitions, logic, first_sequence: begins, ..Identity::new(epoch) })

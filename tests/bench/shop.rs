@@ -166,7 +166,7 @@ impl OpenShop {
             while *after < identity.last_sequence {
                 let record = records.recv().await.expect("a reader goes on").unwrap_or_else(|error| panic!("{error}"));
                 *after = record.sequence;
-                *messages += match Payload::decode(*kind, &record.payload) {
+                *messages += match record.read(*kind) {
                     Ok(Payload::Frame(frame)) => frame.messages.len() as u64,
                     Ok(Payload::Upgrade(_)) => 1,
                     Err(error) => panic!("the log of {kind} holds something else: {error}"),

@@ -33,14 +33,14 @@ const ORDERS: usize = 60;
 const AS_IT_COMES: Topology = Topology { partitions: None, replicas: None, log_max_bytes: None };
 
 /// Nothing but nats-servers, and a place for snapshots.
-struct Elsewhere {
+pub(crate) struct Elsewhere {
     servers: Servers,
     folder: TempDir,
 }
 
 impl Elsewhere {
     /// With one nats-server.
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let server = NatsServer::start(&folder.path().join("nats"), 0).await.unwrap();
         Self { servers: Servers::one(server), folder }
@@ -60,7 +60,7 @@ impl Elsewhere {
         self.folder.path().join("snapshots").to_string_lossy().into_owned()
     }
 
-    async fn restore(&self, backup: &Path) -> Said {
+    pub(crate) async fn restore(&self, backup: &Path) -> Said {
         let line = format!("restore --from {} --snapshots {}", backup.display(), self.snapshots());
         tool_at(&self.url(), &line).await
     }
@@ -75,7 +75,7 @@ impl Elsewhere {
     }
 
     /// A shop without any checkpoint.
-    async fn open(&self) -> TestShop {
+    pub(crate) async fn open(&self) -> TestShop {
         TestShop::open_as(|options| self.options(options)).await
     }
 }

@@ -59,7 +59,8 @@ impl Recording {
         let mut replay = Replay::new(logs);
         let step = |one: &Recorded| {
             let (sequence, partition, time) = (one.sequence, one.partition, Timestamp::from_unix_ms(one.unix_ms));
-            let record = Record { sequence, partition, time, payload: one.payload.clone().into() };
+            let payload = one.payload.clone().into();
+            let record = Record { sequence, partition, time, payload, foreign: None };
             let mut digest = FnvHasher::default();
             let step = replay.apply_and_look(one.kind, &record, |handled, entity| {
                 add_to(&mut digest, &handled, entity);

@@ -144,6 +144,7 @@ impl Life {
                 | KindError::Store(_)
                 | KindError::Snapshot(_)
                 | KindError::Partition(_)
+                | KindError::Unsent(_)
                 | KindError::Bug(..)),
             ) => self.world.observer.report(format!("the host of {} ended: {error}", self.kind)),
         }

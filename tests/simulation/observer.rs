@@ -358,7 +358,7 @@ impl Book {
 
     /// What a frame says of its cause holds: that is in its log already, and so is all that each message follows from.
     fn check_cause(&mut self, at: Place, record: &Record) {
-        let Ok(Payload::Frame(frame)) = Payload::decode(at.0, &record.payload) else { return };
+        let Ok(Payload::Frame(frame)) = record.read(at.0) else { return };
         let (Origin::Partition(kind, partition), cause) = (frame.source.origin, frame.cause) else { return };
         let Some(cause) = cause.filter(|cause| *cause <= self.seen.get(&kind).copied().unwrap_or_default()) else {
             let text = format!("{at:?} at {}: {kind} has nothing at {cause:?}, which it follows from", record.sequence);

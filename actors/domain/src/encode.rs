@@ -1,8 +1,9 @@
-//! How states, rows and messages become bytes: MessagePack with field names.
+//! How states, rows and messages become bytes: MessagePack with field names. And back.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, io::Read};
 
-use serde::Serialize;
+use rmp_serde::{Deserializer, decode::Error};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 thread_local! {
     /// What is encoded grows in here, so that its bytes are asked for once and have their size.
@@ -23,4 +24,23 @@ pub fn encode(value: &impl Serialize) -> Vec<u8> {
         rmp_serde::encode::write_named(room, value).expect("a value of the domain always encodes");
         room.as_slice().to_vec()
     })
+}
+
+/// How deep what is read may be nested: as deep as JSON may be here, and far deeper than anything of the shop's is. What
+/// comes from outside may be nested without end, and a stack has one: rmp-serde's own limit (1024) is beyond that of a
+/// small one.
+const DEPTH_MAX: usize = 128;
+
+/// Reads a value from its bytes, which may be anything.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Error> {
+    let mut deserializer = Deserializer::from_read_ref(bytes);
+    deserializer.set_max_depth(DEPTH_MAX);
+    T::deserialize(&mut deserializer)
+}
+
+/// Reads the next value of several that stand one behind the other.
+pub fn decode_next<T: DeserializeOwned>(bytes: &mut impl Read) -> Result<T, Error> {
+    let mut deserializer = Deserializer::new(bytes);
+    deserializer.set_max_depth(DEPTH_MAX);
+    T::deserialize(&mut deserializer)
 }

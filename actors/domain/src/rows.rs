@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::encode::encode;
+use crate::encode::{self, encode};
 
 /// The name of a row within its entity, for example `charge/o-1`.
 pub type RowKey = Box<str>;
@@ -69,7 +69,7 @@ impl Rows {
 /// # Panics
 /// When the bytes are not a `T`: rows are written by this code only.
 pub fn decode_row<T: DeserializeOwned>(bytes: &[u8]) -> T {
-    rmp_serde::from_slice(bytes).expect("a stored row decodes")
+    encode::decode(bytes).expect("a stored row decodes")
 }
 
 #[cfg(test)]

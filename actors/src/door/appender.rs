@@ -99,6 +99,11 @@ impl Appender {
         })
     }
 
+    /// Returns when nothing is appended any more, because what appends has panicked.
+    pub async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
     /// Takes no more, and waits until the log has all that was taken.
     pub async fn finish(self) {
         drop(self.commands);
@@ -135,10 +140,12 @@ async fn append(
         let (source, first) = link.number(messages.len());
         let (mut waiting, mut number) = (waiting.into_iter(), first);
         for (frame, next) in frames(source, first, &messages) {
-            // Unless there is no room for it, the publisher resends until the log has it; it ends only with
-            // the process.
-            if publisher.offer(frame).await.await == Ok(Room::Full) {
-                break;
+            // Unless there is no room for it, the publisher resends until the log has it.
+            match publisher.offer(frame).await.await {
+                Ok(Room::Taken) => {}
+                Ok(Room::Full) => break,
+                // It has panicked: what became of the frame is not known, and no caller is told anything.
+                Err(_) => return,
             }
             for (envelope, tell_accepted) in waiting.by_ref().take((next - number) as usize) {
                 placed.remember(&envelope);

@@ -26,7 +26,7 @@ const NAME_LENGTH_MAX: usize = 200;
 /// Most characters of the reason for a cancel.
 const REASON_LENGTH_MAX: usize = 500;
 /// Items of a page when nothing else is asked for, and at most.
-const PAGE_ITEMS: (usize, usize) = (50, 1_000);
+pub(crate) const PAGE_ITEMS: (usize, usize) = (50, 1_000);
 /// Most products of one question for quotes: their ids stay within one body.
 pub const QUOTES_MAX: usize = 500;
 

@@ -48,6 +48,11 @@ impl Quotes {
         Self { asks }
     }
 
+    /// Returns when nothing asks any more, because that has panicked.
+    pub async fn ended(&self) {
+        self.asks.closed().await;
+    }
+
     /// Puts a quote on every line without a price; false if the products do not answer.
     pub async fn fill(&self, lines: &mut [Wanted]) -> bool {
         let mut open: Vec<&mut Wanted> = lines.iter_mut().filter(|line| line.unit_price.is_none()).collect();

@@ -8,28 +8,32 @@ use std::{
     },
 };
 
+use shop_domain::kind::Kind;
 use shop_nats::log::{LogError, Record};
 use tokio::sync::{mpsc, watch};
 
 /// Where the records of each partition go, and the sequence of the last one that went there.
 pub(super) type Routes = BTreeMap<u16, (mpsc::Sender<Record>, Arc<AtomicU64>)>;
 
-/// Hands every record to its partition; returns when the log cannot be read any more.
+/// Hands every record of a kind to its partition, of which there are so many; returns when the log cannot be read any more.
 pub(super) async fn dispatch(
     mut records: mpsc::Receiver<Result<Record, LogError>>,
     routes: &Routes,
+    (kind, partitions): (Kind, u16),
     dispatched: &watch::Sender<u64>,
 ) -> LogError {
     loop {
         let record = match records.recv().await {
             Some(Ok(record)) => record,
             Some(Err(error)) => return error,
-            // The reader ends only after its last error, or with the process.
-            None => std::future::pending().await,
+            // It ends only after its last error, unless it has panicked.
+            None => return LogError::Failed { kind, reason: "its reader has ended".to_owned() },
         };
         let sequence = record.sequence;
+        // The first partition buries what is for none.
+        let number = if record.partition < partitions { record.partition } else { 0 };
         // One that is parked, or held by other hosts, has no route: it reads on from its checkpoint when it is back.
-        if let Some((partition, assigned)) = routes.get(&record.partition) {
+        if let Some((partition, assigned)) = routes.get(&number) {
             if partition.send(record).await.is_err() {
                 // It has ended: nobody must take it for one that has caught up with what comes.
                 return std::future::pending().await;

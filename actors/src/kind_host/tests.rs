@@ -275,7 +275,7 @@ impl Wallets {
     /// How many messages each frame to the orders holds.
     fn frames_to_orders(&self) -> Vec<usize> {
         let records = self.log.records(Kind::Order);
-        let messages = |record: &Record| match Payload::decode(Kind::Order, &record.payload).unwrap() {
+        let messages = |record: &Record| match record.read(Kind::Order).unwrap() {
             Payload::Frame(frame) => frame.messages.len(),
             Payload::Upgrade(_) => 0,
         };
@@ -437,4 +437,100 @@ async fn who_was_away_or_begins_again_far_behind_is_ready_only_when_it_has_caugh
     is_ready.wait_for(|ready| *ready == Some(1)).await.unwrap();
     wallets.stop().await;
     keeping.await.unwrap();
+}
+
+/// Panics in whatever asks, in the end.
+#[derive(Debug)]
+struct Panicking {
+    sends: bool,
+}
+
+impl Chaos for Panicking {
+    fn append(&self, kind: Kind, _: u16, _: &Bytes) -> Fate {
+        assert!(kind != Kind::Order || !self.sends, "on purpose");
+        Fate::Stored(Duration::ZERO)
+    }
+
+    fn deliver(&self, _: Kind, record: &Record) -> Delivery {
+        assert!(record.sequence < 2 || self.sends, "on purpose");
+        Delivery::PROMPT
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_what_reads_the_log_or_sends_messages_ends_the_kind() {
+    for sends in [true, false] {
+        let wallets = Wallets::hold([0], 1, Trouble::default(), Arc::new(Panicking { sends })).await;
+        wallets.charge_one_of(0, 3);
+        let ended = wallets.running.await.unwrap().unwrap_err();
+        let expected = if sends { "what sends them has ended" } else { "its reader has ended" };
+        assert!(ended.to_string().contains(expected), "{ended}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_that_are_none_of_the_log_are_dead_letters_of_the_first_partition() {
+    let mut wallets = Wallets::serve(2, Trouble::default()).await;
+    let dead = |wallets: &Wallets| wallets.log.dead().into_iter().map(|(_, at, _)| at).collect::<Vec<_>>();
+    let frame = |number| {
+        let envelope = Envelope { to: "alice".parse().unwrap(), message: open().into(), request: None, trace: None };
+        frames(ORDERS, number, &[EncodedMessage::new(&envelope)]).remove(0).0
+    };
+    let upgrade = shop_nats::frame::Upgrade { logic: 9_999 }.encode();
+    // What it says would stop the kind, or be done.
+    for payload in [frame(1), upgrade.clone(), Bytes::new()] {
+        wallets.log.store_foreign(Kind::Wallet, "shop.log.order.0", payload);
+    }
+    for partition in [2, u16::MAX] {
+        wallets.log.store(Kind::Wallet, partition, upgrade.clone());
+    }
+    // A dead letter that comes back is one more, and its copy is none.
+    wallets.log.store_foreign(Kind::Wallet, "shop.dead.order.00000000000000aa.1", Bytes::new());
+    let last = wallets.log.store_foreign(Kind::Wallet, "shop.dead.wallet.00000000000000aa.6", Bytes::new());
+    wallets.settled(0, last).await;
+    assert_eq!(dead(&wallets), [1, 2, 3, 4, 5, 6]);
+    let last = wallets.charge_one_of(0, 3);
+    wallets.settled(0, last).await;
+    wallets.stop().await;
+}
+
+/// Brings nothing beyond the first record, while it is so.
+#[derive(Debug, Default)]
+struct Withholding(AtomicBool);
+
+impl Chaos for Withholding {
+    fn append(&self, _: Kind, _: u16, _: &Bytes) -> Fate {
+        Fate::Stored(Duration::ZERO)
+    }
+
+    fn deliver(&self, kind: Kind, record: &Record) -> Delivery {
+        match kind == Kind::Wallet && record.sequence > 1 && self.0.load(Ordering::Relaxed) {
+            true => Delivery::ReaderLost(Duration::from_millis(100)),
+            false => Delivery::PROMPT,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_to_which_nothing_comes_though_the_log_goes_on_is_not_ready() {
+    let withholding = Arc::new(Withholding::default());
+    let mut wallets = Wallets::hold([0], 1, Trouble::default(), Arc::clone(&withholding) as Arc<dyn Chaos>).await;
+    let fence = Fence::new(Arc::new(wallets.log.clone()), Kind::Wallet, 1);
+    let ((ready, mut is_ready), (_absence, absences)) = (watch::channel(None), watch::channel(0));
+    let readiness = Readiness { kind: Kind::Wallet, view: wallets.view.clone(), fence, absences, ready };
+    let keeping = tokio::spawn(readiness.keep());
+    let last = wallets.charge_one_of(0, 5);
+    wallets.settled(0, last).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(*is_ready.borrow_and_update(), Some(0), "a log that does not go on is no trouble");
+
+    withholding.0.store(true, Ordering::Relaxed);
+    let alice = "alice".parse().unwrap();
+    let last = wallets.store(7, &alice, 0, charge(7));
+    is_ready.wait_for(Option::is_none).await.unwrap();
+    withholding.0.store(false, Ordering::Relaxed);
+    is_ready.wait_for(Option::is_some).await.unwrap();
+    assert!(*wallets.view.borrow().partitions[&0].handle.settled.borrow() >= last);
+    wallets.stop().await;
+    keeping.abort();
 }

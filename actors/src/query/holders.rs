@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 use serde_json::{Map, Value};
 use shop_domain::{
+    encode,
     kind::Kind,
     problem::{Code, Problem},
 };
@@ -15,10 +16,11 @@ use shop_nats::{
     holders::{Asking, Questions},
     request::RequestError,
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Local, Question, Unread, local::READ_WAIT_MAX, unavailable};
+use crate::joined::unless_cancelled;
 
 /// How long another host may take: as long as a read waits there, for its log and for its partition.
 const ANSWER_WAIT: Duration = READ_WAIT_MAX.saturating_mul(2);
@@ -55,7 +57,7 @@ impl Holders {
     pub(super) async fn ask<T: DeserializeOwned>(&self, number: u16, question: &Question) -> Result<T, Problem> {
         let question = rmp_serde::to_vec(question).expect("a question always encodes");
         let answer = self.ask_in_bytes(number, question.into()).await?;
-        match rmp_serde::from_slice(&answer) {
+        match encode::decode(&answer) {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(Refused { code, detail, facts })) => {
                 let code = Code::named(&code).unwrap_or(Code::UNAVAILABLE);
@@ -86,7 +88,8 @@ impl Holders {
     pub async fn serve(self, connection: Connection, local: Local, stop: CancellationToken) {
         let (mut view, mut ready) = (local.view.clone(), local.ready.clone());
         let mut serving: BTreeMap<u16, CancellationToken> = BTreeMap::new();
-        let tasks = TaskTracker::new();
+        // A panic of one of them goes on here: this host would be asked on, and answer nothing.
+        let mut tasks = JoinSet::new();
         loop {
             view.mark_unchanged();
             ready.mark_unchanged();
@@ -116,12 +119,14 @@ impl Holders {
             tokio::select! {
                 changed = view.changed() => if changed.is_err() { break },
                 Ok(()) = ready.changed() => {}
+                Some(ended) = tasks.join_next() => drop(unless_cancelled(ended)),
                 () = stop.cancelled() => break,
             }
         }
         stop.cancel();
-        tasks.close();
-        tasks.wait().await;
+        while let Some(ended) = tasks.join_next().await {
+            unless_cancelled(ended);
+        }
     }
 
     /// Answers questions about a partition until it is released, and then those that were asked before.
@@ -164,7 +169,7 @@ impl Holders {
 
     /// The answer to a question: of another host, if the partition has just gone there.
     pub async fn answer(&self, local: &Local, number: u16, question: Bytes) -> Bytes {
-        let answer = match rmp_serde::from_slice(&question) {
+        let answer = match encode::decode(&question) {
             Ok(Question::Of(id, about)) => {
                 local.of(number, &id, &about).await.map(|found| encode(Ok(ByteBuf::from(found.json))))
             }
@@ -177,7 +182,7 @@ impl Holders {
             Ok(Question::KeyScope(order, user)) => {
                 local.key_scope(number, &order, &user).await.map(|scope| encode(Ok(scope)))
             }
-            Ok(Question::Outlook(envelope)) => match rmp_serde::from_slice(&envelope) {
+            Ok(Question::Outlook(envelope)) => match encode::decode(&envelope) {
                 Ok(envelope) => local.outlook(number, &envelope).await.map(|outlook| encode(Ok(outlook))),
                 Err(error) => {
                     tracing::warn!("a command that another host asks about is not known here: {error}");

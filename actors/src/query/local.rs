@@ -6,9 +6,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 use serde_json::Value;
 use shop_domain::{
+    encode,
     entity::{self, State},
     id::{Id, ProductId, UserId},
     kind::Kind,
@@ -18,7 +20,7 @@ use shop_domain::{
     order::Order,
     problem::Problem,
     product::Quote,
-    rows::{Rows, decode_row},
+    rows::Rows,
     version::Current,
     wallet::{self, Entry},
 };
@@ -27,6 +29,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{About, Found, KeyScope, List, Outlook, PAGE_BYTES_MAX, Page, States, decode, to_json, unavailable, view};
 use crate::{
+    door::command::PAGE_ITEMS,
     fence::{End, Fence},
     kind_host::View,
     memory::Look,
@@ -82,7 +85,11 @@ impl Local {
     }
 
     pub(super) fn describe(&self) -> Value {
-        self.view.borrow().describe(self.kind)
+        let mut status = self.view.borrow().describe(self.kind);
+        if self.ready.borrow().is_none() {
+            status["status"] = "catching_up".into();
+        }
+        status
     }
 
     /// What is asked about an entity of a partition.
@@ -106,36 +113,36 @@ impl Local {
     async fn get(&self, number: u16, id: &Id) -> Result<Found, Unread> {
         let kind = self.kind;
         let found = self.look(number, |look| {
-            let state = look.state(id)?.map(|state| decode(kind, &state));
             let found = |state: &State| Some(Found { json: view(state, id)?, current: state.current(look.logic()) });
-            Ok(state.as_ref().and_then(found))
+            Ok(state_of(look, kind, id)?.as_ref().and_then(found))
         });
         found.await?.ok_or_else(|| not_found(kind, id))
     }
 
     async fn statement(&self, number: u16, id: &Id, page: &Page) -> Result<Vec<u8>, Unread> {
         let rows = self.look(number, |look| {
-            let exists = look.state(id)?.is_some_and(|state| view(&decode(Kind::Wallet, &state), id).is_some());
-            exists.then(|| rows_of(look, id, wallet::ENTRY_ROWS, page)).transpose()
+            let exists = state_of(look, Kind::Wallet, id)?.is_some_and(|state| view(&state, id).is_some());
+            exists.then(|| rows_of::<Entry>(look, Kind::Wallet, id, wallet::ENTRY_ROWS, page)).transpose()
         });
-        let (rows, next) = rows.await?.ok_or_else(|| not_found(Kind::Wallet, id))?;
-        let items: Vec<Entry> = rows.iter().map(|row| decode_row(row)).collect();
+        let (items, next) = rows.await?.ok_or_else(|| not_found(Kind::Wallet, id))?;
         Ok(to_json(&List { user: None, items, next }))
     }
 
     async fn orders(&self, number: u16, user: &Id, page: &Page) -> Result<Found, Unread> {
         let seen = self.look(number, |look| {
-            let state = look.state(user)?.map(|state| decode(Kind::Mypage, &state));
+            let state = state_of(look, Kind::Mypage, user)?;
             let current = state.unwrap_or_else(|| State::absent(Kind::Mypage)).current(look.logic());
-            Ok((rows_of(look, user, mypage::ORDER_ROWS, page)?, current))
+            Ok((rows_of::<Item>(look, Kind::Mypage, user, mypage::ORDER_ROWS, page)?, current))
         });
         let ((rows, next), current) = seen.await?;
-        let items: Vec<Summary> = rows.iter().filter_map(|row| decode_row::<Item>(row).summary()).collect();
+        let items: Vec<Summary> = rows.into_iter().filter_map(Item::summary).collect();
         Ok(Found { json: to_json(&List { user: Some(user.clone()), items, next }), current })
     }
 
     /// At most `limit` products with ids after `after`; fewer when they are large, but at least one.
     pub(super) async fn products(&self, number: u16, after: Option<&Id>, limit: usize) -> Result<States, Unread> {
+        // One more than a page, at most; of another host, which may say anything.
+        let limit = limit.min(PAGE_ITEMS.1 + 1);
         let states = self.look(number, |look| look.states_after(after, limit)).await?;
         let found = states.len();
         let mut bytes = 0;
@@ -154,8 +161,7 @@ impl Local {
             self.expect_in(number, &product.clone().into())?;
         }
         let quote = |look: &Look<'_>, product: &ProductId| {
-            let state = look.state(&product.clone().into())?;
-            Ok(match state.as_deref().map(|state| decode(Kind::Product, state)) {
+            Ok(match state_of(look, Kind::Product, &product.clone().into())? {
                 Some(State::Product(product)) => product.quote(),
                 Some(State::Wallet(_) | State::Order(_) | State::Delivery(_) | State::Mypage(_)) | None => {
                     Quote::NotFound
@@ -178,7 +184,7 @@ impl Local {
         self.expect_in(number, &envelope.to)?;
         let kind = self.kind;
         self.look(number, |look| {
-            let state = look.state(&envelope.to)?.map_or_else(|| State::absent(kind), |state| decode(kind, &state));
+            let state = state_of(look, kind, &envelope.to)?.unwrap_or_else(|| State::absent(kind));
             let mut rows = Rows::default();
             for key in entity::rows(envelope) {
                 let bytes = look.row(&envelope.to, &key)?.map(Vec::from);
@@ -193,8 +199,7 @@ impl Local {
     pub(super) async fn key_scope(&self, number: u16, order: &Id, user: &UserId) -> Result<KeyScope, Unread> {
         self.expect_in(number, order)?;
         let is_of_user = self.look(number, |look| {
-            let state = look.state(order)?.map(|state| decode(Kind::Order, &state));
-            Ok(matches!(state, Some(State::Order(Order::Placed(placed))) if placed.user == *user))
+            Ok(matches!(state_of(look, Kind::Order, order)?, Some(State::Order(Order::Placed(placed))) if placed.user == *user))
         });
         let is_of_user = is_of_user.await?;
         let view = self.view.borrow();
@@ -255,17 +260,24 @@ impl Local {
     }
 }
 
-/// The rows of a page, and where the next one begins.
-fn rows_of(
+fn state_of(look: &Look<'_>, kind: Kind, id: &Id) -> Result<Option<State>, StoreError> {
+    look.state(id)?.map(|state| decode(kind, id, &state)).transpose()
+}
+
+/// What is in the rows of a page, and where the next one begins.
+fn rows_of<T: DeserializeOwned>(
     look: &Look<'_>,
+    kind: Kind,
     id: &Id,
     prefix: &str,
     Page { limit, from }: &Page,
-) -> Result<(Vec<Bytes>, Option<String>), StoreError> {
+) -> Result<(Vec<T>, Option<String>), StoreError> {
+    // Of another host, which may say anything.
+    let limit = (*limit).min(PAGE_ITEMS.1);
     let before = from.as_ref().map(|from| format!("{prefix}{from}"));
     let mut rows = look.rows_before(id, prefix, before.as_deref(), limit + 1)?;
     let mut bytes = 0;
-    let fitting = rows.iter().take(*limit).take_while(|(_, row)| {
+    let fitting = rows.iter().take(limit).take_while(|(_, row)| {
         let fits = bytes < PAGE_BYTES_MAX;
         bytes += row.len();
         fits
@@ -274,7 +286,9 @@ fn rows_of(
     let more = rows.len() > count;
     rows.truncate(count);
     let next = rows.last().filter(|_| more).map(|(key, _)| key[prefix.len()..].to_owned());
-    Ok((rows.into_iter().map(|(_, row)| row).collect(), next))
+    let item =
+        |row: &Bytes| encode::decode(row).map_err(|error| StoreError::Unreadable { kind, id: id.clone(), error });
+    Ok((rows.iter().map(|(_, row)| item(row)).collect::<Result<_, _>>()?, next))
 }
 
 impl From<Problem> for Unread {

@@ -15,7 +15,12 @@ use shop_nats::{
 };
 
 use super::course::{Course, Layout};
-use crate::{link::Links, outbox::Logs, partition::OTHER_PARTITION, store::Meta};
+use crate::{
+    link::Links,
+    outbox::Logs,
+    partition::{NO_PARTITION, OTHER_PARTITION},
+    store::Meta,
+};
 
 /// The receiving ends of all links: tells what a partition lets in, without handling it.
 #[derive(Clone, Debug)]
@@ -158,7 +163,7 @@ impl Acceptor {
 
     /// Reads the next record of a kind's log.
     pub fn read(&mut self, kind: Kind, record: &Record) -> Result<Step<Arrival>, ReplayError> {
-        let Record { sequence, partition, time: taken, payload } = record;
+        let Record { sequence, partition, time: taken, payload, foreign: _ } = record;
         let mut time = *taken;
         let layout = self.layout(kind).max(self.course.at(kind, *sequence));
         let is_cut_anew = layout > self.layout(kind);
@@ -166,7 +171,10 @@ impl Acceptor {
             self.cut_anew(kind, layout);
         }
         let cut_into = self.logs(kind).get(&kind).filter(|_| is_cut_anew).map(|log| log.partitions);
-        let content = match Payload::decode(kind, payload) {
+        let content = match record.read(kind) {
+            Ok(_) if *partition >= self.partitions(kind) => {
+                Content::Dead { reason: NO_PARTITION.into(), bytes: payload.len() }
+            }
             Err(error) => Content::Dead { reason: error.to_string(), bytes: payload.len() },
             Ok(Payload::Upgrade(upgrade)) => {
                 let place = (kind, *partition);
@@ -208,7 +216,7 @@ impl Acceptor {
         let latest = self.clocks.iter().filter(|((of, _), _)| *of == kind).map(|(_, clock)| *clock).max();
         self.clocks.retain(|(of, _), _| *of != kind);
         self.layouts.insert(kind, layout);
-        let partitions = self.logs(kind).get(&kind).map_or(1, |log| log.partitions);
+        let partitions = self.partitions(kind);
         self.clocks.extend((0..partitions).map(|partition| ((kind, partition), latest.unwrap_or_default())));
     }
 
@@ -229,8 +237,12 @@ impl Acceptor {
     }
 
     fn is_for(&self, frame: &Frame, (kind, partition): Place) -> bool {
-        let partitions = self.logs(kind).get(&kind).map_or(1, |log| log.partitions);
+        let partitions = self.partitions(kind);
         frame.messages.iter().all(|envelope| partition_of(&envelope.to, partitions) == partition)
+    }
+
+    fn partitions(&self, kind: Kind) -> u16 {
+        self.logs(kind).get(&kind).map_or(1, |log| log.partitions)
     }
 
     pub(super) fn of(&mut self, partition: Place) -> &mut Links {

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
-use shop_domain::{id::Id, kind::Kind, rows::RowKey};
+use shop_domain::{encode, id::Id, kind::Kind, rows::RowKey};
 
 use super::SnapshotError;
 use crate::{
@@ -84,8 +84,11 @@ impl<R: Read> Reader<R> {
     pub fn begin(bytes: R) -> Result<Self, ObjectError> {
         let mut parts = parts::Reader::begin(LINE, "a snapshot", bytes)?;
         let header = parts.part()?.ok_or_else(|| ObjectError::damaged("it has no header"))?;
-        let header = rmp_serde::from_slice(&header);
-        let header = header.map_err(|error| ObjectError::damaged(format!("its header: {error}")))?;
+        let header = encode::decode(&header);
+        let header: Header = header.map_err(|error| ObjectError::damaged(format!("its header: {error}")))?;
+        if !header.meta.is_possible() {
+            return Err(ObjectError::damaged("it goes further than any log"));
+        }
         Ok(Self { parts, header, part: io::Cursor::new(vec![]), is_over: false })
     }
 
@@ -106,7 +109,7 @@ impl<R: Read> Reader<R> {
                 None => return Ok(None),
             }
         }
-        let item: Result<(Id, Option<RowKey>, ByteBuf), _> = rmp_serde::from_read(&mut self.part);
+        let item: Result<(Id, Option<RowKey>, ByteBuf), _> = encode::decode_next(&mut self.part);
         let (id, row, value) = item.map_err(|error| ObjectError::damaged(format!("an item: {error}")))?;
         Ok(Some(Item { id, row, value: value.into_vec().into() }))
     }

@@ -5,7 +5,10 @@ use std::fmt;
 use object_store::path::Path;
 use shop_domain::kind::Kind;
 
-use crate::{replay::Place, store::Meta};
+use crate::{
+    replay::Place,
+    store::{Meta, NUMBER_MAX},
+};
 
 /// The name of a snapshot among those of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,7 +47,8 @@ impl Name {
     /// The name that is there, if it is one.
     pub(super) fn at(path: &Path, epoch: u64) -> Option<Self> {
         let (complete_to, cursor) = path.filename()?.strip_suffix(".snapshot")?.split_once('-')?;
-        Some(Self { complete_to: complete_to.parse().ok()?, cursor: cursor.parse().ok()?, epoch })
+        let number = |text: &str| text.parse().ok().filter(|number| *number <= NUMBER_MAX);
+        Some(Self { complete_to: number(complete_to)?, cursor: number(cursor)?, epoch })
     }
 }
 
@@ -66,6 +70,7 @@ mod tests {
         assert_eq!(path.as_ref(), expected);
         assert_eq!(Name::at(&path, 0xbeef), Some(name(17, 9)));
         assert_eq!(Name::at(&Path::from("order/3/000000000000beef/notes.txt"), 0xbeef), None);
+        assert_eq!(Name::at(&name(u64::MAX, 9).path((Kind::Order, 3)), 0xbeef), None, "no log comes that far");
         assert!(Name::is_of(&path, Kind::Order, 0xbeef) && !Name::is_of(&path, Kind::Order, 0xbee));
         assert!(name(17, 9) > name(9, 9) && name(17, 17) > name(17, 9));
     }

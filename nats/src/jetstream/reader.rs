@@ -4,13 +4,18 @@ mod requests;
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use bytes::Bytes;
+use async_nats::jetstream::{
+    self,
+    consumer::{AckPolicy, DeliverPolicy, pull},
+};
 use futures::StreamExt;
-use shop_domain::{kind::Kind, timestamp::Timestamp};
-use tokio::{sync::mpsc, time::sleep};
+use shop_domain::kind::Kind;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 
-use super::{JetStreamLog, Way, taken_at};
+use super::{JetStreamLog, Reading, Stored, Way};
 use crate::{
     layout::{self, Standing},
     log::{Log, LogError, Record},
@@ -34,6 +39,9 @@ const READ_RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::f
 /// Answers in a row that say that the log ends before our position, until we believe it: a leader
 /// that was just elected may still be applying what its predecessor acknowledged.
 const ROLLED_BACK_ANSWERS: u32 = 8;
+/// How long it must be said that a layout is not in force, until we believe that it never was: longer than a server
+/// takes itself for the leader that is none any more.
+const UNEXPLAINED: Duration = Duration::from_secs(4);
 
 /// Why a reader begins again though nobody said no: whatever it was waiting for will not come.
 const RECONNECTED: &str = "the connection was lost and is back";
@@ -49,6 +57,12 @@ pub(super) struct Reader {
     pub(super) rolled_back: u32,
     /// Whether the last record was appended under a later layout, which may have come into force since.
     pub(super) is_behind_later: bool,
+    /// Since when it is said that the layout is not in force under which the next record was appended.
+    pub(super) unexplained: Option<Instant>,
+    /// The generation of a layout that is none, as was said until some decision.
+    pub(super) no_layout: Option<(u32, u64)>,
+    /// Whether the last consumer has brought nothing.
+    pub(super) is_stuck: bool,
     pub(super) records: mpsc::Sender<Result<Record, LogError>>,
 }
 
@@ -83,6 +97,7 @@ impl Reader {
                     tracing::warn!("reader of {} stopped after sequence {}: {reason}", self.kind, self.after);
                 }
             }
+            self.is_stuck = self.after == position;
             delay = if self.after > position { READ_RETRY.0 } else { (delay * 2).min(READ_RETRY.1) };
             tokio::select! {
                 () = sleep(delay) => {}
@@ -92,10 +107,10 @@ impl Reader {
     }
 
     async fn read_with_one_consumer(&mut self) -> Lost {
-        let mut reconnects = self.log.reconnects.clone();
+        let Reading { context, mut reconnects } = self.log.reading.now();
         reconnects.mark_unchanged();
         let consumer = tokio::select! {
-            consumer = self.consumer() => consumer,
+            consumer = self.consumer(&context) => consumer,
             Ok(()) = reconnects.changed() => Err(Lost::Broken(RECONNECTED.into())),
         };
         let mut messages = match consumer {
@@ -124,34 +139,38 @@ impl Reader {
                 return Lost::Broken(format!("message {expected} is missing, {} came", info.consumer_sequence));
             }
             expected += 1;
-            let (sequence, time) = (info.stream_sequence, info.published.unix_timestamp_nanos());
-            let time = taken_at(message.headers.as_ref(), time);
-            if let Err(lost) = self.take(sequence, &message.subject, time, message.payload.clone()).await {
+            let stored = Stored {
+                subject: &message.subject,
+                headers: message.headers.as_ref(),
+                payload: message.payload.clone(),
+            };
+            if let Err(lost) = self.take(info.stream_sequence, info.published.unix_timestamp_nanos(), stored).await {
                 return lost;
             }
         }
     }
 
     /// Hands the next record on.
-    async fn take(&mut self, sequence: u64, subject: &str, time: Timestamp, payload: Bytes) -> Result<(), Lost> {
-        let Some(place) = subject::place(subject) else {
-            return Err(Lost::Broken(format!("a message without position on {subject}")));
-        };
+    async fn take(&mut self, sequence: u64, stored_unix_ns: i128, stored: Stored<'_>) -> Result<(), Lost> {
         if sequence != self.after + 1 {
             return Err(self.skipped_to(sequence).await);
         }
-        let is_later = place.0 > self.log.generation;
-        if is_later || self.is_behind_later {
-            self.still_counts(place.0, sequence, &payload).await?;
+        let kind = self.kind;
+        let generation = subject::place(kind, stored.subject).map(|(generation, _)| generation);
+        let is_later = generation.is_some_and(|generation| generation > self.log.generation);
+        if let Some(generation) = generation
+            && (is_later || self.is_behind_later)
+        {
+            self.still_counts(generation, sequence, &stored.payload).await?;
         }
-        self.is_behind_later = is_later;
-        let counts = self.log.generation_at(self.kind, sequence);
-        if place.0 < counts {
-            tracing::warn!("sequence {sequence} of {} was appended under a former layout; it is skipped", self.kind);
+        // What is of no log says nothing of layouts.
+        self.is_behind_later = is_later || self.is_behind_later && generation.is_none();
+        if generation.is_some_and(|generation| generation < self.log.generation_at(kind, sequence)) {
+            tracing::warn!("sequence {sequence} of {kind} was appended under a former layout; it is skipped");
         }
-        let record = Record::of(place, counts, sequence, time, payload);
+        let record = self.log.record_of(kind, sequence, stored_unix_ns, stored);
         self.records.send(Ok(record)).await.map_err(|_nobody_reads| Lost::Closed)?;
-        self.after = sequence;
+        (self.after, self.unexplained) = (sequence, None);
         Ok(())
     }
 
@@ -169,15 +188,24 @@ impl Reader {
         }
     }
 
-    /// Somebody has appended under a later layout; it, or what follows it, counts unless that is in force.
-    async fn still_counts(&self, generation: u32, sequence: u64, payload: &[u8]) -> Result<(), Lost> {
+    /// Something was appended under a later layout; it, or what follows it, counts unless that is in force. Where a
+    /// server says that ours is in force, it may not know better yet; or a consumer of another stream has brought here
+    /// what is of no layout, which is not believed at once.
+    async fn still_counts(&mut self, generation: u32, sequence: u64, payload: &[u8]) -> Result<(), Lost> {
         let kind = self.kind;
-        let decided = layout::decided(&self.log.reading).await.map_err(|error| Lost::Broken(error.to_string()))?;
+        let decided =
+            layout::decided(&self.log.reading.now().context).await.map_err(|error| Lost::Broken(error.to_string()))?;
         match Standing::of(self.log.generation, decided.generation(), generation, payload) {
             Standing::Counts => Ok(()),
             Standing::CutAnew => {
                 let reason = format!("from sequence {sequence} on it is cut into other partitions");
                 Err(Lost::OtherLog(LogError::OtherLog { kind, reason }))
+            }
+            Standing::Unknown if self.no_layout == Some((generation, decided.at)) => Ok(()),
+            Standing::Unknown if self.unexplained.get_or_insert_with(Instant::now).elapsed() > UNEXPLAINED => {
+                tracing::warn!("sequence {sequence} of {kind} is of a layout that was never in force");
+                self.no_layout = Some((generation, decided.at));
+                Ok(())
             }
             Standing::Unknown => Err(Lost::Broken(format!(
                 "sequence {sequence} is of another layout than the one that is said to be in force"
@@ -198,10 +226,13 @@ impl Reader {
         }
     }
 
-    async fn consumer(&mut self) -> Result<pull::Stream, Lost> {
+    async fn consumer(&mut self, context: &jetstream::Context) -> Result<pull::Stream, Lost> {
         self.verify().await?;
+        if self.is_stuck {
+            self.pass_one().await?;
+        }
         let broken = |reason: String| Lost::Broken(reason);
-        let stream = self.log.reading.get_stream_no_info(subject::stream(self.kind)).await;
+        let stream = context.get_stream_no_info(subject::stream(self.kind)).await;
         let stream = stream.map_err(|error| broken(error.to_string()))?;
         let config = pull::Config {
             name: Some(format!("shop-{}-{}", self.kind, uuid::Uuid::new_v4().simple())),
@@ -221,6 +252,24 @@ impl Reader {
             .expires(READ_EXPIRES)
             .messages();
         messages.await.map_err(|error| broken(error.to_string()))
+    }
+
+    /// Hands on the next record though no consumer brings it, if there is one: the client gives up its connection over
+    /// headers that it cannot read, and would do so again.
+    async fn pass_one(&mut self) -> Result<(), Lost> {
+        let sequence = self.after + 1;
+        let found = self.log.record(self.kind, sequence).await.map_err(|error| Lost::Broken(error.to_string()))?;
+        let Some(record) = found else { return Ok(()) };
+        let of_layout = record.foreign.as_deref().and_then(|subject| subject::place(self.kind, subject));
+        if let Some((later, _)) = of_layout {
+            self.still_counts(later, sequence, &record.payload).await?;
+            self.is_behind_later = true;
+        }
+        if self.records.send(Ok(record)).await.is_err() {
+            return Err(Lost::Closed);
+        }
+        (self.after, self.unexplained, self.is_stuck) = (sequence, None, false);
+        Ok(())
     }
 
     /// A stream that was made anew or rolled back would let us wait for ever.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use async_nats::jetstream::{
-    self, ErrorCode,
+    self,
     context::PublishErrorKind,
     message::PublishMessage,
-    stream::{Config, DiscardPolicy, LastRawMessageErrorKind, StorageType},
+    stream::{Config, DiscardPolicy, StorageType},
 };
 use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
@@ -15,6 +15,7 @@ use shop_domain::kind::Kind;
 use super::{Decided, Decision, LayoutError, Layouts, Server, Stream, patiently, server};
 use crate::{
     connection::Connection,
+    stored::last_of,
     subject,
     topology::{self, identity_of},
 };
@@ -54,7 +55,7 @@ impl Server for NatsServer {
 
     fn take_in(&self, decision: Decision, after: u64) -> BoxFuture<'_, Result<u64, String>> {
         let bytes = serde_json::to_vec(&decision).expect("a layout always encodes");
-        let message = PublishMessage::build().payload(bytes.into()).expected_last_sequence(after);
+        let message = PublishMessage::build().payload(bytes.into()).expected_last_subject_sequence(after);
         async move { publish(&self.context, subject::LAYOUT, message).await.map_err(|error| error.to_string()) }.boxed()
     }
 
@@ -115,26 +116,13 @@ async fn make_stream(context: &jetstream::Context) -> Result<(), LayoutError> {
 /// Which layout is in force, as the leader of its stream says.
 pub(crate) async fn decided(context: &jetstream::Context) -> Result<Decided, LayoutError> {
     let failed = |reason: String| server(subject::LAYOUT_STREAM, reason);
-    let stream = context.get_stream_no_info(subject::LAYOUT_STREAM).await.map_err(|error| failed(error.to_string()))?;
-    match stream.get_last_raw_message_by_subject(subject::LAYOUT).await {
-        Ok(message) => {
-            let decision: Decision =
-                serde_json::from_slice(&message.payload).map_err(|error| failed(error.to_string()))?;
-            Ok(Decided { layout: decision.layout, at: message.sequence })
-        }
-        Err(error) => match error.kind() {
-            LastRawMessageErrorKind::NoMessageFound => Ok(Decided::default()),
-            LastRawMessageErrorKind::JetStream(ref inner) if is_nothing(inner.error_code()) => Ok(Decided::default()),
-            LastRawMessageErrorKind::JetStream(_)
-            | LastRawMessageErrorKind::InvalidSubject
-            | LastRawMessageErrorKind::Other => Err(failed(error.to_string())),
-        },
+    let last = last_of(context, subject::LAYOUT_STREAM, subject::LAYOUT).await.map_err(failed)?;
+    let Some(message) = last else { return Ok(Decided::default()) };
+    let decision: Decision = serde_json::from_slice(&message.payload).map_err(|error| failed(error.to_string()))?;
+    match decision.layout {
+        Some(layout) if !layout.is_possible() => Err(failed("it says of a log what none can be".to_owned())),
+        layout => Ok(Decided { layout, at: message.sequence }),
     }
-}
-
-/// Whether an error says that nothing was ever decided.
-fn is_nothing(error: ErrorCode) -> bool {
-    [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::STREAM_NOT_FOUND].contains(&error)
 }
 
 async fn stream_config(context: &jetstream::Context, kind: Kind) -> Result<Config, LayoutError> {

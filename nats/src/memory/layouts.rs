@@ -141,11 +141,11 @@ impl Server for MemoryLog {
                 let stream = subject::stream(kind);
                 return Err(LayoutError::Server { stream, reason: format!("nobody takes what is for {subject}") });
             }
-            let (generation, partition) = subject::place(&subject).expect("it is that of a log");
+            let (generation, partition) = subject::place(kind, &subject).expect("it is that of a log");
             if self.identity_now(kind).last_sequence != after {
                 return Err(LayoutError::WentOn(kind));
             }
-            self.store_under(generation, kind, partition, record);
+            self.store_under(generation, kind, partition, record, None);
             self.way().await;
             Ok(())
         }

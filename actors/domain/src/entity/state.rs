@@ -2,7 +2,7 @@
 
 use crate::{
     delivery::Delivery,
-    encode::encode,
+    encode::{self, encode},
     kind::Kind,
     logic::Logic,
     mypage::Mypage,
@@ -53,11 +53,11 @@ impl State {
     /// Reads a stored state.
     pub fn decode(kind: Kind, bytes: &[u8]) -> Result<Self, rmp_serde::decode::Error> {
         Ok(match kind {
-            Kind::Wallet => Self::Wallet(rmp_serde::from_slice(bytes)?),
-            Kind::Product => Self::Product(rmp_serde::from_slice(bytes)?),
-            Kind::Order => Self::Order(rmp_serde::from_slice(bytes)?),
-            Kind::Delivery => Self::Delivery(rmp_serde::from_slice(bytes)?),
-            Kind::Mypage => Self::Mypage(rmp_serde::from_slice(bytes)?),
+            Kind::Wallet => Self::Wallet(encode::decode(bytes)?),
+            Kind::Product => Self::Product(encode::decode(bytes)?),
+            Kind::Order => Self::Order(encode::decode(bytes)?),
+            Kind::Delivery => Self::Delivery(encode::decode(bytes)?),
+            Kind::Mypage => Self::Mypage(encode::decode(bytes)?),
         })
     }
 

@@ -10,6 +10,7 @@ use serde::{
 };
 use serde_json::error::Category;
 use shop_domain::{
+    encode,
     message::Format,
     money::AMOUNT_MAX,
     problem::{Code, Problem},
@@ -93,7 +94,7 @@ pub(super) fn read(body: &[u8]) -> Result<Node, Problem> {
         Format::Json => serde_json::from_slice(body).map_err(|error| not_json(body, &error)),
         Format::Msgpack => {
             let mut rest = body;
-            let read = rmp_serde::from_read(&mut rest);
+            let read = encode::decode_next(&mut rest);
             let offset = body.len() - rest.len();
             match read {
                 Ok(node) if rest.is_empty() => Ok(node),

@@ -112,7 +112,7 @@ async fn check_messages(backup: &Backup, manifest: &Manifest, name: &str) -> Res
             if !subjects.contains(&message.subject) {
                 return Err(ObjectError::damaged(format!("it holds a message to {}", message.subject)));
             }
-            let Some(cause) = Cause::of(&message.payload) else { continue };
+            let Some(cause) = message.cause() else { continue };
             let latest = causes.entry((cause.kind, cause.epoch)).or_insert((message.sequence, cause));
             if cause.sequence > latest.1.sequence {
                 *latest = (message.sequence, cause);

@@ -13,7 +13,10 @@
 use std::collections::BTreeMap;
 
 use shop_domain::kind::Kind;
-use shop_nats::{frame::Cause, log::SharedLog};
+use shop_nats::{
+    frame::Cause,
+    log::{Record, SharedLog},
+};
 
 use super::{BackupError, words};
 use crate::{outbox::Logs, tape::Tape};
@@ -35,7 +38,7 @@ pub(super) async fn find(log: &SharedLog) -> Result<Logs, BackupError> {
     let mut tails = Tails::new();
     let mut tape = Tape::of_all_that_is_there(log.clone(), &beyond);
     while let Some((kind, record)) = tape.next().await? {
-        if let Some(cause) = cause(&record.payload, &logs) {
+        if let Some(cause) = cause(&record, &logs) {
             if cause.sequence.is_none() {
                 let place = words::place((kind, record.partition));
                 return Err(BackupError::NoCause { place, sequence: record.sequence, sender: cause.kind });
@@ -48,8 +51,8 @@ pub(super) async fn find(log: &SharedLog) -> Result<Logs, BackupError> {
 }
 
 /// The cause of a record, if it is in one of these logs: a link from a log that is gone leads nowhere.
-pub(super) fn cause(record: &[u8], logs: &Logs) -> Option<Cause> {
-    Cause::of(record).filter(|cause| logs.get(&cause.kind).is_some_and(|log| log.link_epoch == cause.epoch))
+pub(super) fn cause(record: &Record, logs: &Logs) -> Option<Cause> {
+    record.cause().filter(|cause| logs.get(&cause.kind).is_some_and(|log| log.link_epoch == cause.epoch))
 }
 
 /// Shortens logs until no record follows from what is beyond an end.

@@ -6,13 +6,14 @@ use std::io::{self, Read};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
-use shop_domain::{kind::Kind, timestamp::Timestamp};
-use shop_nats::restore::Stored;
+use shop_domain::{encode, kind::Kind, timestamp::Timestamp};
+use shop_nats::{restore::Stored, subject, topology::PARTITIONS_MAX};
 use tokio::sync::mpsc;
 
 use crate::{
     object::{ObjectError, Take},
     parts::{self, Line, PART_BYTES, Writer},
+    store::NUMBER_MAX,
 };
 
 const LINE: &Line = b"shop backup v 1\n";
@@ -44,6 +45,13 @@ pub(crate) struct Log {
 }
 
 impl Header {
+    /// Whether a stream can be like this.
+    fn is_possible(&self) -> bool {
+        let partitions = self.log.map_or(1, |log| log.partitions);
+        let goes_on = self.last.checked_add(1).is_some_and(|next| (1..=next).contains(&self.first));
+        goes_on && self.last <= NUMBER_MAX && (1..=PARTITIONS_MAX).contains(&partitions)
+    }
+
     /// How many messages there are.
     pub(crate) fn messages(&self) -> u64 {
         self.last + 1 - self.first
@@ -87,7 +95,10 @@ impl<R: Read> Reader<R> {
         let mut parts = parts::Reader::begin(LINE, "a part of a backup", bytes)?;
         let header = parts.part()?.ok_or_else(|| ObjectError::damaged("it has no header"))?;
         let header: Header =
-            rmp_serde::from_slice(&header).map_err(|error| ObjectError::damaged(format!("its header: {error}")))?;
+            encode::decode(&header).map_err(|error| ObjectError::damaged(format!("its header: {error}")))?;
+        if !header.is_possible() {
+            return Err(ObjectError::damaged("no stream can be as its header says"));
+        }
         Ok(Self { parts, next: header.first, header, part: io::Cursor::new(vec![]), is_over: false })
     }
 
@@ -109,13 +120,16 @@ impl<R: Read> Reader<R> {
                 None => return Err(ObjectError::damaged(format!("it does not hold sequence {}", self.next))),
             }
         }
-        let item: Result<Item, _> = rmp_serde::from_read(&mut self.part);
+        let item: Result<Item, _> = encode::decode_next(&mut self.part);
         let (sequence, subject, time, headers, payload) =
             item.map_err(|error| ObjectError::damaged(format!("a message: {error}")))?;
         if sequence != self.next {
             return Err(ObjectError::damaged(format!("sequence {sequence} where {} should be", self.next)));
         }
         self.next += 1;
+        if self.header.log.is_none() && !subject::is_of_dead(&subject) {
+            return Err(ObjectError::damaged(format!("it holds a message to {subject} among the dead letters")));
+        }
         let (time, payload) = (Timestamp::from_unix_ms(time), Bytes::from(payload.into_vec()));
         Ok(Some(Stored { sequence, subject, time, headers, payload }))
     }

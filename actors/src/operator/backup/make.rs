@@ -160,10 +160,10 @@ async fn copy_log(
     let read = async move {
         while let Some((_, record)) = tape.next().await? {
             progress.step();
-            if let Some(cause) = cut::cause(&record.payload, logs) {
+            if let Some(cause) = cut::cause(&record, logs) {
                 super::belongs(kind, record.sequence, cause, logs.get(&cause.kind).map_or(0, |log| log.last_sequence))?;
             }
-            if records.send(Stored::of(kind, record)).await.is_err() {
+            if records.send(Stored::of(kind, partitions, record)).await.is_err() {
                 break;
             }
         }

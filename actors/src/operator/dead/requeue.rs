@@ -57,7 +57,7 @@ async fn read(log: &SharedLog, letter: &DeadLetter) -> Result<Result<Readable, S
     let Some(record) = log.record(kind, origin).await? else {
         return Ok(Err(format!("the log of {kind} does not hold sequence {origin} any more")));
     };
-    let frame = match Payload::decode(kind, &record.payload) {
+    let frame = match record.read(kind) {
         Ok(Payload::Frame(frame)) => frame,
         Ok(Payload::Upgrade(_)) => return Ok(Err("it is an upgrade, which `shop upgrade` repeats".into())),
         Err(error) => {

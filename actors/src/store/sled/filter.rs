@@ -19,6 +19,9 @@ pub(super) struct Filter {
     words: Vec<u64>,
 }
 
+/// Most keys for which there is room: a snapshot says how many it has, and a wrong number must not take all memory.
+const KEYS_MAX: u64 = 1 << 27;
+
 /// What the filter looks at of a key; the same for every filter.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fingerprint(u64);
@@ -31,9 +34,9 @@ impl Fingerprint {
 }
 
 impl Filter {
-    /// A filter for so many keys.
+    /// A filter for so many keys; for more than [`KEYS_MAX`] it errs more often.
     pub(super) fn for_keys(keys: u64) -> Self {
-        let blocks = (keys as usize * BITS_PER_KEY).div_ceil(BLOCK_WORDS * 64).max(1);
+        let blocks = (keys.min(KEYS_MAX) as usize * BITS_PER_KEY).div_ceil(BLOCK_WORDS * 64).max(1);
         Self { words: vec![0; blocks * BLOCK_WORDS] }
     }
 

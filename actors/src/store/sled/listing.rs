@@ -169,5 +169,5 @@ impl Listed {
 fn list(tree: &sled::Tree) -> Result<Option<List>, StoreError> {
     let Some(bytes) = tree.get(LIST)? else { return Ok(None) };
     let name = || String::from_utf8_lossy(&tree.name()).into_owned();
-    rmp_serde::from_slice(&bytes).map(Some).map_err(|error| StoreError::Meta(name(), error))
+    shop_domain::encode::decode(&bytes).map(Some).map_err(|error| StoreError::Meta(name(), error))
 }

@@ -153,7 +153,7 @@ fn read_tail(path: &Path) -> io::Result<(Index, Filter)> {
     file.read_exact_at(&mut tail, end - bytes)?;
     checked(&tail, checksum)?;
     let (index, filter) = tail.split_at(index_bytes as usize);
-    let index: Index = rmp_serde::from_slice(index).map_err(|_| not_as_written())?;
+    let index: Index = shop_domain::encode::decode(index).map_err(|_| not_as_written())?;
     if index.bytes() != end - bytes {
         return Err(not_as_written());
     }

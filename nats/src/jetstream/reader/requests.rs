@@ -11,7 +11,7 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use super::{Lost, PULL_BYTES, PULL_RECORDS, Reader, SILENCE, taken_at};
+use super::{Lost, PULL_BYTES, PULL_RECORDS, Reader, SILENCE, Stored};
 use crate::subject;
 
 /// How long to wait at the end of the log before the server is asked whether there is more.
@@ -58,7 +58,8 @@ impl Reader {
 
     /// Asks once, and hands on all that comes.
     async fn read_what_is_there(&mut self) -> Result<(), Lost> {
-        let client = self.log.reading.client();
+        let context = self.log.reading.now().context;
+        let client = context.client();
         let broken = |error: &dyn std::fmt::Display| Lost::Broken(error.to_string());
         let inbox = client.new_inbox();
         let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| broken(&error))?;
@@ -78,8 +79,8 @@ impl Reader {
             };
             match read(message) {
                 Answer::Record(StreamMessage { subject, sequence, headers, payload, time }) => {
-                    let time = taken_at(Some(&headers), time.unix_timestamp_nanos());
-                    self.take(sequence, &subject, time, payload).await?;
+                    let stored = Stored { subject: &subject, headers: Some(&headers), payload };
+                    self.take(sequence, time.unix_timestamp_nanos(), stored).await?;
                 }
                 Answer::End => return Ok(()),
                 Answer::Failed(reason) => return Err(Lost::Broken(reason)),

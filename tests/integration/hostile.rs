@@ -1,0 +1,130 @@
+//! What one message of a client that is let in can do: nothing to the others.
+
+use std::future::IntoFuture;
+
+use async_nats::{Client, jetstream};
+use futures::StreamExt;
+use serde::Serialize;
+use serde_json::json;
+use shop_domain::{
+    message::{Envelope, Message, ReplyTo, Request},
+    money::Money,
+    wallet,
+};
+use shop_nats::frame::{EncodedMessage, Origin, Source, frames};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    operator::tool,
+    shop::{Answer, TestShop, eventually},
+};
+
+/// No header can have it.
+const LINE_BREAK: &str = "a\nb";
+
+#[derive(Serialize)]
+struct Bundle<'a> {
+    requests: Vec<Bundled<'a>>,
+}
+
+#[derive(Serialize)]
+struct Bundled<'a> {
+    number: u64,
+    target: &'a str,
+    #[serde(with = "serde_bytes")]
+    body: &'a [u8],
+    traceparent: &'a str,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_context_that_no_header_can_have_comes_in_nowhere_and_stops_no_host() {
+    let shop = TestShop::open().await;
+    shop.wallet("alice", 0).await;
+    let nats = async_nats::connect(shop.shop.nats_url()).await.unwrap();
+    let mut answers = nats.subscribe("_INBOX.shop.stranger.*").await.unwrap();
+    for context in [LINE_BREAK, "a\rb", "\0", "00-1"] {
+        // One that is refused at the door, one that a door answers, and one that goes through the log.
+        for (target, body) in [("alice.top-up", "no JSON"), ("alice.get", ""), ("alice.top-up", r#"{"amount":1}"#)] {
+            let request = Bundled { number: 7, target, body: body.as_bytes(), traceparent: context };
+            let bundle = rmp_serde::to_vec_named(&Bundle { requests: vec![request] }).unwrap();
+            let (subject, inbox) = ("shop.wallet.bundle", "_INBOX.shop.stranger.b1");
+            nats.publish_with_reply(subject, inbox, bundle.into()).await.unwrap();
+            let answer = answers.next().await.unwrap();
+            let headers = answer.headers.unwrap_or_default();
+            assert!(headers.get("traceparent").is_none(), "{context:?}: {headers:?}");
+        }
+    }
+    assert_eq!(shop.balance("alice").await, 4);
+
+    // As older programs have let it into the log, with a caller that waits.
+    append_with_trace(&nats, LINE_BREAK).await;
+    let answer = answers.next().await.unwrap();
+    assert!(answer.headers.unwrap_or_default().get("traceparent").is_none());
+    assert_eq!(shop.balance("alice").await, 5);
+    let shop = shop.reopen(|folder| std::fs::remove_dir_all(folder.join("hosts")).unwrap()).await;
+    assert_eq!(shop.balance("alice").await, 5);
+    shop.post("/wallets/alice/top-up", json!({ "amount": 1 })).await.is(200).has("/balance", 6);
+    tool(&shop, "audit").await.exits(0);
+    shop.close().await;
+}
+
+/// Tops a wallet up past the door.
+async fn append_with_trace(nats: &Client, trace: &str) {
+    let message: Message = wallet::Message::TopUp { amount: Money::new(1).unwrap() }.into();
+    let reply = ReplyTo { inbox: "_INBOX.shop.stranger.9".into(), format: Default::default() };
+    let fingerprint = message.fingerprint();
+    let reply = Some(reply);
+    let request = Request { key: None, key_as_given: None, fingerprint, reply, ticket: None, precondition: None };
+    let envelope =
+        Envelope { to: "alice".parse().unwrap(), message, request: Some(request), trace: Some(trace.into()) };
+    let source = Source { origin: Origin::Door, epoch: 71 };
+    let frame = frames(source, 1, &[EncodedMessage::new(&envelope)]).remove(0).0;
+    let log = jetstream::new(nats.clone());
+    log.publish("shop.log.wallet.0", frame).await.unwrap().await.unwrap();
+}
+
+/// The NATS client of the shop panics over the first two (async-nats 0.51), and reconnects over the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_that_a_client_cannot_read_end_no_shop() {
+    let shop = TestShop::open().await;
+    shop.wallet("alice", 0).await;
+    let headers = ["X: a\rb", "traceparent: a\r b", "no colon", "\u{e9}: x", "X y: z"];
+    for (number, header) in headers.into_iter().enumerate() {
+        // The last one stays, and is read again at each start.
+        for subject in ["shop.wallet.alice.get", "shop.hosts.wallet", "shop.hold", "shop.log.wallet.0"] {
+            publish_raw(&shop.shop.nats_url(), subject, header).await;
+        }
+        let top_up =
+            || shop.post("/wallets/alice/top-up", json!({ "amount": 1 })).key(&format!("k-{number}")).into_future();
+        eventually("a top-up", top_up, |answer| answer.status == 200).await;
+    }
+    assert_eq!(shop.balance("alice").await, headers.len() as u64);
+    let is_ready = |answer: &Answer| answer.status == 200;
+    eventually("readiness", || shop.get("/readyz").into_future(), is_ready).await.has("/status", "ready");
+    tool(&shop, "audit").await.exits(0).says(&["no differences"]);
+    let letters = tool(&shop, "dead list").await.exits(0).stdout;
+    assert_eq!(letters.lines().count(), headers.len(), "{letters}");
+    let shop = shop.reopen(|folder| std::fs::remove_dir_all(folder.join("hosts")).unwrap()).await;
+    assert_eq!(shop.balance("alice").await, headers.len() as u64);
+    shop.close().await;
+}
+
+/// Publishes as no client does.
+async fn publish_raw(url: &str, subject: &str, header: &str) {
+    let mut server = TcpStream::connect(url.trim_start_matches("nats://")).await.unwrap();
+    let headers = format!("NATS/1.0\r\n{header}\r\n\r\n");
+    let publish = format!("HPUB {subject} {0} {0}\r\n{headers}\r\nPING\r\n", headers.len());
+    let connect = "CONNECT {\"verbose\":false,\"headers\":true}\r\n";
+    server.write_all(format!("{connect}{publish}").as_bytes()).await.unwrap();
+    let mut said = String::new();
+    while !said.contains("PONG") {
+        let mut bytes = [0; 4096];
+        let count = server.read(&mut bytes).await.unwrap();
+        assert!(count > 0, "the server has closed: {said}");
+        said += &String::from_utf8_lossy(&bytes[..count]);
+    }
+    assert!(!said.contains("-ERR"), "{said}");
+}

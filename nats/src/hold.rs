@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::Subscriber;
 use futures::StreamExt;
-use tokio::time::interval;
+use tokio::time::{interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{connection::Connection, subject};
@@ -75,7 +75,15 @@ impl Connection {
     /// From now on all doors are to open.
     pub async fn open_doors(&self, holding: Holding) {
         drop(holding);
-        if let Err(error) = self.client().publish(subject::HOLD, OPEN.into()).await {
+        let failed = match self.client().publish(subject::HOLD, OPEN.into()).await {
+            // The tool that says so may end right behind it, and what it has not sent with it.
+            Ok(()) => match timeout(SILENCE_MAX, self.client().flush()).await {
+                Ok(flushed) => flushed.err().map(|error| error.to_string()),
+                Err(late) => Some(late.to_string()),
+            },
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = failed {
             tracing::warn!("the doors cannot be told to open, and do so in {SILENCE_MAX:?}: {error}");
         }
     }

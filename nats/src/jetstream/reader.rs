@@ -61,7 +61,7 @@ pub(super) struct Reader {
     pub(super) unexplained: Option<Instant>,
     /// The generation of a layout that is none, as was said until some decision.
     pub(super) no_layout: Option<(u32, u64)>,
-    /// Whether the last consumer has brought nothing.
+    /// Whether the last attempt to read has brought nothing.
     pub(super) is_stuck: bool,
     pub(super) records: mpsc::Sender<Result<Record, LogError>>,
 }
@@ -254,7 +254,7 @@ impl Reader {
         messages.await.map_err(|error| broken(error.to_string()))
     }
 
-    /// Hands on the next record though no consumer brings it, if there is one: the client gives up its connection over
+    /// Hands on the next record though it does not come with the others, if there is one: the client gives up its connection over
     /// headers that it cannot read, and would do so again.
     async fn pass_one(&mut self) -> Result<(), Lost> {
         let sequence = self.after + 1;

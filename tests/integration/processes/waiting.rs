@@ -146,7 +146,10 @@ async fn a_request_is_given_up_in_its_time_though_the_nats_server_takes_nothing_
     }))
     .await;
     let took = start.elapsed();
-    assert!(answers.iter().all(|answer| matches!(answer, Err(RequestError::TimedOut { .. }))));
+    // The server may have answered some before it stood still: that there are no hosts.
+    let is_late = |answer: &Result<_, RequestError>| matches!(answer, Err(RequestError::TimedOut { .. }));
+    assert!(answers.iter().all(|answer| is_late(answer) || matches!(answer, Err(RequestError::NoResponders { .. }))));
+    assert!(answers.iter().any(is_late));
     assert!(took < 3 * wait, "{took:?}");
     cluster.servers().signal(SERVER, Signal::CONT);
     cluster.nats().stop().await;

@@ -33,6 +33,11 @@ impl Reader {
         if let Err(lost) = self.verify().await {
             return lost;
         }
+        if self.is_stuck
+            && let Err(lost) = self.pass_one().await
+        {
+            return lost;
+        }
         let mut empty = 0;
         loop {
             let before = self.after;

@@ -165,9 +165,10 @@ impl Observer {
     pub(crate) fn shown(&self, kind: Kind, id: &Id, begun: u64, found: Option<&Found>) {
         let json = found.map(|found| &*found.json);
         let shown = json.map_or("nothing".into(), String::from_utf8_lossy);
+        // A host that has not heard of the upgrade yet may ask another one as it asks those that know no versions.
+        let may_be_untagged = self.book().layouts[0][&kind].logic < Logic::V4.number();
         let has_tag = |state: &State| match found.map(|found| found.current) {
-            // Whether the shop was upgraded by then, the state does not tell.
-            Some(Current::Untagged) => state.version().is_some_and(|version| version.is_zero()),
+            Some(Current::Untagged) => may_be_untagged,
             Some(current) => current == state.current(Logic::NEWEST),
             None => true,
         };
@@ -312,7 +313,7 @@ impl Book {
         self.check_cause(at, record);
         let mut found: Vec<Violation> = vec![];
         let (states, pages) = (self.states.entry(kind).or_default(), &mut self.pages);
-        let logic = self.replay.acceptor().logic(at, record.sequence).unwrap_or(Logic::NEWEST);
+        let mut sights = vec![];
         let step = self.replay.apply_and_look(kind, record, |handled, entity| {
             let Some(entity) = entity.filter(|_| handled.arrival.fate == Fate::Accepted) else { return handled };
             let envelope = &handled.arrival.envelope;
@@ -325,7 +326,7 @@ impl Book {
             let was_row = row.as_ref().and_then(|row| pages.get(row));
             let was = Sight::of(&envelope.to, before, was_row.map(|bytes| &**bytes));
             let is = Sight::of(&envelope.to, &entity.state, is_row.map(|bytes| &**bytes));
-            found.extend(versions::check_version(&envelope.to, logic, &was, &is));
+            sights.push((envelope.to.clone(), was, is));
             pages.extend(row.zip(is_row.cloned()));
             let seen = Seen { id: &envelope.to, state: &entity.state, rows: entity.stored_rows() };
             found.extend(always::check_entity(seen));
@@ -335,6 +336,9 @@ impl Book {
             }
             handled
         });
+        // Behind the record, which may be the first one under another layout: no frame changes how entities behave.
+        let logic = self.replay.acceptor().logic(at, record.sequence).unwrap_or(Logic::NEWEST);
+        found.extend(sights.iter().flat_map(|(id, was, is)| versions::check_version(id, logic, was, is)));
         let (source, messages) = match step.map(|step| step.content) {
             Ok(Content::Frame { source, messages }) => (source, messages),
             Ok(Content::Upgrade(_)) => return,

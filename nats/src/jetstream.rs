@@ -9,6 +9,7 @@ use async_nats::{
     jetstream::{
         self, ErrorCode,
         context::PublishErrorKind,
+        message::StreamMessage,
         stream::{Info, State},
     },
 };
@@ -74,6 +75,12 @@ struct Stored<'a> {
     subject: &'a str,
     headers: Option<&'a HeaderMap>,
     payload: Bytes,
+}
+
+impl<'a> Stored<'a> {
+    fn of(StreamMessage { subject, headers, payload, .. }: &'a StreamMessage) -> Self {
+        Self { subject, headers: Some(headers), payload: payload.clone() }
+    }
 }
 
 /// The log on NATS JetStream. It reads and publishes over separate connections, because the client
@@ -167,6 +174,17 @@ impl JetStreamLog {
         }
     }
 
+    /// What is stored at a sequence; none if the log does not hold it.
+    async fn stored_at(&self, kind: Kind, sequence: u64) -> Result<Option<StreamMessage>, LogError> {
+        let failed = |reason: String| LogError::Failed { kind, reason };
+        let found = message_at(&self.reading.now().context, &subject::stream(kind), sequence).await.map_err(failed)?;
+        // Whoever leads no more, and does not know it yet, says so of all that came since.
+        if found.is_none() && holds(&self.led(kind).await?.state, sequence) {
+            return Err(failed(format!("a server answers that does not have sequence {sequence} yet")));
+        }
+        Ok(found)
+    }
+
     /// A record that is none of the log's. Its headers are as foreign as the rest.
     fn foreign(&self, sequence: u64, stored_unix_ns: i128, subject: &str, payload: Bytes) -> Record {
         let (time, foreign) = (taken_at(None, stored_unix_ns), Some(subject.into()));
@@ -242,20 +260,8 @@ impl Log for JetStreamLog {
     fn record(&self, kind: Kind, sequence: u64) -> BoxFuture<'static, Result<Option<Record>, LogError>> {
         let log = self.clone();
         async move {
-            let failed = |reason: String| LogError::Failed { kind, reason };
-            let found = message_at(&log.reading.now().context, &subject::stream(kind), sequence).await;
-            let Some(message) = found.map_err(failed)? else {
-                // Whoever leads no more, and does not know it yet, says so of all that came since.
-                return match log.led(kind).await?.state {
-                    state if holds(&state, sequence) => {
-                        Err(failed(format!("a server answers that does not have sequence {sequence} yet")))
-                    }
-                    _ => Ok(None),
-                };
-            };
-            let jetstream::message::StreamMessage { subject, headers, payload, time, .. } = message;
-            let stored = Stored { subject: &subject, headers: Some(&headers), payload };
-            Ok(Some(log.record_of(kind, sequence, time.unix_timestamp_nanos(), stored)))
+            let message = log.stored_at(kind, sequence).await?;
+            Ok(message.map(|message| log.record_of(kind, sequence, unix_ns(&message), Stored::of(&message))))
         }
         .boxed()
     }
@@ -346,6 +352,11 @@ fn is_led(info: &Info) -> Result<(), String> {
 fn holds(state: &State, sequence: u64) -> bool {
     let span = (state.first_sequence..=state.last_sequence).contains(&sequence);
     span && state.messages == state.last_sequence - state.first_sequence + 1
+}
+
+/// When a message was stored, in nanoseconds since 1970.
+fn unix_ns(message: &StreamMessage) -> i128 {
+    message.time.unix_timestamp_nanos()
 }
 
 /// When a log took a message first, which a backup has kept, or else when it was stored.

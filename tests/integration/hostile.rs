@@ -1,20 +1,32 @@
 //! What one message of a client that is let in can do: nothing to the others.
 
-use std::future::IntoFuture;
+use std::{collections::BTreeMap, future::IntoFuture, time::Duration};
 
 use async_nats::{Client, jetstream};
 use futures::StreamExt;
 use serde::Serialize;
 use serde_json::json;
 use shop_domain::{
+    kind::Kind,
+    logic::Logic,
     message::{Envelope, Message, ReplyTo, Request},
     money::Money,
     wallet,
 };
-use shop_nats::frame::{EncodedMessage, Origin, Source, frames};
+use shop_nats::{
+    access::Access,
+    connection::Connection,
+    frame::{EncodedMessage, Origin, Source, Upgrade, frames},
+    jetstream::JetStreamLog,
+    layout::{Cut, Layout},
+    log::{Log, LogError},
+    topology::Topology,
+};
+use shop_tests::cluster::Cluster;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 
 use crate::{
@@ -22,6 +34,8 @@ use crate::{
     shop::{Answer, TestShop, eventually},
 };
 
+/// How long a reader may take that loses its connection to a record.
+const READ_LIMIT: Duration = Duration::from_secs(30);
 /// No header can have it.
 const LINE_BREAK: &str = "a\nb";
 
@@ -112,13 +126,45 @@ async fn headers_that_a_client_cannot_read_end_no_shop() {
     shop.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_stops_at_a_later_layout_also_where_its_first_record_cannot_be_read() {
+    let mut cluster = Cluster::without_processes(1).await;
+    let url = cluster.nats().url();
+    let connection = Connection::connect(&Access::to(&*url), "test").await.unwrap();
+    let reading = Connection::connect(&Access::to(&*url), "test reader").await.unwrap();
+    let log = JetStreamLog::of_generation(0, &reading, &connection);
+    let mut kinds = BTreeMap::new();
+    for kind in Kind::ALL {
+        let topology = Topology { partitions: Some(1), replicas: None, log_max_bytes: None };
+        connection.ensure_log(kind, topology).await.unwrap();
+        let identity = log.identity(kind).await.unwrap();
+        kinds.insert(kind, Cut::behind(&identity, None, 1, 77, identity.last_sequence, identity.logic));
+    }
+    connection.ensure_layout_stream().await.unwrap();
+    let (layouts, next) = (connection.layouts(), Layout { generation: 1, kinds });
+    layouts.fence(&next, 0).await.unwrap();
+    let seal = Upgrade { logic: Logic::NEWEST.number() }.encode();
+    publish_raw_with(&url, "shop.log.wallet.1.0", "X: a\rb", &seal).await;
+    layouts.decide(Some(&next), 0).await.unwrap();
+
+    let epoch = log.identity(Kind::Wallet).await.unwrap().epoch;
+    let first = timeout(READ_LIMIT, log.read(Kind::Wallet, epoch, 0).recv()).await.unwrap();
+    assert!(matches!(first, Some(Err(LogError::OtherLog { .. }))), "{first:?}");
+    cluster.nats().stop().await;
+}
+
 /// Publishes as no client does.
 async fn publish_raw(url: &str, subject: &str, header: &str) {
+    publish_raw_with(url, subject, header, b"").await;
+}
+
+async fn publish_raw_with(url: &str, subject: &str, header: &str, body: &[u8]) {
     let mut server = TcpStream::connect(url.trim_start_matches("nats://")).await.unwrap();
     let headers = format!("NATS/1.0\r\n{header}\r\n\r\n");
-    let publish = format!("HPUB {subject} {0} {0}\r\n{headers}\r\nPING\r\n", headers.len());
     let connect = "CONNECT {\"verbose\":false,\"headers\":true}\r\n";
-    server.write_all(format!("{connect}{publish}").as_bytes()).await.unwrap();
+    let publish = format!("HPUB {subject} {} {}\r\n{headers}", headers.len(), headers.len() + body.len());
+    let all = [connect.as_bytes(), publish.as_bytes(), body, b"\r\nPING\r\n"].concat();
+    server.write_all(&all).await.unwrap();
     let mut said = String::new();
     while !said.contains("PONG") {
         let mut bytes = [0; 4096];

@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{JetStreamLog, Reading, Stored, Way};
+use super::{JetStreamLog, Reading, Stored, Way, unix_ns};
 use crate::{
     layout::{self, Standing},
     log::{Log, LogError, Record},
@@ -227,10 +227,7 @@ impl Reader {
     }
 
     async fn consumer(&mut self, context: &jetstream::Context) -> Result<pull::Stream, Lost> {
-        self.verify().await?;
-        if self.is_stuck {
-            self.pass_one().await?;
-        }
+        self.begin().await?;
         let broken = |reason: String| Lost::Broken(reason);
         let stream = context.get_stream_no_info(subject::stream(self.kind)).await;
         let stream = stream.map_err(|error| broken(error.to_string()))?;
@@ -254,22 +251,20 @@ impl Reader {
         messages.await.map_err(|error| broken(error.to_string()))
     }
 
-    /// Hands on the next record though it does not come with the others, if there is one: the client gives up its connection over
-    /// headers that it cannot read, and would do so again.
+    /// What comes before each attempt to read.
+    async fn begin(&mut self) -> Result<(), Lost> {
+        self.verify().await?;
+        if self.is_stuck { self.pass_one().await } else { Ok(()) }
+    }
+
+    /// Hands on the next record, if there is one, though it does not come with the others: the client gives up its
+    /// connection over headers that it cannot read, and would do so again.
     async fn pass_one(&mut self) -> Result<(), Lost> {
-        let sequence = self.after + 1;
-        let found = self.log.record(self.kind, sequence).await.map_err(|error| Lost::Broken(error.to_string()))?;
-        let Some(record) = found else { return Ok(()) };
-        let of_layout = record.foreign.as_deref().and_then(|subject| subject::place(self.kind, subject));
-        if let Some((later, _)) = of_layout {
-            self.still_counts(later, sequence, &record.payload).await?;
-            self.is_behind_later = true;
+        let found = self.log.stored_at(self.kind, self.after + 1).await;
+        match found.map_err(|error| Lost::Broken(error.to_string()))? {
+            Some(message) => self.take(message.sequence, unix_ns(&message), Stored::of(&message)).await,
+            None => Ok(()),
         }
-        if self.records.send(Ok(record)).await.is_err() {
-            return Err(Lost::Closed);
-        }
-        (self.after, self.unexplained, self.is_stuck) = (sequence, None, false);
-        Ok(())
     }
 
     /// A stream that was made anew or rolled back would let us wait for ever.

@@ -11,7 +11,7 @@ use futures::StreamExt;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
-use super::{Lost, PULL_BYTES, PULL_RECORDS, Reader, SILENCE, Stored};
+use super::{Lost, PULL_BYTES, PULL_RECORDS, Reader, SILENCE, Stored, unix_ns};
 use crate::subject;
 
 /// How long to wait at the end of the log before the server is asked whether there is more.
@@ -30,12 +30,7 @@ enum Answer {
 
 impl Reader {
     pub(super) async fn read_by_requests(&mut self) -> Lost {
-        if let Err(lost) = self.verify().await {
-            return lost;
-        }
-        if self.is_stuck
-            && let Err(lost) = self.pass_one().await
-        {
+        if let Err(lost) = self.begin().await {
             return lost;
         }
         let mut empty = 0;
@@ -83,9 +78,8 @@ impl Reader {
                 Err(_) => return Err(Lost::Broken(format!("no record and no end of them came within {SILENCE:?}"))),
             };
             match read(message) {
-                Answer::Record(StreamMessage { subject, sequence, headers, payload, time }) => {
-                    let stored = Stored { subject: &subject, headers: Some(&headers), payload };
-                    self.take(sequence, time.unix_timestamp_nanos(), stored).await?;
+                Answer::Record(message) => {
+                    self.take(message.sequence, unix_ns(&message), Stored::of(&message)).await?;
                 }
                 Answer::End => return Ok(()),
                 Answer::Failed(reason) => return Err(Lost::Broken(reason)),

@@ -2,6 +2,7 @@
 //! can be made to happen, and what happens is decided by one [`Chaos`].
 
 mod layouts;
+mod reader;
 
 use std::{
     collections::BTreeMap,
@@ -22,8 +23,9 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use self::reader::Reader;
 use crate::{
-    layout::{Decided, Standing},
+    layout::Decided,
     log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
     subject, topology,
     trim::TrimError,
@@ -33,8 +35,6 @@ use crate::{
 const BEGIN_UNIX_MS: u64 = 1_700_000_000_000;
 /// How long a publisher waits for an acknowledgement that never comes.
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a reader waits that does not know what to make of a record.
-const READ_RETRY: Duration = Duration::from_millis(20);
 
 /// Decides what goes wrong.
 pub trait Chaos: Debug + Send + Sync + 'static {
@@ -435,7 +435,7 @@ impl Log for MemoryLog {
 
     fn read(&self, kind: Kind, epoch: u64, after: u64) -> mpsc::Receiver<Result<Record, LogError>> {
         let (records, receiver) = mpsc::channel(READ_AHEAD);
-        tokio::spawn(read(self.clone(), kind, epoch, after, records));
+        tokio::spawn(Reader::new(self.clone(), kind, epoch, after).run(records));
         receiver
     }
 
@@ -466,86 +466,6 @@ impl Log for MemoryLog {
     fn disruptions(&self, _: Kind) -> watch::Receiver<u64> {
         self.disruptions.observe(0)
     }
-}
-
-async fn read(log: MemoryLog, kind: Kind, epoch: u64, mut after: u64, records: mpsc::Sender<Result<Record, LogError>>) {
-    let mut appended = {
-        let logs = log.logs();
-        let log = logs.get(&kind).expect("every kind has a log");
-        log.appended.observe(log.last_sequence())
-    };
-    let (mut is_new, mut is_behind_later) = (true, false);
-    loop {
-        let has_more = async { appended.wait_for(|last| *last > after).await.is_ok() };
-        tokio::select! {
-            biased;
-            () = records.closed() => return,
-            more = has_more => if !more { return },
-        }
-        let read = match read_next(&log, kind, epoch, after, std::mem::take(&mut is_new), &mut is_behind_later).await {
-            Ok(read) => read,
-            Err(error) => {
-                let _nobody_reads = records.send(Err(error)).await;
-                return;
-            }
-        };
-        let Some((record, copies)) = read else {
-            is_new = true;
-            continue;
-        };
-        for _ in 0..copies {
-            if records.send(Ok(record.clone())).await.is_err() {
-                return;
-            }
-            after = record.sequence;
-        }
-    }
-}
-
-/// The record behind `after`, and how often it comes to a reader of the log of that epoch; none if that reader is lost.
-async fn read_next(
-    log: &MemoryLog,
-    kind: Kind,
-    epoch: u64,
-    after: u64,
-    is_new: bool,
-    is_behind_later: &mut bool,
-) -> Result<Option<(Record, usize)>, LogError> {
-    let other = |reason: String| LogError::OtherLog { kind, reason };
-    if is_new {
-        log.thawed().await;
-        log.verify(kind, epoch)?;
-    }
-    let found = log.record_at(kind, after + 1);
-    let (generation, record) = found.ok_or_else(|| other(format!("sequence {} is missing", after + 1)))?;
-    let (delay, copies) = match log.chaos.deliver(kind, &record) {
-        Delivery::Comes { delay, copies } => (delay, copies.max(1)),
-        Delivery::ReaderLost(pause) => (pause, 0),
-        Delivery::Failed => return Err(other(format!("it does not go on after {after}"))),
-    };
-    if delay > Duration::ZERO {
-        sleep(delay).await;
-    }
-    log.thawed().await;
-    if copies == 0 {
-        return Ok(None);
-    }
-    let own = log.own_generation();
-    let is_later = generation > own;
-    if is_later || *is_behind_later {
-        match Standing::of(own, log.generation(), generation, &record.payload) {
-            Standing::Counts => {}
-            Standing::CutAnew => {
-                return Err(other(format!("from sequence {} on it is cut into other partitions", record.sequence)));
-            }
-            Standing::Unknown => {
-                sleep(READ_RETRY).await;
-                return Ok(None);
-            }
-        }
-    }
-    *is_behind_later = is_later;
-    Ok(Some((record, copies)))
 }
 
 #[cfg(test)]

@@ -40,6 +40,26 @@ pub(crate) async fn host_of(cluster: &Cluster) -> Process {
     host
 }
 
+/// A shop whose logs were made before there was a second logic version, with a host and a bridge of today.
+struct OldShop {
+    cluster: Cluster,
+    url: String,
+    host: Process,
+    client: Client,
+}
+
+impl OldShop {
+    async fn open() -> Self {
+        let mut cluster = Cluster::without_processes(PARTITIONS).await;
+        let url = cluster.nats().url();
+        logs_of_an_old_shop(&url).await;
+        let host = host_of(&cluster).await;
+        cluster.start_bridge().await;
+        let client = cluster.client();
+        Self { cluster, url, host, client }
+    }
+}
+
 /// Gives a product the price that it has; whether that counted as a change.
 async fn counts_as_a_change(client: &Client, product: &str) -> bool {
     let before = client.read(&format!("/products/{product}")).await.json(200);
@@ -67,12 +87,7 @@ async fn refusal(client: &Client, key: &str) -> Answer {
 
 #[tokio::test]
 async fn an_old_shop_behaves_as_it_did_until_it_is_upgraded_also_when_it_is_replayed() {
-    let mut cluster = Cluster::without_processes(PARTITIONS).await;
-    let url = cluster.nats().url();
-    logs_of_an_old_shop(&url).await;
-    let host = host_of(&cluster).await;
-    cluster.start_bridge().await;
-    let client = cluster.client();
+    let OldShop { cluster, url, host, client } = OldShop::open().await;
     client.post("/products", &json!({ "id": "apple", "name": "apple", "price": 5, "stock": 1 })).await.json(201);
     for wallet in ["alice", "clock"] {
         client.post("/wallets", &json!({ "id": wallet, "balance": 10 })).await.json(201);
@@ -140,12 +155,7 @@ async fn reprice(client: &Client, price: u64, condition: (&'static str, &str)) -
 
 #[tokio::test]
 async fn an_old_shop_has_no_entity_tags_and_counts_from_0_when_it_is_upgraded() {
-    let mut cluster = Cluster::without_processes(PARTITIONS).await;
-    let url = cluster.nats().url();
-    logs_of_an_old_shop(&url).await;
-    let host = host_of(&cluster).await;
-    cluster.start_bridge().await;
-    let client = cluster.client();
+    let OldShop { cluster, url, host, client } = OldShop::open().await;
     let product = json!({ "id": "apple", "name": "apple", "price": 5, "stock": 9 });
     let make = Ask::new(hyper::Method::POST, "/products").body(product);
     // Nothing has a tag, so that none matches; that something is there, or is not, can be demanded.

@@ -31,7 +31,7 @@ use shop_domain::{
 use shop_nats::{
     door::{Incoming, Listener, Response},
     log::SharedLog,
-    request::{Conditions, Request as NatsRequest},
+    request::Request as NatsRequest,
     subject::{self, partition_of},
 };
 use tokio::{
@@ -306,10 +306,7 @@ impl Door {
     /// Whether the delivery of an order is known to be on its way, which it then stays.
     async fn is_dispatched(&self, order: &Id) -> bool {
         let subject = subject::door(Kind::Delivery, order.as_str(), "get");
-        let (body, idempotency_key, traceparent, ticket) = (Bytes::new(), None, None, None);
-        let conditions = Conditions::default();
-        let question =
-            NatsRequest { subject, body, idempotency_key, traceparent, respond_async: false, ticket, conditions };
+        let question = NatsRequest::new(subject, Bytes::new());
         let Ok(reply) = self.answers.connection.request(question, LOOK_WAIT).await else { return false };
         let delivery: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();
         let on_its_way = [delivery::Status::Dispatched, delivery::Status::Delivered];

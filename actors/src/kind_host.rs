@@ -286,13 +286,14 @@ impl KindHost {
 
         let records = self.log.read(self.kind, self.identity.epoch, after);
         let mut change = pin!(change(attempt.clone()).fuse());
+        let (is_fed, cut) = (!routes.is_empty(), (self.kind, self.identity.partitions));
         let ended = tokio::select! {
             biased;
             () = attempt.cancelled() => Ok(Ended::Stopped),
             Some(ended) = tasks.join_next() => self.ended(ended),
             error = failed(self.kind, &mut settlers) => Err(error),
             changed = &mut change => changed.map(Ended::Changed),
-            error = dispatch(records, &routes, (self.kind, self.identity.partitions), &dispatched), if !routes.is_empty() => Err(error.into()),
+            error = dispatch(records, &routes, cut, &dispatched), if is_fed => Err(error.into()),
         };
         attempt.cancel();
         drop(routes);

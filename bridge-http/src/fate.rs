@@ -22,10 +22,7 @@ use shop_domain::{
     ticket::{SETTLED_MS, Ticket},
     timestamp::Timestamp,
 };
-use shop_nats::{
-    request::{Conditions, Request},
-    subject,
-};
+use shop_nats::{request::Request, subject};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -75,15 +72,8 @@ impl Wait {
 
 /// The request that voids the ticket of a write to this entity.
 pub(crate) fn void(kind: Kind, id: &Id, ticket: Ticket, traceparent: Option<String>) -> Request {
-    Request {
-        subject: subject::door(kind, id.as_str(), "void"),
-        body: Bytes::new(),
-        idempotency_key: None,
-        traceparent,
-        respond_async: false,
-        ticket: Some(ticket),
-        conditions: Conditions::default(),
-    }
+    let void = Request::new(subject::door(kind, id.as_str(), "void"), Bytes::new());
+    Request { traceparent, ticket: Some(ticket), ..void }
 }
 
 /// Of which kinds an entity has shown that it heeds tickets. What the log of one does it does from then on for ever.

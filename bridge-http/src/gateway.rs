@@ -19,7 +19,7 @@ use shop_domain::{
 };
 use shop_nats::{
     connection::Connection,
-    request::{Conditions, Reply, Request},
+    request::{Reply, Request},
     subject,
 };
 use tokio::{
@@ -259,15 +259,8 @@ impl Gateway {
         OfKey { user, shared, own }: OfKey,
         wait: Wait,
     ) -> Result<Id, Box<Problem>> {
-        let request = Request {
-            subject: subject::door(route.kind, shared.as_str(), "key-scope"),
-            body: json!({ "user": user.as_str() }).to_string().into(),
-            idempotency_key: None,
-            traceparent: None,
-            respond_async: false,
-            ticket: None,
-            conditions: Conditions::default(),
-        };
+        let subject = subject::door(route.kind, shared.as_str(), "key-scope");
+        let request = Request::new(subject, json!({ "user": user.as_str() }).to_string());
         let left = wait.question.saturating_duration_since(Instant::now().into());
         let mut errand = Errand::new(route.kind, request, true, left, left);
         let reply = self.doors.ask(&mut errand).await.map_err(|unanswered| match unanswered {

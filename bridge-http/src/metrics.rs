@@ -211,16 +211,7 @@ mod tests {
         let metrics = Metrics::new();
         count(&metrics, "GET", "/nothing", 404);
         let order = metrics.orders.begin();
-        order.is_answered(&Reply {
-            body: br#"{"status":"CONFIRMED"}"#.as_slice().into(),
-            error: None,
-            replayed: false,
-            accepted: false,
-            ticketed: false,
-            retry_after: None,
-            version: None,
-            not_modified: false,
-        });
+        order.is_answered(&Reply { body: br#"{"status":"CONFIRMED"}"#.as_slice().into(), ..Reply::default() });
         let text = text(&metrics);
         let mut exposed = BTreeSet::new();
         for (name, kind) in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')) {

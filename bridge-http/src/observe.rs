@@ -6,11 +6,7 @@ use bytes::Bytes;
 use futures::future;
 use serde_json::{Map, Value, json};
 use shop_domain::kind::Kind;
-use shop_nats::{
-    connection::Connection,
-    request::{Conditions, Request},
-    subject,
-};
+use shop_nats::{connection::Connection, request::Request, subject};
 use warp::reply::Response;
 
 use crate::reply;
@@ -48,15 +44,7 @@ pub(crate) fn leaving() -> Response {
 }
 
 async fn status_of(kind: Kind, connection: &Connection) -> Value {
-    let request = Request {
-        subject: subject::door_of_kind(kind, "status"),
-        body: Bytes::new(),
-        idempotency_key: None,
-        traceparent: None,
-        respond_async: false,
-        ticket: None,
-        conditions: Conditions::default(),
-    };
+    let request = Request::new(subject::door_of_kind(kind, "status"), Bytes::new());
     let reply = connection.request(request, STATUS_WAIT).await.ok().filter(|reply| reply.error.is_none());
     let answer: Option<Value> = reply.and_then(|reply| serde_json::from_slice(&reply.body).ok());
     answer.and_then(|answer| answer.get("status").cloned()).unwrap_or_else(|| "unavailable".into())

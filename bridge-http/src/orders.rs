@@ -146,16 +146,7 @@ mod tests {
     use super::*;
 
     fn reply(body: &str, error: Option<Code>) -> Reply {
-        Reply {
-            body: body.to_owned().into(),
-            error,
-            replayed: false,
-            accepted: false,
-            ticketed: false,
-            retry_after: None,
-            version: None,
-            not_modified: false,
-        }
+        Reply { body: body.to_owned().into(), error, ..Reply::default() }
     }
 
     #[test]

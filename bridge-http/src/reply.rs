@@ -204,16 +204,7 @@ mod tests {
     }
 
     fn reply() -> Reply {
-        Reply {
-            body: Bytes::new(),
-            error: None,
-            replayed: false,
-            accepted: false,
-            retry_after: None,
-            ticketed: false,
-            version: None,
-            not_modified: false,
-        }
+        Reply::default()
     }
 
     #[test]

@@ -161,11 +161,9 @@ pub(crate) fn decode_answers(payload: &Bytes) -> Option<Vec<(u64, Reply)>> {
         body: payload.slice_ref(answer.body),
         error: answer.error.map(code_of),
         replayed: answer.replayed,
-        accepted: false,
-        retry_after: None,
         ticketed: answer.ticketed,
         version: answer.version,
-        not_modified: false,
+        ..Reply::default()
     };
     Some(answers.into_iter().map(|answer| (answer.number, reply(answer))).collect())
 }
@@ -216,16 +214,7 @@ mod tests {
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     fn request(subject: &str, body: &str) -> Request {
-        let body = body.to_owned().into();
-        Request {
-            subject: subject.to_owned(),
-            body,
-            idempotency_key: None,
-            traceparent: None,
-            respond_async: false,
-            ticket: None,
-            conditions: Conditions::default(),
-        }
+        Request::new(subject.to_owned(), body.to_owned())
     }
 
     #[test]

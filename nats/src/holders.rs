@@ -11,7 +11,7 @@ use crate::{
     door::ListenError,
     inbox,
     queue::QueueSubscription,
-    request::{Conditions, Request, RequestError},
+    request::{Request, RequestError},
     subject,
 };
 
@@ -38,15 +38,7 @@ impl Asking for Connection {
         wait: Duration,
     ) -> BoxFuture<'_, Result<Bytes, RequestError>> {
         let subject = subject::holders(kind, generation, partition);
-        let request = Request {
-            subject,
-            body: question,
-            idempotency_key: None,
-            traceparent: None,
-            respond_async: false,
-            ticket: None,
-            conditions: Conditions::default(),
-        };
+        let request = Request::new(subject, question);
         async move { self.request(request, wait).await.map(|reply| reply.body) }.boxed()
     }
 }

@@ -83,9 +83,7 @@ impl Record {
     pub fn cause(&self) -> Option<Cause> {
         if self.foreign.is_none() { Cause::of(&self.payload) } else { None }
     }
-}
 
-impl Record {
     /// What is stored at a sequence, as everybody takes it who reads it under the layout of the generation that
     /// `counts` there. Something of a former one was let in by mistake, from a host that missed that there is another
     /// one now: nothing is to follow from it. It keeps its place, so that nobody waits for it.

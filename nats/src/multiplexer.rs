@@ -219,32 +219,14 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::request::Conditions;
 
     fn reply() -> Reply {
-        Reply {
-            body: Bytes::from_static(b"{}"),
-            error: None,
-            replayed: false,
-            accepted: false,
-            retry_after: None,
-            ticketed: false,
-            version: None,
-            not_modified: false,
-        }
+        Reply { body: Bytes::from_static(b"{}"), ..Reply::default() }
     }
 
     fn request(number: u64) -> Numbered {
         let subject = format!("shop.order.o-{number}.get");
-        let request = Request {
-            subject,
-            body: Bytes::new(),
-            idempotency_key: None,
-            traceparent: None,
-            respond_async: false,
-            ticket: None,
-            conditions: Conditions::default(),
-        };
+        let request = Request::new(subject, Bytes::new());
         (number, Arc::new(request))
     }
 

@@ -35,6 +35,21 @@ pub struct Request {
     pub conditions: Conditions,
 }
 
+impl Request {
+    /// One that brings nothing beside its body.
+    pub fn new(subject: String, body: impl Into<Bytes>) -> Self {
+        Self {
+            subject,
+            body: body.into(),
+            idempotency_key: None,
+            traceparent: None,
+            respond_async: false,
+            ticket: None,
+            conditions: Conditions::default(),
+        }
+    }
+}
+
 /// What a request demands of the entity that it is about: the lines of two headers, unchecked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conditions {
@@ -57,7 +72,7 @@ impl Conditions {
 }
 
 /// What a door, or the entity behind it, answered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Reply {
     /// The body, in the format of the request.
     pub body: Bytes,

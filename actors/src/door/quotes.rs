@@ -10,7 +10,7 @@ use serde_json::json;
 use shop_domain::{id::ProductId, kind::Kind, order::Wanted, product::Quote};
 use shop_nats::{
     connection::Connection,
-    request::{Conditions, Reply, Request, RequestError},
+    request::{Reply, Request, RequestError},
     subject,
 };
 use tokio::{
@@ -108,15 +108,7 @@ async fn ask(
     products: BTreeSet<ProductId>,
 ) -> Result<HashMap<ProductId, Quote>, RequestError> {
     let ids: Vec<_> = products.iter().map(|product| json!({ "id": product })).collect();
-    let request = Request {
-        subject: subject::door_of_kind(Kind::Product, "quote"),
-        body: json!({ "products": ids }).to_string().into(),
-        idempotency_key: None,
-        traceparent: None,
-        respond_async: false,
-        ticket: None,
-        conditions: Conditions::default(),
-    };
+    let request = Request::new(subject::door_of_kind(Kind::Product, "quote"), json!({ "products": ids }).to_string());
     let reply = persistently(connection, request).await?;
     let quotes: Vec<Quote> = serde_json::from_slice(&reply.body).unwrap_or_default();
     Ok(products.into_iter().zip(quotes).collect())

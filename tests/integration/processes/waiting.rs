@@ -11,7 +11,7 @@ use shop_domain::kind::Kind;
 use shop_nats::{
     access::Access,
     connection::Connection,
-    request::{Conditions, Request, RequestError},
+    request::{Request, RequestError},
     subject,
 };
 use shop_tests::{
@@ -133,15 +133,7 @@ async fn a_request_is_given_up_in_its_time_though_the_nats_server_takes_nothing_
     let (body, wait) = (Bytes::from(vec![0; REQUEST_BYTES]), Duration::from_millis(500));
     let start = Instant::now();
     let answers = join_all((0..REQUESTS).map(|_| {
-        let request = Request {
-            subject: subject::door_of_kind(Kind::Wallet, "status"),
-            body: body.clone(),
-            idempotency_key: None,
-            traceparent: None,
-            respond_async: false,
-            ticket: None,
-            conditions: Conditions::default(),
-        };
+        let request = Request::new(subject::door_of_kind(Kind::Wallet, "status"), body.clone());
         connection.request(request, wait)
     }))
     .await;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use shop_domain::{id::Id, kind::Kind, problem::Code, version::Version};
 use shop_nats::{
     connection::Connection,
-    request::{Conditions, Reply, Request},
+    request::{Reply, Request},
     subject,
 };
 
@@ -168,14 +168,6 @@ async fn get(connection: &Connection, kind: Kind, id: &Id) -> Result<Option<Said
 }
 
 async fn request(connection: &Connection, subject: String, body: Bytes) -> Result<Reply, String> {
-    let request = Request {
-        subject,
-        body,
-        idempotency_key: None,
-        traceparent: None,
-        respond_async: false,
-        ticket: None,
-        conditions: Conditions::default(),
-    };
+    let request = Request::new(subject, body);
     connection.request(request, ANSWER_WAIT).await.map_err(|error| error.to_string())
 }

@@ -52,10 +52,21 @@ pub struct Members {
     pub me: Announcement,
     /// Hosts that hold a partition beside its owner.
     standbys: usize,
-    /// The state of each other host, and when it was heard of last.
-    others: BTreeMap<String, (HostState, Instant)>,
+    others: BTreeMap<String, Other>,
     /// When the owner of each partition was heard of last.
     owners: BTreeMap<u16, Instant>,
+}
+
+/// What is known of another host. Forgotten as a whole: what it said of itself has no weight without it.
+#[derive(Debug)]
+struct Other {
+    state: HostState,
+    /// When it was heard of last.
+    heard: Instant,
+    /// The sequence up to which it has settled each partition, as it says.
+    settled: BTreeMap<u16, u64>,
+    /// The newest receipt that it says that it has read of each partition.
+    receipts: BTreeMap<u16, u64>,
 }
 
 /// What a host of a kind is to be told.
@@ -126,7 +137,7 @@ impl Here {
                 },
                 _ = beat.tick() => {
                     if echo.is_recent() {
-                        members.forget_silent();
+                        members.forget_silent(&self.decisions);
                     }
                     for other in members.others().cloned() {
                         let (connection, kind) = (connection.clone(), self.kind);
@@ -134,7 +145,7 @@ impl Here {
                     }
                     true
                 }
-                Some(Ok((true, gone))) = probes.join_next() => members.forget(&gone),
+                Some(Ok((true, gone))) = probes.join_next() => members.forget(&gone, &self.decisions),
                 Ok(()) = self.ready.changed(), if !is_leaving => true,
                 () = stop.cancelled(), if !is_leaving => true,
                 () = progress(&mut self.view, &members.me.settled, next_progress), if !members.others.is_empty() => {
@@ -161,7 +172,7 @@ impl Here {
             taken_over.into_iter().for_each(|silent_for| self.view.borrow().counts.hand_over(silent_for));
             // Also when something else woke it at the very moment at which it was stopped.
             if has_changed || members.me.state != before {
-                members.me.settled = settled(&self.view.borrow(), &self.decisions);
+                (members.me.settled, members.me.receipts) = progress_of(&self.view.borrow(), &self.decisions);
                 membership.announce(&members.me).await;
             }
         }
@@ -191,7 +202,8 @@ impl Echo {
 impl Members {
     /// What a host knows that joins under a name that nobody else has.
     pub fn new(kind: Kind, host: String, epoch: u64, standbys: usize) -> Self {
-        let me = Announcement { host, epoch, state: HostState::Joining, settled: BTreeMap::new() };
+        let (settled, receipts) = Default::default();
+        let me = Announcement { host, epoch, state: HostState::Joining, settled, receipts };
         Self { kind, me, standbys, others: BTreeMap::new(), owners: BTreeMap::new() }
     }
 
@@ -200,22 +212,39 @@ impl Members {
         if heard.host == self.me.host || heard.epoch != self.me.epoch {
             return false;
         }
-        for (partition, settled) in &heard.settled {
-            self.owners.insert(*partition, Instant::now());
-            if let Some(decision) = decisions.get(usize::from(*partition)) {
-                decision.settled.send_if_modified(|known| {
-                    let is_further = *settled > *known;
-                    *known = (*known).max(*settled);
-                    is_further
-                });
-            }
-        }
+        let is_new = !self.others.contains_key(&heard.host);
         // Each is asked now and then whether it is still there, also one that was made up.
-        if self.others.len() >= OTHERS_MAX && !self.others.contains_key(&heard.host) {
+        if is_new && self.others.len() >= OTHERS_MAX {
             tracing::warn!("more than {OTHERS_MAX} hosts of {} say that they are there; not counted", self.kind);
             return false;
         }
-        self.others.insert(heard.host.clone(), (heard.state, Instant::now())).is_none()
+        let other = self.others.entry(heard.host.clone()).or_insert_with(|| Other {
+            state: heard.state,
+            heard: Instant::now(),
+            settled: BTreeMap::new(),
+            receipts: BTreeMap::new(),
+        });
+        (other.state, other.heard) = (heard.state, Instant::now());
+        let is_partition = |(number, _): &(&u16, &u64)| usize::from(**number) < decisions.len();
+        for (number, settled) in heard.settled.iter().filter(is_partition) {
+            self.owners.insert(*number, Instant::now());
+            let known = other.settled.entry(*number).or_default();
+            *known = (*known).max(*settled);
+        }
+        other.receipts = heard.receipts.iter().filter(is_partition).map(|(number, at)| (*number, *at)).collect();
+        self.pass_on(decisions);
+        is_new
+    }
+
+    /// Tells the partitions how far others say that they are.
+    fn pass_on(&self, decisions: &[Decision]) {
+        for (number, decision) in (0..).zip(decisions) {
+            let furthest = |said: fn(&Other) -> &BTreeMap<u16, u64>| {
+                self.others.values().filter_map(|other| said(other).get(&number)).copied().max().unwrap_or(0)
+            };
+            set(&decision.settled, furthest(|other| &other.settled));
+            set(&decision.receipt, furthest(|other| &other.receipts));
+        }
     }
 
     /// The names of the other hosts.
@@ -224,24 +253,25 @@ impl Members {
     }
 
     /// Does not count a host any more that is gone; whether it was known.
-    pub fn forget(&mut self, host: &str) -> bool {
+    pub fn forget(&mut self, host: &str, decisions: &[Decision]) -> bool {
         let was_there = self.others.remove(host).is_some();
         if was_there {
             tracing::warn!("a host of {} is gone: {host}", self.kind);
+            self.pass_on(decisions);
         }
         was_there
     }
 
     /// Takes in that this host was not there for a while: that it has not heard of the others says nothing of them.
     pub fn was_away(&mut self) {
-        self.others.values_mut().for_each(|(_, heard)| *heard = Instant::now());
+        self.others.values_mut().for_each(|other| other.heard = Instant::now());
     }
 
     /// Does not count those any more that were not heard of for too long.
-    pub fn forget_silent(&mut self) {
-        let silent = self.others.iter().filter(|(_, (_, heard))| heard.elapsed() > SILENCE_MAX);
+    pub fn forget_silent(&mut self, decisions: &[Decision]) {
+        let silent = self.others.iter().filter(|(_, other)| other.heard.elapsed() > SILENCE_MAX);
         for host in silent.map(|(host, _)| host.clone()).collect::<Vec<_>>() {
-            self.forget(&host);
+            self.forget(&host, decisions);
         }
     }
 
@@ -250,13 +280,9 @@ impl Members {
     pub fn decide(&self, decisions: &[Decision], held: &watch::Sender<BTreeSet<u16>>) -> Vec<Duration> {
         let mut taken_over = Vec::new();
         for (partition, decision) in (0..).zip(decisions) {
+            set(&decision.is_followed, !self.others.is_empty());
             let role = self.role(partition);
-            let is_changed = decision.role.send_if_modified(|before| {
-                let is_other = *before != role;
-                *before = role;
-                is_other
-            });
-            if is_changed && role == Role::Owner {
+            if set(&decision.role, role) && role == Role::Owner {
                 taken_over.extend(self.owners.get(&partition).map(Instant::elapsed));
             }
         }
@@ -265,11 +291,7 @@ impl Members {
             let partitions = (0..).zip(decisions).map(|(partition, _)| partition);
             let to_hold: BTreeSet<u16> =
                 partitions.filter(|partition| self.rank(*partition) <= self.standbys).collect();
-            held.send_if_modified(|before| {
-                let is_other = *before != to_hold;
-                *before = to_hold;
-                is_other
-            });
+            set(held, to_hold);
         }
         taken_over
     }
@@ -291,7 +313,7 @@ impl Members {
     }
 
     fn ready(&self) -> impl Iterator<Item = &String> {
-        self.others.iter().filter(|(_, (state, _))| *state == HostState::Ready).map(|(host, _)| host)
+        self.others.iter().filter(|(_, other)| other.state == HostState::Ready).map(|(host, _)| host)
     }
 
     fn score(&self, host: &str, partition: u16) -> u64 {
@@ -299,13 +321,23 @@ impl Members {
     }
 }
 
-/// How far the partitions are that this host owns.
-pub fn settled(view: &View, decisions: &[Decision]) -> BTreeMap<u16, u64> {
+/// Sets what others look at; whether it was something else before.
+fn set<T: PartialEq>(shown: &watch::Sender<T>, now: T) -> bool {
+    shown.send_if_modified(|before| {
+        let is_other = *before != now;
+        *before = now;
+        is_other
+    })
+}
+
+/// How far the partitions are that this host owns, as far as it knows of itself and from the log, and the newest
+/// receipt of each.
+pub fn progress_of(view: &View, decisions: &[Decision]) -> (BTreeMap<u16, u64>, BTreeMap<u16, u64>) {
     let is_owned = |partition: u16| {
         decisions.get(usize::from(partition)).is_some_and(|decision| *decision.role.borrow() == Role::Owner)
     };
     let owned = view.partitions.iter().filter(|(partition, _)| is_owned(**partition));
-    owned.map(|(partition, one)| (*partition, *one.handle.settled.borrow())).collect()
+    owned.map(|(number, one)| ((*number, *one.handle.proven.borrow()), (*number, *one.handle.receipt.borrow()))).unzip()
 }
 
 /// Waits until a partition has settled more than was announced of it, at least until `earliest`.
@@ -313,12 +345,11 @@ async fn progress(view: &mut watch::Receiver<Arc<View>>, announced: &BTreeMap<u1
     sleep_until(earliest).await;
     let mut owned: Vec<_> = {
         let view = view.borrow_and_update();
-        let settled =
-            |(partition, announced)| Some((view.partitions.get(partition)?.handle.settled.clone(), announced));
-        announced.iter().filter_map(settled).collect()
+        let proven = |(partition, announced)| Some((view.partitions.get(partition)?.handle.proven.clone(), announced));
+        announced.iter().filter_map(proven).collect()
     };
     let further =
-        owned.iter_mut().map(async |(settled, announced)| settled.wait_for(|now| now > *announced).await.is_ok());
+        owned.iter_mut().map(async |(proven, announced)| proven.wait_for(|now| now > *announced).await.is_ok());
     let mut further: FuturesUnordered<_> = further.collect();
     tokio::select! {
         Some(true) = further.next() => {}
@@ -336,7 +367,8 @@ mod tests {
     const PARTITIONS: u16 = 64;
 
     fn announcement(host: &str, state: HostState) -> Announcement {
-        Announcement { host: host.to_owned(), epoch: 1, state, settled: BTreeMap::new() }
+        let (settled, receipts) = Default::default();
+        Announcement { host: host.to_owned(), epoch: 1, state, settled, receipts }
     }
 
     fn members(me: &str, others: &[&str]) -> Members {
@@ -426,10 +458,10 @@ mod tests {
     async fn a_host_that_was_not_heard_of_for_a_while_does_not_count() {
         let mut members = members("a", &["b"]);
         tokio::time::advance(SILENCE_MAX).await;
-        members.forget_silent();
+        members.forget_silent(&[]);
         assert_ne!(owned(&members).len(), usize::from(PARTITIONS));
         tokio::time::advance(BEAT).await;
-        members.forget_silent();
+        members.forget_silent(&[]);
         assert_eq!(owned(&members).len(), usize::from(PARTITIONS));
     }
 
@@ -441,7 +473,7 @@ mod tests {
         }
         assert_eq!(members.others().count(), OTHERS_MAX);
         assert!(!members.hear(&announcement("ghost0", HostState::Leaving), &[]), "it was known");
-        assert!(members.forget("ghost0"));
+        assert!(members.forget("ghost0", &[]));
         assert!(members.hear(&announcement("b", HostState::Ready), &[]));
     }
 
@@ -468,7 +500,7 @@ mod tests {
         assert!(members.decide(&decisions, &held).is_empty());
         members.me.state = HostState::Ready;
         tokio::time::advance(BEAT).await;
-        members.forget("b");
+        members.forget("b", &decisions);
         assert_eq!(members.decide(&decisions, &held), [BEAT]);
         assert!(members.decide(&decisions, &held).is_empty());
     }
@@ -483,5 +515,27 @@ mod tests {
             members.hear(&Announcement { settled, ..announcement("b", HostState::Ready) }, &decisions);
         }
         assert_eq!(*decisions[0].settled.borrow(), 9);
+    }
+
+    #[test]
+    fn what_a_host_said_has_no_weight_when_it_is_gone() {
+        let (decision, turn) = crate::turn::Turn::new();
+        let (decisions, held) = ([decision], watch::channel(BTreeSet::new()).0);
+        let mut members = members("a", &["b"]);
+        let says = |host: &str, at: u64| Announcement {
+            settled: [(0, at)].into(),
+            receipts: [(0, at)].into(),
+            ..announcement(host, HostState::Ready)
+        };
+        members.hear(&says("b", 7), &decisions);
+        members.hear(&says("ghost", 1 << 63), &decisions);
+        members.decide(&decisions, &held);
+        let known = || (*decisions[0].settled.borrow(), *decisions[0].receipt.borrow());
+        assert_eq!((known(), *decisions[0].is_followed.borrow()), ((1 << 63, 1 << 63), true));
+        members.forget("ghost", &decisions);
+        assert_eq!(known(), (7, 7));
+        members.forget("b", &decisions);
+        members.decide(&decisions, &held);
+        assert_eq!((known(), *decisions[0].is_followed.borrow(), turn.role()), ((0, 0), false, Role::Owner));
     }
 }

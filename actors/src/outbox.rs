@@ -29,22 +29,39 @@ pub struct Outbox {
     resent: Resent,
 }
 
+/// A message with its number on the link to its target.
+#[derive(Debug)]
+pub struct Numbered {
+    target: Target,
+    number: u64,
+    envelope: Envelope,
+}
+
 impl Outbox {
     /// The outbox of the partition that `source` names.
     pub fn new(log: SharedLog, source: Source, logs: Logs, resent: Resent) -> Self {
         Self { log, source, logs, publishers: BTreeMap::new(), resent }
     }
 
-    /// Sends messages that follow from what is in the log up to `cursor`, numbered in their order. Returns what to
-    /// wait for until the logs have them.
-    pub async fn send(&mut self, messages: Vec<Envelope>, cursor: u64, links: &mut Links) -> Vec<Acknowledged> {
-        let mut by_target: BTreeMap<Target, Vec<EncodedMessage>> = BTreeMap::new();
-        for envelope in &messages {
-            by_target.entry(self.target(envelope)).or_default().push(EncodedMessage::new(envelope));
+    /// Numbers messages in their order, each on the link to its target.
+    pub fn number(&self, messages: Vec<Envelope>, links: &mut Links) -> Vec<Numbered> {
+        let number = |envelope| {
+            let target = self.target(&envelope);
+            Numbered { target, number: links.number(target, 1), envelope }
+        };
+        messages.into_iter().map(number).collect()
+    }
+
+    /// Sends messages that follow from what is in the log up to `cursor`. Those to one target follow on each other.
+    /// Returns what to wait for until the logs have them.
+    pub async fn send(&mut self, messages: &[Numbered], cursor: u64) -> Vec<Acknowledged> {
+        let mut by_target: BTreeMap<Target, (u64, Vec<EncodedMessage>)> = BTreeMap::new();
+        for Numbered { target, number, envelope } in messages {
+            let (_, messages) = by_target.entry(*target).or_insert_with(|| (*number, vec![]));
+            messages.push(EncodedMessage::new(envelope));
         }
         let mut acknowledged = Vec::with_capacity(by_target.len());
-        for (target, messages) in by_target {
-            let first = links.number(target, messages.len());
+        for (target, (first, messages)) in by_target {
             let publisher = self.publishers.entry(target).or_insert_with(|| {
                 let resent = Resent::clone(&self.resent);
                 Publisher::counting(self.log.clone(), target.kind, target.partition, WINDOW_FRAMES, resent)
@@ -54,13 +71,6 @@ impl Outbox {
             }
         }
         acknowledged
-    }
-
-    /// Numbers messages that are in the logs already, because another host has sent them.
-    pub fn pass(&self, messages: &[Envelope], links: &mut Links) {
-        for envelope in messages {
-            links.number(self.target(envelope), 1);
-        }
     }
 
     fn target(&self, envelope: &Envelope) -> Target {

@@ -1,7 +1,6 @@
 //! The loop of one partition: take what is there, apply it, send what follows, settle behind.
 
 use std::{
-    hash::Hasher,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
@@ -10,41 +9,48 @@ use std::{
 };
 
 use bytes::Bytes;
-use fnv::FnvHasher;
 use shop_domain::{
     entity::{Effect, Reply},
     kind::Kind,
     logic::{Logic, UnknownLogic},
-    timestamp::Timestamp,
 };
 use shop_nats::{
-    frame::{Frame, Origin, Payload, Source, Upgrade},
-    log::{Identity, LogError, Record, SharedLog},
+    frame::{self, Frame, Origin, Payload, Source, Upgrade},
+    log::{Identity, Record, SharedLog},
     publisher::{Acknowledged, Resent},
     subject::{origin_of_dead, partition_of},
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::attach::hash;
+pub use self::attach::{AttachError, attach, misfit};
 use crate::{
+    backlog::Backlog,
     counts::SharedCounts,
     entities::{Applied, ApplyError, Entities},
     entity_actor::Input,
     memory::Memory,
-    outbox::{Logs, Outbox},
-    settle::{ROUNDS_MAX, Round, Settled, Settler},
+    outbox::{Logs, Numbered, Outbox},
+    settle::{ROUNDS_MAX, Round, Settled, Settler, raise},
     store::{Checkpoint, Meta, SharedShelf, StoreError},
-    turn::{Sender, Turn},
+    turn::{PATIENCE, Sender, Turn},
 };
+
+mod attach;
 
 /// Most records in one round: bounds what one round holds in memory and how long it takes.
 const ROUND_RECORDS_MAX: usize = 64;
 /// How often a checkpoint is written while something changes. It bounds what is replayed after a
 /// crash; each touched entity is written once however often it changed meanwhile.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(500);
+/// How often an owner writes a receipt while there is something new to vouch for, and after how many records at once.
+/// It bounds what a standby keeps, and sends once more when it takes the partition over.
+const RECEIPT_INTERVAL: Duration = Duration::from_millis(500);
+const RECEIPT_RECORDS: u64 = 1_024;
 /// Why a frame is a dead letter that can be read, but was put into the wrong part of the log.
 pub(crate) const OTHER_PARTITION: &str = "a message to an entity of another partition";
 /// Why a record is a dead letter that has the subject of a partition that there is not.
@@ -74,15 +80,67 @@ pub struct Partition {
     outbox: Outbox,
     /// Whether this host sends and answers, or another one.
     turn: Turn,
+    /// What this host would have sent.
+    backlog: Backlog,
+    receipts: Receipts,
+    /// The sequence up to which all that follows is known to be in the logs.
+    proven: watch::Sender<u64>,
     rounds: mpsc::Sender<Round>,
     saved: watch::Receiver<u64>,
+    /// A checkpoint that may not be written before the logs have all that follows from what it holds.
+    unproven: Option<Checkpoint>,
     active: Arc<AtomicUsize>,
     /// The number of that version, for others.
     logic_shown: Arc<AtomicU32>,
     counts: SharedCounts,
-    /// The cursor of the last checkpoint handed to the settler.
+    /// How much is kept, for others.
+    kept: Arc<AtomicUsize>,
+    /// The cursor of the last checkpoint that was made.
     checkpointed: u64,
     last_checkpoint: Instant,
+}
+
+/// What the partition's log says of how far the logs have what follows from it.
+#[derive(Debug)]
+struct Receipts {
+    /// What makes a frame a receipt of this log.
+    source: Source,
+    /// The newest one that was read.
+    newest: watch::Sender<u64>,
+    /// Up to where one vouches.
+    vouched: u64,
+    /// The last record that is none.
+    last_record: u64,
+    /// When this host wrote one last, and where its cursor was.
+    written: (Instant, u64),
+}
+
+impl Receipts {
+    /// When the next one is due, if the log goes on.
+    fn due(&self, cursor: u64) -> Instant {
+        let (at, before) = self.written;
+        if cursor.saturating_sub(before) >= RECEIPT_RECORDS { at } else { at + RECEIPT_INTERVAL }
+    }
+
+    /// Whether something is not vouched for.
+    const fn is_behind(&self) -> bool {
+        self.last_record > self.vouched
+    }
+
+    /// Takes in a frame at a sequence; up to where it vouches, if it is a receipt.
+    fn take(&mut self, frame: &Frame, sequence: u64) -> Option<u64> {
+        match frame.vouches(self.source, sequence) {
+            Some(vouched) => {
+                self.newest.send_replace(sequence);
+                self.vouched = self.vouched.max(vouched);
+                Some(vouched)
+            }
+            None => {
+                self.last_record = sequence;
+                None
+            }
+        }
+    }
 }
 
 /// How many records a partition takes at a time.
@@ -102,8 +160,14 @@ pub struct Handle {
     pub number: u16,
     /// What it knows.
     pub memory: Arc<Memory>,
-    /// The sequence up to which everything is settled.
+    /// The sequence up to which everything is settled, as far as this host has heard.
     pub settled: watch::Receiver<u64>,
+    /// The sequence up to which all that follows is known to be in the logs.
+    pub proven: watch::Receiver<u64>,
+    /// The sequence of the newest receipt that it has read.
+    pub receipt: watch::Receiver<u64>,
+    /// How many messages and answers it keeps until there is a receipt of them.
+    pub kept: Arc<AtomicUsize>,
     /// The sequence up to which a checkpoint is written.
     pub saved: watch::Receiver<u64>,
     /// How many of its entities are active.
@@ -123,48 +187,6 @@ pub struct Outlet {
     pub counts: SharedCounts,
     /// Whether this host sends and answers, or another one.
     pub turn: Turn,
-}
-
-/// Why a partition does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum AttachError {
-    /// The log is not the one that the checkpoint was made from.
-    #[error(
-        "the checkpoint of {kind}/{partition} does not belong to this log: {reason}; if the log was replaced on \
-         purpose, delete the host's data folder, and it is built again from the log"
-    )]
-    OtherLog {
-        /// Whose checkpoint.
-        kind: Kind,
-        /// Which partition.
-        partition: u16,
-        /// How it differs.
-        reason: String,
-    },
-    /// The log was cut, and what is known here ends before.
-    #[error(
-        "the log of {kind} begins at sequence {first}, but {kind}/{partition} has to go on from {needed}, and there is \
-         no snapshot from which it could; start the host with --snapshots and the place where those of this log are"
-    )]
-    Trimmed {
-        /// Whose log.
-        kind: Kind,
-        /// Which partition.
-        partition: u16,
-        /// Where it begins.
-        first: u64,
-        /// Where it should begin at the latest.
-        needed: u64,
-    },
-    /// Its entities behave in a way that this program does not know.
-    #[error("{0}/{1}: {2}")]
-    Logic(Kind, u16, UnknownLogic),
-    /// The checkpoint cannot be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The log cannot be read.
-    #[error(transparent)]
-    Log(#[from] LogError),
 }
 
 /// Why a partition stopped.
@@ -190,57 +212,6 @@ pub enum PartitionError {
     },
 }
 
-/// Reads a partition's checkpoint and checks that it belongs to the log: a stream that was made
-/// anew or rolled back reuses sequences, and would be waited for in vain, or taken for another.
-pub async fn attach(
-    log: &SharedLog,
-    kind: Kind,
-    partition: u16,
-    shelf: &SharedShelf,
-    identity: &Identity,
-) -> Result<(Meta, Logic), AttachError> {
-    let meta = shelf.meta()?.unwrap_or_else(|| Meta::new(identity));
-    let (first, needed) = (identity.first_sequence, meta.needs_from());
-    if meta.epoch == identity.epoch && first > needed {
-        return Err(AttachError::Trimmed { kind, partition, first, needed });
-    }
-    let logic = Logic::try_from(meta.logic).map_err(|unknown| AttachError::Logic(kind, partition, unknown))?;
-    match misfit(log, kind, &meta, identity).await? {
-        Some(reason) => Err(AttachError::OtherLog { kind, partition, reason }),
-        None => Ok((meta, logic)),
-    }
-}
-
-/// Why a checkpoint is not of this log, if it is not.
-///
-/// Its record at the cursor tells, which a log that was cut behind a snapshot still holds: it keeps a
-/// margin before it. Only where others had the last word is it gone, and a snapshot vouches for all
-/// that came since; and where the log begins right behind it, because the shop was repartitioned there.
-/// There, epoch and creation must do.
-pub async fn misfit(log: &SharedLog, kind: Kind, meta: &Meta, identity: &Identity) -> Result<Option<String>, LogError> {
-    if meta.epoch != identity.epoch {
-        return Ok(Some(format!("the log has the epoch {:016x} instead of {:016x}", identity.epoch, meta.epoch)));
-    }
-    if meta.created_unix_ns != identity.created_unix_ns {
-        let at = |unix_ns: i128| Timestamp::from_unix_ms(u64::try_from(unix_ns / 1_000_000).unwrap_or(0));
-        let (now, then) = (at(identity.created_unix_ns), at(meta.created_unix_ns));
-        return Ok(Some(format!("the stream was made at {now}, that of the checkpoint at {then}")));
-    }
-    if identity.last_sequence < meta.cursor {
-        return Ok(Some(format!("the log ends at {}, the checkpoint at {}", identity.last_sequence, meta.cursor)));
-    }
-    let is_cut_off = meta.cursor < identity.first_sequence && meta.cursor < meta.complete_to;
-    let begins_behind = meta.cursor + 1 == identity.first_sequence;
-    if meta.cursor == 0 || is_cut_off || begins_behind {
-        return Ok(None);
-    }
-    Ok(match log.record(kind, meta.cursor).await? {
-        Some(record) if hash(&record.payload) == meta.cursor_hash => None,
-        Some(_) => Some(format!("the log holds another message at sequence {}", meta.cursor)),
-        None => Some(format!("the log does not hold sequence {} any more", meta.cursor)),
-    })
-}
-
 impl Partition {
     /// A partition that goes on from what [`attach`] returned, the settler that follows it, and what others see.
     pub fn new(
@@ -253,19 +224,38 @@ impl Partition {
         Outlet { replies, counts, turn }: Outlet,
     ) -> (Self, impl Future<Output = Result<Settled, StoreError>> + Send + 'static, Handle) {
         let cursor = meta.cursor;
-        let Identity { partitions, link_epoch, .. } = *logs.get(&kind).expect("every kind has a log");
+        let Identity { partitions, epoch, link_epoch, .. } = *logs.get(&kind).expect("every kind has a log");
         let memory = Arc::new(Memory::new(shelf.clone(), cursor, logic));
-        let source = Source { origin: Origin::Partition(kind, number), epoch: link_epoch };
+        let origin = Origin::Partition(kind, number);
+        let source = Source { origin, epoch: link_epoch };
         let ((settled, settled_at), (saved, saved_at)) = (watch::channel(cursor), watch::channel(cursor));
+        let ((proven, proven_to), (newest, receipt)) = (watch::channel(cursor), watch::channel(0));
         let (rounds, applied) = mpsc::channel(ROUNDS_MAX);
-        let settler =
-            Settler { memory: Arc::clone(&memory), shelf, replies, settled, saved, counts: Arc::clone(&counts) };
-        let (known, active) = (Arc::clone(&memory), Arc::default());
+        let settler = Settler {
+            memory: Arc::clone(&memory),
+            shelf,
+            replies,
+            settled,
+            proven: proven.clone(),
+            saved,
+            counts: Arc::clone(&counts),
+        };
+        let receipts = Receipts {
+            source: Source { origin, epoch },
+            newest,
+            vouched: 0,
+            last_record: cursor,
+            written: (Instant::now(), cursor),
+        };
+        let (known, active, kept) = (Arc::clone(&memory), Arc::default(), Arc::default());
         let logic_shown = Arc::new(AtomicU32::new(logic.number()));
         let handle = Handle {
             number,
             memory: known,
             settled: settled_at,
+            proven: proven_to,
+            receipt,
+            kept: Arc::clone(&kept),
             saved: saved_at.clone(),
             active: Arc::clone(&active),
             turn: turn.clone(),
@@ -283,11 +273,16 @@ impl Partition {
             logic,
             memory,
             turn,
+            backlog: Backlog::default(),
+            receipts,
+            proven,
             rounds,
             saved: saved_at,
+            unproven: None,
             active,
             logic_shown,
             counts,
+            kept,
             checkpointed: cursor,
             last_checkpoint: Instant::now(),
         };
@@ -302,6 +297,7 @@ impl Partition {
         stop: CancellationToken,
     ) -> Result<(), PartitionError> {
         let mut taken = Vec::with_capacity(ROUND_RECORDS_MAX);
+        let mut proven = self.proven.subscribe();
         loop {
             let limit = match pace {
                 Pace::RecordByRecord(until) if self.meta.cursor < until => 1,
@@ -309,32 +305,41 @@ impl Partition {
             };
             let checkpoint_due = self.last_checkpoint + CHECKPOINT_INTERVAL;
             let (is_unsaved, is_saving) = (self.is_unsaved(), self.is_saving());
-            // In this order, so that neither is kept waiting by a log that always has more.
-            tokio::select! {
+            let receipt_due = self.receipts.due(self.meta.cursor);
+            let owes_receipt = self.turn.owes_receipts() && self.receipts.is_behind();
+            let kept_since = self.backlog.since();
+            // In this order, so that none is kept waiting by a log that always has more.
+            let is_whole = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep_until(checkpoint_due), if is_unsaved && !is_saving => {
-                    let is_whole = unless_stuck(&stop, self.settle(vec![], vec![], true)).await.is_some();
-                    if !is_whole {
-                        return Ok(());
-                    }
+                () = self.turn.calls(kept_since.unwrap_or_else(Instant::now)), if kept_since.is_some() => {
+                    unless_stuck(&stop, self.send_kept()).await.is_some()
                 }
-                Ok(()) = self.saved.changed(), if is_unsaved && is_saving => {}
+                () = sleep_until(checkpoint_due), if is_unsaved && !is_saving => {
+                    unless_stuck(&stop, self.checkpoint()).await.is_some()
+                }
+                () = sleep_until(receipt_due), if owes_receipt => {
+                    unless_stuck(&stop, self.write_receipt()).await.is_some()
+                }
+                Ok(()) = self.saved.changed(), if is_unsaved && is_saving => true,
+                Ok(()) = proven.changed(), if kept_since.is_some() || self.unproven.is_some() => unless_stuck(&stop, self.forget()).await.is_some(),
                 count = records.recv_many(&mut taken, limit) => match count {
                     0 => break,
-                    _ => {
-                        let is_whole = self.round(taken.drain(..), &stop).await?;
-                        if !is_whole {
-                            return Ok(());
-                        }
-                    }
+                    _ => self.round(taken.drain(..), &stop).await?,
                 },
+            };
+            if !is_whole {
+                return Ok(());
             }
         }
-        if self.is_unsaved() {
-            // Without it what came since the one before is applied once more.
-            let _ = unless_stuck(&stop, self.settle(vec![], vec![], true)).await;
-        }
+        // Without a last checkpoint what came since the one before is applied once more.
+        let _ = unless_stuck(&stop, async {
+            self.forget().await;
+            if self.is_unsaved() && self.backlog.is_empty() {
+                self.checkpoint().await;
+            }
+        })
+        .await;
         Ok(())
     }
 
@@ -361,24 +366,99 @@ impl Partition {
                 Effect::Reply(reply) => replies.push(reply),
             }
         }
+        let messages = self.outbox.number(messages, &mut self.meta.links);
         let sender = tokio::select! {
             biased;
             sender = self.turn.comes(self.meta.cursor) => sender,
             () = stop.cancelled() => return Ok(false),
         };
-        let settled = async {
-            match sender {
-                Sender::Here => {
-                    let sent = self.outbox.send(messages, self.meta.cursor, &mut self.meta.links).await;
-                    self.settle(sent, replies, false).await;
-                }
-                Sender::Owner => {
-                    self.outbox.pass(&messages, &mut self.meta.links);
-                    self.settle(vec![], vec![], false).await;
+        Ok(unless_stuck(stop, self.follow_up(sender, messages, replies)).await.is_some())
+    }
+
+    /// Does with what follows from a round what its `sender` asks for.
+    async fn follow_up(&mut self, sender: Sender, messages: Vec<Numbered>, replies: Vec<Reply>) {
+        let cursor = self.meta.cursor;
+        match sender {
+            Sender::Here => self.send(messages, replies).await,
+            Sender::Owner => {
+                self.backlog.keep(cursor, messages, replies);
+                self.kept.store(self.backlog.len(), Relaxed);
+                self.settle(None, vec![], None).await;
+                if self.backlog.is_full() {
+                    self.make_room().await;
                 }
             }
-        };
-        Ok(unless_stuck(stop, settled).await.is_some())
+            Sender::Other => {
+                raise(&self.proven, cursor);
+                self.settle(None, vec![], None).await;
+            }
+        }
+    }
+
+    /// Sends what follows up to the cursor, behind all that is kept: the numbers on a link leave no hole.
+    async fn send(&mut self, messages: Vec<Numbered>, replies: Vec<Reply>) {
+        let (mut all, mut all_replies) = self.backlog.take();
+        self.kept.store(0, Relaxed);
+        all.extend(messages);
+        all_replies.extend(replies);
+        let sent = self.outbox.send(&all, self.meta.cursor).await;
+        self.settle(Some(sent), all_replies, None).await;
+        self.forget().await;
+    }
+
+    /// Sends all that is kept.
+    async fn send_kept(&mut self) {
+        let (kind, number, kept) = (self.kind, self.number, self.backlog.len());
+        tracing::info!("{kind}/{number}: sending {kept} messages and answers that were kept");
+        self.send(vec![], vec![]).await;
+    }
+
+    /// Lets go of what is kept and is proven to be in the logs, and of the checkpoint that waits for that.
+    async fn forget(&mut self) {
+        let proven = *self.proven.borrow();
+        self.backlog.forget(proven);
+        self.kept.store(self.backlog.len(), Relaxed);
+        let is_covered = |checkpoint: &mut Checkpoint| self.backlog.is_clear_to(checkpoint.meta.cursor);
+        if let Some(checkpoint) = self.unproven.take_if(is_covered) {
+            self.settle(None, vec![], Some(checkpoint)).await;
+        }
+    }
+
+    /// Makes room where too much is kept: where this host is far behind, others know of a receipt that it would come
+    /// to later. That it is there is looked up.
+    async fn make_room(&mut self) {
+        let until = Instant::now() + PATIENCE;
+        let mut known = self.meta.cursor;
+        while self.backlog.is_full() {
+            let Some(named) = self.turn.named_receipt(known, until).await else { return self.send_kept().await };
+            known = named;
+            if let Some(vouched) = self.look_up(named).await {
+                raise(&self.proven, vouched);
+                self.forget().await;
+            }
+        }
+    }
+
+    /// Up to where the record at a sequence vouches, if it is a receipt.
+    async fn look_up(&self, sequence: u64) -> Option<u64> {
+        let record = self.log.record(self.kind, sequence).await.ok()??;
+        match record.read(self.kind).ok()? {
+            Payload::Frame(frame) if record.partition == self.number => frame.vouches(self.receipts.source, sequence),
+            Payload::Frame(_) | Payload::Upgrade(_) => None,
+        }
+    }
+
+    /// Says in the log how far all that follows is in the logs. One that does not get there is written anew.
+    async fn write_receipt(&mut self) {
+        self.receipts.written = (Instant::now(), self.meta.cursor);
+        let proven = *self.proven.borrow();
+        if proven <= self.receipts.vouched {
+            return;
+        }
+        let receipt = frame::receipt(self.receipts.source, proven);
+        if let Err(error) = self.log.append(self.kind, self.number, receipt).await {
+            tracing::debug!("no receipt: {error}");
+        }
     }
 
     /// Picks the messages that are to be applied, and moves the cursor behind all records.
@@ -395,7 +475,12 @@ impl Partition {
                 Ok(Payload::Frame(frame)) if !self.is_for_us(&frame) => {
                     self.bury(record, OTHER_PARTITION.into()).await;
                 }
-                Ok(Payload::Frame(Frame { source, first, messages, .. })) => {
+                Ok(Payload::Frame(frame)) => {
+                    if let Some(vouched) = self.receipts.take(&frame, sequence) {
+                        self.turn.trust();
+                        raise(&self.proven, vouched);
+                    }
+                    let Frame { source, first, messages, .. } = frame;
                     let accepted = self.meta.links.accept(source, first, messages.len(), sequence);
                     if accepted.len() < messages.len() {
                         let (kind, number, all) = (self.kind, self.number, messages.len());
@@ -464,15 +549,17 @@ impl Partition {
         matches!(origin, Ok(Some(Record { foreign: Some(_), .. })))
     }
 
-    async fn settle(&mut self, sent: Vec<Acknowledged>, replies: Vec<Reply>, checkpoint: bool) {
-        let cursor = self.meta.cursor;
-        let checkpoint = checkpoint.then(|| {
-            self.meta.cursor_hash = hash(&self.last);
-            (self.checkpointed, self.last_checkpoint) = (cursor, Instant::now());
-            Checkpoint { meta: self.meta.clone(), changes: self.memory.leave() }
-        });
+    /// Makes a checkpoint. It is written when the logs have all that follows from what it holds.
+    async fn checkpoint(&mut self) {
+        self.meta.cursor_hash = hash(&self.last);
+        (self.checkpointed, self.last_checkpoint) = (self.meta.cursor, Instant::now());
+        self.unproven = Some(Checkpoint { meta: self.meta.clone(), changes: self.memory.leave() });
+        self.forget().await;
+    }
+
+    async fn settle(&mut self, sent: Option<Vec<Acknowledged>>, replies: Vec<Reply>, checkpoint: Option<Checkpoint>) {
         // A settler that ended says why itself.
-        let _ = self.rounds.send(Round { cursor, sent, replies, checkpoint }).await;
+        let _ = self.rounds.send(Round { cursor: self.meta.cursor, sent, replies, checkpoint }).await;
     }
 
     fn is_unsaved(&self) -> bool {
@@ -491,11 +578,4 @@ async fn unless_stuck<T>(stop: &CancellationToken, work: impl Future<Output = T>
         done = work => Some(done),
         () = async { stop.cancelled().await; sleep(LAST_WAIT).await } => None,
     }
-}
-
-/// What tells a record from another one at the same sequence: FNV-1a (64 bit) of its bytes.
-fn hash(record: &[u8]) -> u64 {
-    let mut hasher = FnvHasher::default();
-    hasher.write(record);
-    hasher.finish()
 }

@@ -1,5 +1,8 @@
 //! What a round must still wait for: first its messages are acknowledged, then its callers are
 //! answered, then it may become part of a checkpoint. Overlaps with the next rounds.
+//!
+//! Two things are told of a partition. *Settled* is what may be shown: a standby takes its owner's word for it. *Proven*
+//! is what may be forgotten: that all that follows is in the logs is known from their acknowledgements, or from the log.
 
 use std::{sync::Arc, time::Instant};
 
@@ -23,8 +26,8 @@ pub const ROUNDS_MAX: usize = 8;
 pub struct Round {
     /// The sequence up to which it applied.
     pub cursor: u64,
-    /// Its messages on their way.
-    pub sent: Vec<Acknowledged>,
+    /// Its messages on their way, and with them those of all rounds before; none if another host sends them.
+    pub sent: Option<Vec<Acknowledged>>,
     /// Its answers.
     pub replies: Vec<Reply>,
     /// The checkpoint that may be written behind it.
@@ -51,6 +54,8 @@ pub struct Settler {
     pub replies: mpsc::Sender<Reply>,
     /// The sequence up to which everything is settled.
     pub settled: watch::Sender<u64>,
+    /// The sequence up to which all that follows is known to be in the logs.
+    pub proven: watch::Sender<u64>,
     /// The sequence up to which a checkpoint is written.
     pub saved: watch::Sender<u64>,
     /// Where checkpoints are counted.
@@ -73,12 +78,15 @@ impl Settler {
                 round = rounds.recv() => round,
             };
             let Some(Round { cursor, sent, replies, checkpoint }) = round else { break };
-            for acknowledged in sent {
-                if acknowledged.await.is_err() {
-                    // Nothing from here on counts.
-                    settled = Settled::Unsent;
-                    break 'rounds;
+            if let Some(sent) = sent {
+                for acknowledged in sent {
+                    if acknowledged.await.is_err() {
+                        // Nothing from here on counts.
+                        settled = Settled::Unsent;
+                        break 'rounds;
+                    }
                 }
+                raise(&self.proven, cursor);
             }
             for reply in replies {
                 // Nobody sends answers any more when the host is being stopped.
@@ -115,6 +123,15 @@ impl Settler {
             Ok(())
         }
     }
+}
+
+/// Notes that something is so up to a sequence at least.
+pub fn raise(known: &watch::Sender<u64>, to: u64) {
+    known.send_if_modified(|known| {
+        let is_further = to > *known;
+        *known = to.max(*known);
+        is_further
+    });
 }
 
 async fn finish(saving: Option<&mut tokio::task::JoinHandle<Result<(), StoreError>>>) -> Result<(), StoreError> {

@@ -2,7 +2,8 @@
 //!
 //! A frame is a version byte and a MessagePack map with field names: `source`, `cause` (not of doors), `first`,
 //! `messages`.
-//! Beside frames, a partition's log may hold upgrades, whose map has the one field `upgrade`.
+//! Beside frames, a partition's log may hold upgrades, whose map has the one field `upgrade`. A frame without messages
+//! is a [receipt](receipt).
 
 use std::fmt;
 
@@ -66,6 +67,16 @@ pub struct Frame {
     pub first: u64,
     /// The messages, numbered one by one from `first`.
     pub messages: Vec<Envelope>,
+}
+
+impl Frame {
+    /// Up to which sequence a frame at `sequence` of a partition's own log, which is that of `source`, vouches that all
+    /// that follows is in the logs; nothing unless it is a [`receipt`].
+    pub fn vouches(&self, source: Source, sequence: u64) -> Option<u64> {
+        let is_receipt = self.source == source && self.messages.is_empty();
+        // Of what comes behind it, it can know nothing.
+        is_receipt.then(|| self.cause.unwrap_or(0).min(sequence))
+    }
 }
 
 /// From here on the partition behaves by another logic version. It is not numbered, because
@@ -213,6 +224,14 @@ pub fn frames_caused(source: Source, cause: u64, first: u64, messages: &[Encoded
     frames_of(source, Some(cause), first, messages)
 }
 
+/// What the owner of a partition writes into the partition's own log: a frame without messages, of the partition itself,
+/// by which a standby knows that all that follows from the log up to the sequence `cause` is in the logs. Its epoch is
+/// that of the log, not of its links: where a backup is restored, the logs may end before what was said of them.
+/// It changes nothing, and is of no account to a program that does not know what it means.
+pub fn receipt(source: Source, cause: u64) -> Bytes {
+    join(source, Some(cause), 1, &[])
+}
+
 fn frames_of(source: Source, cause: Option<u64>, first: u64, messages: &[EncodedMessage]) -> Vec<(Bytes, u64)> {
     let mut frames = Vec::new();
     let (mut start, mut bytes) = (0, 0);
@@ -285,6 +304,19 @@ mod tests {
         for without in [&of_a_door[..], &Upgrade { logic: 2 }.encode(), b"", b"hello"] {
             assert_eq!(Cause::of(without), None);
         }
+    }
+
+    #[test]
+    fn a_receipt_is_a_frame_without_messages_that_vouches_for_its_own_log_alone() {
+        let Payload::Frame(frame) = Payload::decode(Kind::Order, &receipt(SOURCE, 17)).unwrap() else {
+            panic!("no frame")
+        };
+        assert_eq!(frame, Frame { source: SOURCE, cause: Some(17), first: 1, messages: vec![] });
+        assert_eq!((frame.vouches(SOURCE, 20), frame.vouches(SOURCE, 9)), (Some(17), Some(9)));
+        let others = [Source { epoch: 8, ..SOURCE }, Source { origin: Origin::Partition(Kind::Order, 4), ..SOURCE }];
+        assert!(others.iter().all(|other| frame.vouches(*other, 20).is_none()));
+        let with_messages = Frame { messages: vec![refund("o-1")], ..frame };
+        assert_eq!(with_messages.vouches(SOURCE, 20), None);
     }
 
     #[test]

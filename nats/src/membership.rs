@@ -1,7 +1,8 @@
 //! How the hosts of a kind know of each other: each says now and then, and whenever something
 //! changes, that it is there.
 //!
-//! Nothing of it is stored. It decides who does the work, and never whether the result is right.
+//! Nothing of it is stored. It decides who does the work, and how soon a standby shows what it has applied; never
+//! what comes into the logs, because nothing is dropped for its sake.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -30,6 +31,9 @@ pub struct Announcement {
     pub state: HostState,
     /// Of each partition that it owns, the sequence up to which all that follows is in the logs.
     pub settled: BTreeMap<u16, u64>,
+    /// Of each partition that it owns, where in its log the newest receipt is that it has read.
+    #[serde(default)]
+    pub receipts: BTreeMap<u16, u64>,
 }
 
 /// What a host can do.

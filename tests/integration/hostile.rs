@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, future::IntoFuture, time::Duration};
 
-use async_nats::{Client, jetstream};
+use async_nats::{Client, Subject, jetstream};
 use futures::StreamExt;
 use serde::Serialize;
 use serde_json::json;
@@ -26,8 +26,9 @@ use shop_tests::cluster::Cluster;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{interval, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     operator::tool,
@@ -83,6 +84,64 @@ async fn a_trace_context_that_no_header_can_have_comes_in_nowhere_and_stops_no_h
     shop.post("/wallets/alice/top-up", json!({ "amount": 1 })).await.is(200).has("/balance", 6);
     tool(&shop, "audit").await.exits(0);
     shop.close().await;
+}
+
+/// A host that believes that another one owns its partitions keeps what it would send, until the log tells that it is
+/// sent: what is said by the way may be a lie.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn announcements_that_are_forged_hang_no_order() {
+    let shop = TestShop::open().await;
+    shop.wallet("alice", 1_000).await;
+    shop.product("apple", 10, 100).await;
+    let nats = async_nats::connect(shop.shop.nats_url()).await.unwrap();
+    let mut announced = nats.subscribe("shop.hosts.*").await.unwrap();
+    // Whoever is subscribed to does not count as gone for a while.
+    let _ghosts = nats.subscribe("shop.hosts.*.*").await.unwrap();
+    let mut kinds = BTreeMap::new();
+    while kinds.len() < Kind::ALL.len() {
+        let message = announced.next().await.unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+        kinds.insert(message.subject, said["epoch"].clone());
+    }
+    let all = |sequence: u64| (0..8).map(|partition| (partition.to_string(), sequence)).collect::<BTreeMap<_, _>>();
+    let lie = |(subject, epoch): (&Subject, &serde_json::Value), ghost: u64| {
+        let (settled, receipts, host) = (all(1 << 63), all(ghost + 1), format!("ghost{ghost}"));
+        let lie = json!({ "host": host, "epoch": epoch, "state": "ready", "settled": settled, "receipts": receipts });
+        (subject.clone(), lie.to_string())
+    };
+    // One of them comes first for each partition.
+    let lies: Vec<_> = kinds.iter().flat_map(|kind| (0..16).map(move |ghost| lie(kind, ghost))).collect();
+    let liar = nats.clone();
+    let lying = AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut beat = interval(Duration::from_millis(100));
+        loop {
+            beat.tick().await;
+            for (subject, lie) in &lies {
+                liar.publish(subject.clone(), lie.clone().into()).await.unwrap();
+            }
+        }
+    }));
+    let stats = || async { String::from_utf8(service_stats(&nats).await).unwrap() };
+    eventually("the lie", stats, |stats| !stats.contains(r#""role":"owner""#)).await;
+    let orders: Vec<_> = (0..5).map(|number| format!("o-{number}")).collect();
+    for order in &orders {
+        let order = json!({ "id": order, "user": "alice", "product": "apple", "quantity": 1 });
+        let body = order.to_string();
+        nats.publish(format!("shop.order.{}.place", order["id"].as_str().unwrap()), body.into()).await.unwrap();
+    }
+    for order in &orders {
+        let is_confirmed = |answer: &Answer| answer.status == 200 && answer.body["status"] == "CONFIRMED";
+        eventually("the order", || shop.get(format!("/orders/{order}")).into_future(), is_confirmed).await;
+    }
+    drop(lying);
+    assert_eq!(shop.balance("alice").await, 1_000 - 5 * 10);
+    tool(&shop, "audit").await.exits(0).says(&["no differences"]);
+    shop.close().await;
+}
+
+/// What the host of orders tells of its partitions.
+async fn service_stats(nats: &Client) -> Vec<u8> {
+    nats.request("$SRV.STATS.shop-order", "".into()).await.unwrap().payload.into()
 }
 
 /// Tops a wallet up past the door.

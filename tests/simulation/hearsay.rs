@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -53,6 +53,15 @@ struct Ghost {
     kind: Kind,
     what: Announcement,
     until: Instant,
+}
+
+/// What a host that is not there says of its progress.
+#[derive(Debug)]
+pub(crate) struct Lies {
+    /// Up to where it has settled all.
+    pub(crate) settled: u64,
+    /// Where there is a receipt.
+    pub(crate) receipt: u64,
 }
 
 /// How much of what is said goes wrong.
@@ -114,8 +123,16 @@ impl Hearsay {
         self.weather.as_mut().is_none_or(|weather| weather.chance.bool())
     }
 
-    /// Announces a host that is not there for a while, one that would own a partition if it were.
-    pub(crate) fn haunt(&mut self, kind: Kind, partition: u16, there: &[&Announcement], time: Duration) {
+    /// Announces a host that is not there for a while, one that would own a partition if it were. Its `lies` are how far
+    /// it says that it is, with all partitions.
+    pub(crate) fn haunt(
+        &mut self,
+        kind: Kind,
+        partition: u16,
+        there: &[&Announcement],
+        lies: Option<Lies>,
+        time: Duration,
+    ) {
         let Some(epoch) = there.first().map(|one| one.epoch) else { return };
         let is_new = |name: &String| self.ghosts.iter().all(|ghost| ghost.what.host != *name);
         let names = (0..).map(|number| format!("ghost {number}")).filter(is_new);
@@ -129,8 +146,15 @@ impl Hearsay {
             ghost.decide(&decisions, &watch::channel(BTreeSet::new()).0);
             (turns[usize::from(partition)].role() == Role::Owner).then_some(ghost.me)
         };
-        let what = names.filter_map(owner).next().expect("some name comes first");
+        let mut what = names.filter_map(owner).next().expect("some name comes first");
         self.counts.add(Fault::Ghost);
+        if let Some(Lies { settled, receipt }) = lies {
+            self.counts.add(Fault::Lied);
+            for number in 0..=partition {
+                what.settled.insert(number, settled);
+                what.receipts.insert(number, receipt);
+            }
+        }
         self.ghosts.push(Ghost { kind, what, until: Instant::now() + time });
     }
 
@@ -239,11 +263,13 @@ impl Member {
             if let Some(partition) = view.partitions.get(&number).filter(|_| before != now) {
                 let cursor = partition.handle.memory.cursor();
                 let has_more = cursor > *partition.handle.settled.borrow();
-                self.life.count(match (now, has_more) {
+                let keeps = partition.handle.kept.load(Relaxed) > 0;
+                self.life.count(match (now, has_more || keeps) {
                     (Role::Owner, true) => Fault::PromotedHolding,
                     (Role::Owner, false) => Fault::Promoted,
                     (Role::Standby, true) => Fault::DemotedSending,
                     (Role::Standby, false) => Fault::Demoted,
+                    (Role::Spectator, _) => unreachable!("a host is no spectator"),
                 });
             }
         }
@@ -264,22 +290,22 @@ impl Member {
         is_gone: &mut dyn FnMut(&str) -> bool,
     ) -> Option<&Announcement> {
         let now = Instant::now();
-        let settled = members::settled(view, &self.decisions);
+        let (settled, receipts) = members::progress_of(view, &self.decisions);
         let is_further = settled.iter().any(|(partition, at)| self.members.me.settled.get(partition) < Some(at));
         let is_beat = now >= self.next_beat;
         if is_beat {
             self.next_beat = now + beat;
-            self.members.forget_silent();
+            self.members.forget_silent(&self.decisions);
             for host in self.members.others().cloned().collect::<Vec<_>>() {
                 if is_gone(&host) {
-                    self.members.forget(&host);
+                    self.members.forget(&host, &self.decisions);
                 }
             }
             self.decide(view);
         }
         let is_silent = self.silent_until > now;
         if !is_silent {
-            self.members.me.settled = settled;
+            (self.members.me.settled, self.members.me.receipts) = (settled, receipts);
         }
         ((is_beat || is_further && !is_silent) && self.mute_until <= now).then_some(&self.members.me)
     }

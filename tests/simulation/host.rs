@@ -1,6 +1,10 @@
 //! One production host in simulation, between its start and its end.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use futures::{FutureExt, future::OptionFuture};
 use shop_actors::{
@@ -270,9 +274,7 @@ impl Host {
 
 /// Whether one of the partitions is a standby that has not let go of all that it has applied.
 fn is_holding(view: &View) -> bool {
-    view.partitions
-        .values()
-        .any(|one| one.handle.turn.role() == Role::Standby && one.handle.memory.cursor() > *one.handle.settled.borrow())
+    view.partitions.values().any(|one| one.handle.turn.role() == Role::Standby && one.handle.kept.load(Relaxed) > 0)
 }
 
 /// Runs a host from these checkpoints for a while; returns why it did not go on, if it did not.

@@ -186,7 +186,7 @@ impl Life {
         let mut deeds = self.deeds();
         match role {
             Role::Owner => drop(deeds.standby.remove(&partition)),
-            Role::Standby => drop(deeds.standby.insert(partition)),
+            Role::Standby | Role::Spectator => drop(deeds.standby.insert(partition)),
         }
     }
 
@@ -206,17 +206,17 @@ impl Life {
         }
     }
 
-    /// A host may only keep what others vouch for, or what it has sent on its own.
+    /// A host may only keep what a receipt in the log vouches for, or what it has sent on its own.
     fn keeps(&self, partition: u16, before: u64, cursor: u64) {
         let place = (self.kind, partition);
+        let vouched = self.world.observer.vouched(place).max(before);
         let deeds = self.deeds();
-        let vouched = deeds.told.get(&partition).copied().unwrap_or_default().max(before);
         for (to, number) in self.world.observer.sent_between(place, vouched, cursor) {
             let sent = deeds.sent.get(&(place, to)).copied().unwrap_or_default();
             if sent < number {
                 let (kind, target) = to;
                 self.world.observer.report(format!(
-                    "a checkpoint of {}/{partition} at {cursor}: its messages up to {number} to {kind}/{target} are in                      nobody's name: the owner is known to be at {vouched}, and this host has sent {sent}",
+                    "a checkpoint of {}/{partition} at {cursor}: its messages up to {number} to {kind}/{target} are in                      nobody's name: the log vouches for {vouched}, and this host has sent {sent}",
                     self.kind
                 ));
             }

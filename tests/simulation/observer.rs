@@ -66,6 +66,10 @@ struct Book {
     accepted: BTreeMap<(Place, Source), u64>,
     /// By inbox: what it is to be answered, and from where on.
     answers: BTreeMap<Box<str>, Vec<Due>>,
+    /// Up to where the receipts in its log vouch for each partition.
+    vouched: BTreeMap<Place, u64>,
+    /// Whether hosts were told of progress that there was not: what they show may be early, and nothing else.
+    is_lied_to: bool,
     counts: Counts,
     checks: u64,
     violations: Vec<String>,
@@ -99,6 +103,8 @@ impl Observer {
             sent: BTreeMap::new(),
             accepted: BTreeMap::new(),
             answers: BTreeMap::new(),
+            vouched: BTreeMap::new(),
+            is_lied_to: false,
             counts: Counts::default(),
             checks: 0,
             violations: vec![],
@@ -134,6 +140,18 @@ impl Observer {
         if let Some(missing) = book.missing((kind, partition), cursor) {
             book.violations.push(format!("{what} of {kind}/{partition} at {cursor} runs ahead: {missing}"));
         }
+    }
+
+    /// From now on hosts may believe that all is settled which is not.
+    pub(crate) fn lied_to(&self) {
+        self.book().is_lied_to = true;
+    }
+
+    /// Up to where the receipts in its log vouch for a partition.
+    pub(crate) fn vouched(&self, place: Place) -> u64 {
+        let mut book = self.book();
+        book.follow();
+        book.vouched.get(&place).copied().unwrap_or_default()
     }
 
     /// What a wallet holds after all that its log has taken.
@@ -221,7 +239,11 @@ impl Observer {
 
     /// What a partition of a host, of so many, knows is what its log says, up to where the partition is.
     pub(crate) fn compare(&self, kind: Kind, handle: &Handle, partitions: u16) {
-        self.settled(kind, handle.number, *handle.settled.borrow(), "what is settled");
+        self.settled(kind, handle.number, *handle.proven.borrow(), "what is proven");
+        let is_lied_to = self.book().is_lied_to;
+        if !is_lied_to {
+            self.settled(kind, handle.number, *handle.settled.borrow(), "what is settled");
+        }
         let compared = handle.memory.look(|look| {
             self.book().compare((kind, handle.number), partitions, look);
             Ok(())
@@ -368,6 +390,9 @@ impl Book {
             let text = format!("{at:?} at {}: {kind} has nothing at {cause:?}, which it follows from", record.sequence);
             return self.violations.push(text);
         };
+        if frame.messages.is_empty() {
+            return self.check_receipt(at, (kind, partition), cause, record.sequence);
+        }
         let last = frame.first + frame.messages.len() as u64 - 1;
         let layout = self.layout_at(at.0, record.sequence);
         let sent = self.sent.get(&(layout, (kind, partition), at)).map_or(&[][..], Vec::as_slice);
@@ -376,6 +401,20 @@ impl Book {
             let text = format!("{at:?} at {}: it follows from {follows_from:?}, not from {cause}", record.sequence);
             self.violations.push(text);
         }
+    }
+
+    /// What a receipt vouches for holds: the logs have all that follows from the log of its partition up to there.
+    fn check_receipt(&mut self, at: Place, of: Place, vouched: u64, sequence: u64) {
+        self.counts.add(Fault::Receipt);
+        self.checks += 1;
+        if at != of {
+            self.violations.push(format!("{at:?} at {sequence}: a receipt of {of:?}"));
+        }
+        if let Some(missing) = self.missing(of, vouched) {
+            self.violations.push(format!("the receipt of {of:?} at {sequence} runs ahead to {vouched}: {missing}"));
+        }
+        let known = self.vouched.entry(of).or_default();
+        *known = vouched.max(*known);
     }
 
     fn note(&mut self, at: Place, sequence: u64, source: Source, handled: &Handled) {
@@ -431,6 +470,9 @@ impl Book {
         let current: Vec<_> = current.filter(is_it).collect();
         if current.is_empty() {
             return Err("was before".into());
+        }
+        if self.is_lied_to {
+            return Ok(());
         }
         let place = |at| (kind, partition_of(id, self.layouts[self.layout_at(kind, at)][&kind].partitions));
         let missing: Option<Vec<_>> = current.iter().map(|(at, _)| self.missing(place(*at), *at)).collect();

@@ -13,7 +13,7 @@ use shop_domain::{
     product, wallet,
 };
 
-use crate::{careful::CAREFUL, chaos::Keep, reads::LookAt, sim::Sim, trace::Fault, vault::Spoil};
+use crate::{careful::CAREFUL, chaos::Keep, hearsay::Lies, reads::LookAt, sim::Sim, trace::Fault, vault::Spoil};
 
 /// What every wallet holds at first, and every product.
 const MONEY: u64 = 200;
@@ -184,7 +184,12 @@ fn estrange(sim: &mut Sim) {
         2 => sim.silence(slot, time),
         3 => {
             let partition = any_partition(sim, kind);
-            sim.haunt(slot, partition, time);
+            let last = sim.last_of(kind);
+            let lies = sim.chance.bool().then(|| Lies {
+                settled: if sim.chance.bool() { u64::MAX } else { last + sim.chance.u64(0..100) },
+                receipt: sim.chance.u64(0..last + 100),
+            });
+            sim.haunt(slot, partition, lies, time);
         }
         _ => sim.stop(slot),
     }

@@ -116,7 +116,7 @@ async fn look(life: Arc<Life>, reads: query::Reads, at: LookAt, role: Option<Rol
         (LookAt::Quotes(_), _) => Fault::Quoted,
         (LookAt::Entity(_), Some(Role::Owner)) => Fault::LookedAtOwner,
         (LookAt::Entity(_), Some(Role::Standby)) => Fault::LookedAtStandby,
-        (LookAt::Entity(_), None) => Fault::LookedElsewhere,
+        (LookAt::Entity(_), Some(Role::Spectator) | None) => Fault::LookedElsewhere,
     });
     if let Err(told) = judge(&life, &at, begun, answer) {
         life.observer().report(format!("who looks at {at:?} is told: {told}"));

@@ -355,7 +355,7 @@ impl Sim {
                 standby.into_iter().for_each(|standby| self.crash(standby, Keep::Latest));
             }
             Act::TwoOwners => self.with_owner(kind, |sim, owner| sim.cut_off(owner, true, STRIFE)),
-            Act::NoOwner => self.with_owner(kind, |sim, owner| sim.haunt(owner, 0, STRIFE)),
+            Act::NoOwner => self.with_owner(kind, |sim, owner| sim.haunt(owner, 0, None, STRIFE)),
             Act::SilentOwner => self.with_owner(kind, |sim, owner| sim.silence(owner, STRIFE)),
         }
     }

@@ -74,6 +74,8 @@ faults! {
     Deaf = "host heard nothing of the others",
     Silent = "owner did not say how far it is",
     Ghost = "host announced that is not there",
+    Lied = "host announced that lies about its progress",
+    Receipt = "owner said in the log how far it is",
     LookedAtOwner = "customer looked at what its owner shows",
     LookedAtStandby = "customer looked at what a standby shows",
     LookedElsewhere = "customer looked at what another host holds",

@@ -57,6 +57,7 @@ impl View {
             let role = match handle.turn.role() {
                 Role::Owner => "owner",
                 Role::Standby => "standby",
+                Role::Spectator => "spectator",
             };
             json!({ "partition": handle.number, "role": role, "settled": settled, "checkpoint": saved })
         });

@@ -45,7 +45,7 @@ const COUNTERS: [Row<Counts>; 10] = [
 ];
 
 /// How a partition is.
-const PARTITION_GAUGES: [Row<PartitionView>; 7] = [
+const PARTITION_GAUGES: [Row<PartitionView>; 9] = [
     ("partition_owned", "Whether this host sends and answers for the partition, and no other one", |one| {
         u64::from(one.handle.turn.role() == Role::Owner)
     }),
@@ -59,6 +59,14 @@ const PARTITION_GAUGES: [Row<PartitionView>; 7] = [
     ("partition_settled_sequence", "Record up to which all that follows is in the logs", |one| {
         *one.handle.settled.borrow()
     }),
+    ("partition_proven_sequence", "Record up to which it is known that all that follows is in the logs", |one| {
+        *one.handle.proven.borrow()
+    }),
+    (
+        "partition_kept_messages",
+        "Messages and answers of a standby of which there is no receipt in the log yet",
+        |one| one.handle.kept.load(Relaxed) as u64,
+    ),
     ("partition_checkpoint_sequence", "Record up to which its checkpoint goes", |one| *one.handle.saved.borrow()),
     ("partition_entities_active", "Entities that are at hand", |one| one.handle.active.load(Relaxed) as u64),
 ];

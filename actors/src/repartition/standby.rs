@@ -1,4 +1,4 @@
-//! A standby of all partitions of one kind, which never becomes their owner.
+//! A spectator of all partitions of one kind, which never becomes their owner.
 
 use std::{
     collections::BTreeSet,
@@ -45,14 +45,12 @@ impl Standby {
     ) -> Self {
         let identity = logs[&kind];
         let (decisions, turns): (Vec<_>, Vec<_>) = (0..identity.partitions).map(|_| Turn::new()).unzip();
-        for Decision { role, settled } in &decisions {
-            role.send_replace(Role::Standby);
-            // Whatever follows, somebody else sends it.
-            settled.send_replace(u64::MAX);
+        for Decision { role, .. } in &decisions {
+            role.send_replace(Role::Spectator);
         }
         let (hold, held) = watch::channel((0..identity.partitions).collect());
         let (view, seen) = watch::channel(Arc::default());
-        // A standby answers nobody.
+        // A spectator answers nobody.
         let (replies, _) = mpsc::channel(1);
         let host = KindHost {
             kind,

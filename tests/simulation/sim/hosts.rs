@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Sim, Slot};
 use crate::{
     chaos::Keep,
-    hearsay::Member,
+    hearsay::{Lies, Member},
     host::{Host, Setting},
     life::Life,
     reads::LookAt,
@@ -177,10 +177,18 @@ impl Sim {
     }
 
     /// For a while a host is announced that is not there, to which a partition would belong.
-    pub(crate) fn haunt(&mut self, slot: Slot, partition: u16, time: Duration) {
+    pub(crate) fn haunt(&mut self, slot: Slot, partition: u16, lies: Option<Lies>, time: Duration) {
+        if lies.is_some() {
+            self.world.observer.lied_to();
+        }
         let there = self.hosts.values().filter(|host| host.kind == slot.0);
         let there: Vec<_> = there.filter_map(|host| host.member.as_ref()).map(Member::announcement).collect();
-        self.hearsay.haunt(slot.0, partition, &there, time);
+        self.hearsay.haunt(slot.0, partition, &there, lies, time);
+    }
+
+    /// The last record of a kind.
+    pub(crate) fn last_of(&self, kind: Kind) -> u64 {
+        self.world.observer.last(kind)
     }
 
     /// A customer asks a host something.

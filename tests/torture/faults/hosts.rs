@@ -67,7 +67,7 @@ impl Stage<'_> {
     }
 
     /// Each hears of every other one that it leaves, right after that one has said that it is there: so it owns
-    /// what others own as well.
+    /// what others own as well. Or it hears that every other one is far ahead, which would let it forget what it keeps.
     pub(super) async fn lie_about_hosts(&mut self) -> Survived {
         let nats = async_nats::connect(self.cluster.nats().url()).await.expect("the nats-server runs");
         let mut announced = nats.subscribe("shop.hosts.*").await.expect("the nats-server takes subscriptions");
@@ -75,7 +75,13 @@ impl Stage<'_> {
             while let Some(message) = announced.next().await {
                 let mut said: Value = serde_json::from_slice(&message.payload).expect("hosts announce JSON");
                 if said["state"] == "ready" {
-                    (said["state"], said["settled"]) = (json!("leaving"), json!({}));
+                    let is_ahead = self.rng.bool();
+                    if is_ahead {
+                        said["settled"] = (0..MOST_PARTITIONS).map(|number| (number.to_string(), u64::MAX)).collect();
+                        said["receipts"] = said["settled"].clone();
+                    } else {
+                        (said["state"], said["settled"]) = (json!("leaving"), json!({}));
+                    }
                     nats.publish(message.subject, said.to_string().into()).await.expect("the nats-server takes lies");
                 }
             }

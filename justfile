@@ -100,6 +100,14 @@ fmt:
 deny:
     cargo deny check licenses bans sources
 
+# Check what is known against the libraries that are used (it fetches a database from github.com)
+advisories:
+    cargo deny check advisories
+
+# Write down what the program is made of, as CycloneDX: deploy/shop/shop_bin.cdx.json (cargo-cyclonedx is needed: cargo install --locked cargo-cyclonedx)
+sbom:
+    cargo cyclonedx --manifest-path deploy/shop/Cargo.toml --describe binaries --format json --spec-version 1.5
+
 # Read the documentation of the crates
 doc:
     cargo doc --workspace --no-deps --open

@@ -5,6 +5,7 @@
 use std::{io::ErrorKind::NotFound, path::Path, sync::Arc};
 
 use object_store::{ObjectStore, local::LocalFileSystem};
+use shop_nats::private;
 
 /// The addresses that this program knows.
 #[cfg(not(feature = "cloud"))]
@@ -23,7 +24,7 @@ pub struct AddressError {
 
 /// Makes a folder where an address names one that is not there.
 pub fn make(url: &str) -> Result<(), AddressError> {
-    let made = folder_in(url).map_or(Ok(()), std::fs::create_dir_all);
+    let made = folder_in(url).map_or(Ok(()), private::make_data_folder);
     made.map_err(|error| failed(url, error.to_string()))
 }
 

@@ -20,6 +20,7 @@ use shop_nats::{
     jetstream::JetStreamLog,
     layout::{Decided, LayoutError},
     log::{LogError, SharedLog},
+    private,
     topology::TopologyError,
 };
 use tokio::{
@@ -38,7 +39,7 @@ use crate::{
     joined::unless_cancelled,
     kind_host::{KindError, KindHost, View, caught_up},
     members::Here,
-    observe::{self, Connected, Observed},
+    observe::{Connected, Hosts, Observed},
     outbox::Logs,
     partition::AttachError,
     query::{Holders, Local, Reads},
@@ -150,6 +151,8 @@ pub fn run(config: Config, stop: CancellationToken) -> BoxFuture<'static, Result
 }
 
 async fn run_and_show(config: Config, stop: CancellationToken) -> Result<(), HostError> {
+    let unusable = |source| StoreError::Io { folder: config.data_dir.clone(), source };
+    private::make_data_folder(&config.data_dir).map_err(unusable)?;
     let observed = Observed::new(&config.kinds);
     // Ends with this function.
     let _looking = match &config.observe_addr {
@@ -399,8 +402,9 @@ async fn observe(address: &str, observed: &Arc<Observed>) -> Result<AbortOnDropH
     let failed = |source| HostError::Observe { address: address.to_owned(), source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
+    let hosts = Hosts(vec![Arc::clone(observed)]);
     tracing::info!("how this host is can be seen on http://{address}/readyz and http://{address}/metrics");
-    Ok(AbortOnDropHandle::new(tokio::spawn(observe::serve(listener, vec![Arc::clone(observed)]))))
+    Ok(AbortOnDropHandle::new(tokio::spawn(shop_metrics::serve(listener, vec![Arc::new(hosts)]))))
 }
 
 /// Serves one kind: partitions first, and once they have caught up with the log, the door.

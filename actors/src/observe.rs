@@ -3,7 +3,6 @@
 //!
 //! Owns looking. What is seen is read where it is anyway; nothing here is waited for by the host.
 
-mod http;
 mod metrics;
 
 use std::{
@@ -15,12 +14,13 @@ use std::{
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use shop_domain::kind::Kind;
+use shop_metrics::{Numbers, Observable};
 use shop_nats::{connection::Connection, log::SharedLog};
 use tokio::{sync::watch, time::timeout};
 
-pub use self::http::serve;
 use crate::{kind_host::View, readiness::Ready};
 
 /// How long NATS may take to answer while somebody looks: longer is as good as not at all.
@@ -33,6 +33,10 @@ pub struct Observed {
     connected: Mutex<Option<Arc<Connected>>>,
     served: Mutex<BTreeMap<Kind, Served>>,
 }
+
+/// Hosts in one process, which are looked at together.
+#[derive(Debug)]
+pub struct Hosts(pub Vec<Arc<Observed>>);
 
 /// How a host is connected.
 #[derive(Debug)]
@@ -107,6 +111,20 @@ impl Observed {
 
     fn served(&self) -> MutexGuard<'_, BTreeMap<Kind, Served>> {
         self.served.lock().expect("nobody panics while changing it")
+    }
+}
+
+impl Observable for Hosts {
+    fn part(&self) -> &'static str {
+        "host"
+    }
+
+    fn ready(&self) -> BoxFuture<'_, (bool, Value)> {
+        Box::pin(ready(&self.0))
+    }
+
+    fn numbers(&self) -> BoxFuture<'_, Numbers> {
+        Box::pin(async { Numbers::of(&metrics::numbers(&self.0).await) })
     }
 }
 

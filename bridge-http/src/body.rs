@@ -13,7 +13,7 @@ use shop_domain::{
 use tokio::time::timeout;
 use warp::http::{
     HeaderMap,
-    header::{CONTENT_ENCODING, CONTENT_TYPE},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, ORIGIN},
 };
 
 use crate::head::Head;
@@ -103,7 +103,9 @@ pub(crate) fn check(headers: &HeaderMap, head: &Head) -> Result<(), Box<Problem>
     if head.declared.is_some_and(|length| length > BODY_BYTES_MAX) {
         return Err(too_large());
     }
-    if head.has_body { check_content_type(headers) } else { Ok(()) }
+    // A page of another site can make a browser send a form, or nothing; for JSON its browser asks first.
+    let is_typed = head.has_body || headers.contains_key(ORIGIN);
+    if is_typed { check_content_type(headers) } else { Ok(()) }
 }
 
 /// Reads the body of a request whose door takes JSON arguments. No body is no arguments.
@@ -171,9 +173,12 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Box<Problem>> {
 }
 
 /// `application/json` or another JSON type (`application/…+json`), with any parameters but another charset than UTF-8.
-/// None at all is taken for JSON.
+/// There has to be one: a browser sends a form for a page, or a text, without asking first.
 fn check_content_type(headers: &HeaderMap) -> Result<(), Box<Problem>> {
-    let Some(given) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let Some(given) = headers.get(CONTENT_TYPE) else {
+        let detail = "the body must be application/json, and the header Content-Type has to say so";
+        return Err(problem(Code::UNSUPPORTED_MEDIA_TYPE, detail.to_owned()));
+    };
     let given = given.to_str().unwrap_or("unreadable").to_ascii_lowercase();
     let (media_type, parameters) = given.split_once(';').unwrap_or((&given, ""));
     let media_type = media_type.trim();
@@ -229,8 +234,12 @@ mod tests {
         (request.headers().clone(), Head::of(&request, has_body))
     }
 
+    /// JSON, unless it is said what it is.
     async fn read_chunks(headers: &[(&str, &str)], chunks: Vec<Vec<u8>>) -> Result<Vec<u8>, &'static str> {
-        let (headers, head) = request(headers, !chunks.is_empty());
+        let is_typed = headers.iter().any(|(name, _)| *name == "content-type");
+        let json = [("content-type", "application/json")];
+        let headers = [headers, if is_typed { &[] } else { &json }].concat();
+        let (headers, head) = request(&headers, !chunks.is_empty());
         let stream = stream::iter(chunks.into_iter().map(|chunk| Ok::<_, Infallible>(Bytes::from(chunk))));
         let mut arriving = Arriving::new(stream, &head);
         let read = async {
@@ -324,6 +333,24 @@ mod tests {
         ] {
             let read = read_chunks(&[("content-type", other)], vec![b"{}".to_vec()]).await;
             assert_eq!(read, Err("unsupported_media_type"), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_body_says_what_it_is_and_so_does_a_page_that_sends_none() {
+        let checked = |headers: &[(&str, &str)], has_body| {
+            let (headers, head) = request(headers, has_body);
+            check(&headers, &head).err().map(|problem| problem.code.name)
+        };
+        let (origin, json) = (("origin", "http://shop"), ("content-type", "application/json"));
+        for (headers, has_body) in
+            [(&[][..], false), (&[json], true), (&[origin, json], false), (&[origin, json], true)]
+        {
+            assert_eq!(checked(headers, has_body), None, "{headers:?}");
+        }
+        let text = ("content-type", "text/plain");
+        for (headers, has_body) in [(&[][..], true), (&[origin], false), (&[origin], true), (&[origin, text], false)] {
+            assert_eq!(checked(headers, has_body), Some("unsupported_media_type"), "{headers:?}");
         }
     }
 

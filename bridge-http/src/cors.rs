@@ -1,7 +1,7 @@
 //! Which pages of other sites may use the shop from a browser: none, unless they are named.
 //!
 //! This is the protocol of <https://fetch.spec.whatwg.org/#http-cors-protocol>. It keeps browsers from showing answers
-//! to pages of strangers; it keeps nobody from asking.
+//! to pages of strangers; what these may ask for is decided in `browser.rs`.
 
 use std::{fmt, str::FromStr};
 
@@ -46,6 +46,13 @@ impl fmt::Display for InvalidOrigin {
 
 impl std::error::Error for InvalidOrigin {}
 
+impl Origin {
+    /// Whether a browser means this one.
+    pub(crate) fn is(&self, given: &HeaderValue) -> bool {
+        self.0 == *given
+    }
+}
+
 impl FromStr for Origin {
     type Err = InvalidOrigin;
 
@@ -78,6 +85,11 @@ impl Cors {
         Self { origins }
     }
 
+    /// Whether pages of that origin are let in.
+    pub(crate) fn has(&self, given: &HeaderValue) -> bool {
+        self.origins.iter().any(|allowed| allowed.is(given))
+    }
+
     /// Says in an answer whether a page may see it. `methods` are those of the path, if this answers a browser's
     /// question of what it may do there.
     pub(crate) fn sign(&self, asked: &HeaderMap, methods: Option<HeaderValue>, response: &mut Response) {
@@ -88,7 +100,7 @@ impl Cors {
         headers.append(VARY, HeaderValue::from_static("Origin"));
         let mut given = asked.get_all(ORIGIN).iter();
         let (Some(origin), None) = (given.next(), given.next()) else { return };
-        if !self.origins.iter().any(|Origin(allowed)| allowed == origin) {
+        if !self.has(origin) {
             return;
         }
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());

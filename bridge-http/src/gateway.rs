@@ -1,6 +1,7 @@
 //! HTTP in, a NATS request out, its answer back. No business rule, no state of its own.
 
 use std::{
+    net::IpAddr,
     pin::pin,
     sync::{
         Arc,
@@ -11,12 +12,13 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use futures::{FutureExt, Stream};
-use serde_json::json;
+use serde_json::{Value, json};
 use shop_domain::{
     id::Id,
     problem::{Code, Problem},
     text::quoted,
 };
+use shop_metrics::Numbers;
 use shop_nats::{
     connection::Connection,
     request::{Reply, Request},
@@ -27,10 +29,7 @@ use tokio::{
     time::timeout_at,
 };
 use warp::{
-    http::{
-        HeaderMap, Method,
-        header::{ACCEPT, ALLOW},
-    },
+    http::{HeaderMap, Method, header::ALLOW},
     path::FullPath,
     reply::Response,
 };
@@ -38,12 +37,14 @@ use warp::{
 use crate::{
     Config,
     body::{self, Arriving},
+    browser,
     cors::Cors,
     docs,
     doors::{Doors, Errand, Unanswered},
     entity::{self, New, OfKey},
     fate::{self, Heeded, Wait},
     head::Head,
+    host::{Host, Hosts},
     metrics::Metrics,
     observe,
     orders::UnderWay,
@@ -74,15 +75,18 @@ pub(crate) struct Gateway {
     in_flight_max: usize,
     metrics: Metrics,
     cors: Cors,
+    hosts: Hosts,
     leaving: AtomicBool,
 }
 
 impl Gateway {
-    pub(crate) fn new(connection: Connection, config: &Config) -> Self {
+    /// For a bridge that listens there.
+    pub(crate) fn new(connection: Connection, config: &Config, listening: Option<IpAddr>) -> Self {
         let (doors, in_flight_max) = (Arc::new(Doors::new(connection, config)), config.in_flight_max);
         let (permits, leaving) = (Arc::new(Semaphore::new(in_flight_max)), AtomicBool::new(false));
         let (heeded, metrics, cors) = (Heeded::default(), Metrics::new(), Cors::new(config.cors_origins.clone()));
-        Self { doors, heeded, permits, in_flight_max, metrics, cors, leaving }
+        let hosts = Hosts::new(config.allow_hosts.clone(), listening);
+        Self { doors, heeded, permits, in_flight_max, metrics, cors, hosts, leaving }
     }
 
     /// From now on whoever asks is told to go to another bridge next time, and is served.
@@ -117,13 +121,14 @@ impl Gateway {
         let Call { method, path, query, headers, head, body } = call;
         let mut body = Arriving::new(body, &head);
         let found = routes::find(&method, path.as_str());
-        let mut response = match (&head.refusal, &found) {
-            (Some(refusal), _) => reply::problem(refusal),
+        let refusal = self.refusal(&found, &method, &headers, &head);
+        let mut response = match (refusal, &found) {
+            (Some(refusal), _) => reply::problem(&refusal),
             (None, Found::Route { number, id }) => {
                 let answer = self.ask_door(&ROUTES[*number], id, &query, &headers, &head, &mut body).await;
                 answer.unwrap_or_else(|problem| reply::problem(&problem))
             }
-            (None, Found::Page { number }) => self.page(PAGES[*number].1, &headers).await,
+            (None, Found::Page { number }) => self.page(PAGES[*number].1).await,
             (None, Found::OtherMethods { allow, .. }) if method == Method::OPTIONS => reply::options(allow),
             (None, Found::OtherMethods { allow, .. }) => reply::other_methods(allow),
             (None, Found::Nothing) => {
@@ -134,6 +139,7 @@ impl Gateway {
         self.metrics.observe(&found, &method, response.status(), started.elapsed());
         let methods = response.headers().get(ALLOW).filter(|_| method == Method::OPTIONS).cloned();
         self.cors.sign(&headers, methods, &mut response);
+        browser::tell(&found, &method, &mut response);
         body.discard().await;
         let is_over = body.is_over();
         if !is_over && head.is_http2 {
@@ -144,6 +150,37 @@ impl Gateway {
             (true, true) => reply::last(response),
             (true, false) => response,
         }
+    }
+
+    /// Whether the bridge can serve, and how every kind is.
+    pub(crate) async fn readiness(&self) -> (bool, Value) {
+        match self.leaving.load(Relaxed) {
+            // Who chooses between bridges must choose another one, whatever this one can still do.
+            true => (false, json!({ "status": "leaving" })),
+            false => observe::readiness(&self.doors.connection()).await,
+        }
+    }
+
+    /// What it counts.
+    pub(crate) fn numbers(&self) -> Numbers {
+        self.metrics.numbers(self.in_flight_max - self.permits.available_permits())
+    }
+
+    /// Why a request is refused for its head alone, whatever it asks for.
+    fn refusal(&self, found: &Found<'_>, method: &Method, headers: &HeaderMap, head: &Head) -> Option<Arc<Problem>> {
+        if let Some(refusal) = &head.refusal {
+            return Some(Arc::clone(refusal));
+        }
+        let authority = head.authority.as_deref();
+        // What probes ask for says nothing, and they name any host, or an address. HTTP/1.0 need not name one.
+        let is_probe = matches!(found, Found::Page { number } if PAGES[*number].1.is_for_probes());
+        if let Some(authority) = authority.filter(|_| !is_probe)
+            && !self.hosts.has(&Host::of_authority(authority))
+        {
+            let detail = format!("the host {} is none of this bridge's (--allow-host names one)", quoted(authority));
+            return Some(Arc::new(Problem::new(Code::MISDIRECTED, detail)));
+        }
+        browser::check(method, headers, authority, &self.cors).err().map(Arc::from)
     }
 
     async fn ask_door<S, B, E>(
@@ -396,17 +433,13 @@ impl Gateway {
         });
     }
 
-    async fn page(&self, page: Page, headers: &HeaderMap) -> Response {
+    async fn page(&self, page: Page) -> Response {
         match page {
             Page::Health => reply::page("application/json", observe::HEALTHY),
-            Page::Ready if self.leaving.load(Relaxed) => observe::leaving(),
-            Page::Ready => observe::ready(&self.doors.connection()).await,
-            Page::Metrics => {
-                let in_flight = self.in_flight_max - self.permits.available_permits();
-                let accept = headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
-                let shop_metrics::Page { content_type, text } = self.metrics.page(in_flight, accept);
-                reply::page(content_type, text)
-            }
+            Page::Ready => match self.readiness().await {
+                (true, _) => reply::page("application/json", json!({ "status": "ready" }).to_string()),
+                (false, how) => reply::unready(json!({ "status": how["status"] }).to_string()),
+            },
             Page::Description => reply::page("application/json", observe::DESCRIPTION),
             Page::Docs => reply::page("text/html; charset=utf-8", docs::page()),
         }

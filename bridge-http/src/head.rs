@@ -9,6 +9,7 @@ use shop_domain::problem::{Code, Problem};
 use warp::http::{
     HeaderMap, Request, Version,
     header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, TRANSFER_ENCODING},
+    uri::Authority,
 };
 
 /// Longest path with its query, in bytes: what RFC 9110 recommends at least, and far more than any of the shop's.
@@ -19,6 +20,8 @@ const TARGET_BYTES_MAX: usize = 8_192;
 pub(crate) struct Head {
     /// Why it is not even looked at.
     pub(crate) refusal: Option<Arc<Problem>>,
+    /// The host, and most likely the port, that it is meant for.
+    pub(crate) authority: Option<Arc<str>>,
     /// Whether it shares its connection with others.
     pub(crate) is_http2: bool,
     /// Whether a body comes.
@@ -37,12 +40,19 @@ impl Head {
         let awaits = |expectation: &[u8]| expectation.eq_ignore_ascii_case(b"100-continue");
         Self {
             refusal: check(request).err().map(Arc::new),
+            authority: authority(request).map(Arc::from),
             is_http2: request.version() == Version::HTTP_2,
             has_body,
             declared: length.and_then(|digits| digits.parse().ok()),
             awaits_word: headers.get_all(EXPECT).iter().any(|value| awaits(value.as_bytes().trim_ascii())),
         }
     }
+}
+
+/// That of the target counts more than the header (RFC 9112, section 3.2.2); both are the same where there are both.
+fn authority<B>(request: &Request<B>) -> Option<&str> {
+    let target = request.uri().authority().map(Authority::as_str);
+    target.or_else(|| request.headers().get(HOST)?.to_str().ok())
 }
 
 fn check<B>(request: &Request<B>) -> Result<(), Problem> {
@@ -62,16 +72,18 @@ fn check_host<B>(request: &Request<B>) -> Result<(), &'static str> {
     if another.is_some() {
         return Err("the header Host is given more than once");
     }
-    let authority = request.uri().authority().filter(|_| request.version() >= Version::HTTP_2);
-    match (host, authority) {
+    let is_http_2 = request.version() >= Version::HTTP_2;
+    match (host, request.uri().authority()) {
         (Some(host), _) if !is_host(host.as_bytes()) => Err("the header Host must be a host, with or without a port"),
         (Some(host), Some(authority)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
-            Err("the header Host is another one than :authority")
+            Err("the header Host is another one than the request's target, or :authority, names")
         }
         (None, Some(authority)) if !is_host(authority.as_str().as_bytes()) => {
-            Err(":authority must be a host, with or without a port")
+            Err("the request's target, or :authority, must name a host, with or without a port")
         }
-        (None, None) if request.version() >= Version::HTTP_11 => Err("the header Host is missing"),
+        (None, authority) if request.version() == Version::HTTP_11 || (is_http_2 && authority.is_none()) => {
+            Err("the header Host is missing")
+        }
         (_, _) => Ok(()),
     }
 }
@@ -176,7 +188,13 @@ mod tests {
         let (status, detail) = refusal(Version::HTTP_11, "/", &[]).unwrap();
         assert_eq!((status, detail.as_str()), (400, "the header Host is missing"));
         assert_eq!(refusal(Version::HTTP_11, "http://shop/", &[]).unwrap().0, 400);
+        assert_eq!(refusal(Version::HTTP_11, "http://shop/", &[("host", "Shop")]), None);
+        for target in ["http://other/", "http://shop:80/", "http://me@shop/"] {
+            assert_eq!(refusal(Version::HTTP_11, target, &[("host", "shop")]).unwrap().0, 400, "{target}");
+        }
         assert_eq!(refusal(Version::HTTP_10, "/", &[]), None);
+        assert_eq!(refusal(Version::HTTP_10, "http://shop/", &[]), None);
+        assert_eq!(refusal(Version::HTTP_10, "http://me@shop/", &[]).unwrap().0, 400);
         assert_eq!(refusal(Version::HTTP_2, "http://shop/", &[]), None);
         assert_eq!(refusal(Version::HTTP_2, "http://shop/", &[("host", "Shop")]), None);
         assert_eq!(refusal(Version::HTTP_2, "http://shop/", &[("host", "other")]).unwrap().0, 400);

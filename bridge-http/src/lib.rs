@@ -6,6 +6,7 @@
 //! the table behind it does the routing.
 
 mod body;
+mod browser;
 pub mod cli;
 mod cors;
 mod docs;
@@ -15,6 +16,7 @@ mod fate;
 mod gateway;
 mod head;
 mod hold;
+mod host;
 mod metrics;
 mod observe;
 mod orders;
@@ -34,6 +36,8 @@ use warp::{Filter, Rejection, http::Method};
 
 pub use cors::{InvalidOrigin, Origin};
 use gateway::{Call, Gateway};
+pub use host::{Host, InvalidHost};
+pub use observe::Observed;
 
 /// How long requests that are under way may take to finish after the stop signal. Whoever waits
 /// longer than that for a settled answer can ask again.
@@ -54,6 +58,8 @@ pub struct Config {
     pub leave_time: Duration,
     /// Whose pages may use the shop from a browser.
     pub cors_origins: Vec<Origin>,
+    /// The hosts under which the bridge may be asked, beside this machine's own names and where it listens.
+    pub allow_hosts: Vec<Host>,
 }
 
 impl Default for Config {
@@ -66,6 +72,7 @@ impl Default for Config {
             insistence: Duration::from_secs(60),
             leave_time: Duration::ZERO,
             cors_origins: Vec::new(),
+            allow_hosts: Vec::new(),
         }
     }
 }
@@ -74,6 +81,17 @@ impl Default for Config {
 /// under way and what it has promised, in at most 10 s.
 pub async fn run(
     config: Config,
+    connection: Connection,
+    listener: TcpListener,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
+    run_observed(config, Observed::new(), connection, listener, stop).await;
+}
+
+/// The same, of a bridge that can be looked at.
+pub async fn run_observed(
+    config: Config,
+    observed: Arc<Observed>,
     connection: Connection,
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
@@ -87,8 +105,10 @@ pub async fn run(
             tracing::warn!("{warning}");
         }
     }
-    let gateway = Arc::new(Gateway::new(connection, &config));
-    let [leaving, listening, finishing, serving] = [(); 4].map(|()| Arc::clone(&gateway));
+    let listening = listener.local_addr().ok().map(|address| address.ip());
+    let gateway = Arc::new(Gateway::new(connection, &config, listening));
+    observed.begins(&gateway);
+    let [leaving, hearing, finishing, serving] = [(); 4].map(|()| Arc::clone(&gateway));
     let query = warp::filters::query::raw().or(warp::any().map(String::new)).unify();
     let front = with_a_path()
         .and(warp::path::full())
@@ -121,7 +141,7 @@ pub async fn run(
     };
     tokio::select! {
         () = serve => {}
-        () = listening.listen() => {}
+        () = hearing.listen() => {}
         () = out_of_time => tracing::warn!("not all that was under way has finished within {STOP_TIME_MAX:?}"),
     }
 }

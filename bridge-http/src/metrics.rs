@@ -17,6 +17,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use shop_domain::problem::Code;
+use shop_metrics::Numbers;
 use warp::http::{Method, StatusCode};
 
 use crate::{
@@ -114,11 +115,11 @@ impl Metrics {
         self.look_up(RouteLabels { method: OTHER, route: UNMATCHED }, code.status, Duration::ZERO);
     }
 
-    /// All of it, for a client that sent these values of `Accept`.
-    pub(crate) fn page<'a>(&self, in_flight: usize, accept: impl Iterator<Item = &'a str>) -> shop_metrics::Page {
+    /// All of it.
+    pub(crate) fn numbers(&self, in_flight: usize) -> Numbers {
         self.in_flight.inner().store(in_flight as u64, Relaxed);
         self.orders.look();
-        shop_metrics::Page::new("bridge", &self.registry, accept)
+        Numbers::of(&self.registry)
     }
 
     /// A counter is made with the first answer of its status, so that no series stands at zero for ever.
@@ -147,13 +148,14 @@ fn name_of(method: &Method) -> &'static str {
 mod tests {
     use std::collections::BTreeSet;
 
+    use shop_metrics::Page;
     use shop_nats::request::Reply;
 
     use super::*;
     use crate::routes;
 
     fn text(metrics: &Metrics) -> String {
-        metrics.page(3, [].into_iter()).text
+        Page::new(&["bridge"], &[metrics.numbers(3)], []).text
     }
 
     fn count(metrics: &Metrics, method: &str, path: &str, status: u16) {

@@ -1,15 +1,21 @@
-//! What the bridge says about itself: alive, ready, its description. Its numbers are in `metrics.rs`.
+//! What a bridge says about itself: to everybody whether it serves, to those who run it how, and in numbers what it
+//! does. The numbers are in `metrics.rs`.
 
-use std::time::Duration;
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
-use futures::future;
+use futures::future::{self, BoxFuture};
+use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
 use shop_domain::kind::Kind;
+use shop_metrics::{Numbers, Observable};
 use shop_nats::{connection::Connection, request::Request, subject};
-use warp::reply::Response;
 
-use crate::reply;
+use crate::gateway::Gateway;
 
 /// The OpenAPI document: the API with every shape, limit and error.
 pub(crate) const DESCRIPTION: &str = include_str!("../openapi.json");
@@ -19,11 +25,59 @@ pub(crate) const HEALTHY: &str = r#"{"status":"ok"}"#;
 /// How long a kind may take to say how it is: longer is as good as not at all.
 const STATUS_WAIT: Duration = Duration::from_secs(1);
 
+/// What there is to see of a bridge.
+#[derive(Default)]
+pub struct Observed {
+    gateway: OnceLock<Arc<Gateway>>,
+}
+
+impl Observed {
+    /// A bridge that has not begun.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Whether it can serve, and how every kind is.
+    pub async fn readiness(&self) -> (bool, Value) {
+        match self.gateway.get() {
+            Some(gateway) => gateway.readiness().await,
+            None => (false, json!({ "status": "starting" })),
+        }
+    }
+
+    /// It has begun.
+    pub(crate) fn begins(&self, gateway: &Arc<Gateway>) {
+        // A bridge begins once.
+        let _is_first = self.gateway.set(Arc::clone(gateway));
+    }
+}
+
+impl Observable for Observed {
+    fn part(&self) -> &'static str {
+        "bridge"
+    }
+
+    fn ready(&self) -> BoxFuture<'_, (bool, Value)> {
+        Box::pin(self.readiness())
+    }
+
+    fn numbers(&self) -> BoxFuture<'_, Numbers> {
+        let numbers = self.gateway.get().map_or_else(|| Numbers::of(&Registry::default()), |gateway| gateway.numbers());
+        Box::pin(future::ready(numbers))
+    }
+}
+
+impl fmt::Debug for Observed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observed").field("has_begun", &self.gateway.get().is_some()).finish()
+    }
+}
+
 /// Ready when NATS is connected and any kind is served. One that is down is told (`degraded`) but does
 /// not make the bridge unready: my page must stay within reach when orders are down.
-pub(crate) async fn ready(connection: &Connection) -> Response {
+pub(crate) async fn readiness(connection: &Connection) -> (bool, Value) {
     if !connection.is_connected() {
-        return reply::unready(json!({ "status": "unavailable", "nats": "disconnected" }).to_string());
+        return (false, json!({ "status": "unavailable", "nats": "disconnected" }));
     }
     let statuses = future::join_all(Kind::ALL.map(|kind| status_of(kind, connection))).await;
     let ready = statuses.iter().filter(|status| *status == "ready").count();
@@ -33,14 +87,7 @@ pub(crate) async fn ready(connection: &Connection) -> Response {
         ready if ready < Kind::ALL.len() => "degraded",
         _ => "ready",
     };
-    let body = json!({ "status": status, "nats": "connected", "kinds": kinds }).to_string();
-    if ready == 0 { reply::unready(body) } else { reply::page("application/json", body) }
-}
-
-/// The bridge is about to stop: whoever chooses between bridges must choose another one, whatever this
-/// one can still do.
-pub(crate) fn leaving() -> Response {
-    reply::unready(json!({ "status": "leaving" }).to_string())
+    (ready > 0, json!({ "status": status, "nats": "connected", "kinds": kinds }))
 }
 
 async fn status_of(kind: Kind, connection: &Connection) -> Value {

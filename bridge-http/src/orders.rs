@@ -160,7 +160,7 @@ mod tests {
         orders.begin().is_answered(&Reply { accepted: true, ..reply(r#"{"id":"o","status":"PENDING"}"#, None) });
         orders.begin().is_answered(&reply("{}", Some(Code::OUT_OF_STOCK)));
         orders.begin().is_refused(Code::UNAVAILABLE);
-        let text = shop_metrics::Page::new("bridge", &registry, []).text;
+        let text = shop_metrics::Page::new(&["bridge"], &[shop_metrics::Numbers::of(&registry)], []).text;
         for line in [
             r#"orders_total{outcome="confirmed",code=""} 1"#,
             r#"orders_total{outcome="cancelled",code=""} 1"#,

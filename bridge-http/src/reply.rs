@@ -9,13 +9,17 @@ use shop_domain::{
 use shop_nats::request::Reply;
 use warp::{
     http::{
-        HeaderName, HeaderValue, StatusCode,
+        HeaderName, HeaderValue, Method, StatusCode,
         header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER},
     },
     reply::Response,
 };
 
-use crate::{prefer::Prefer, routes::Route};
+use crate::{
+    browser,
+    prefer::Prefer,
+    routes::{Found, Route},
+};
 
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -111,9 +115,11 @@ pub(crate) fn options(methods: &str) -> Response {
     response
 }
 
-/// Somebody takes the bridge for a proxy.
+/// A client takes the bridge for a proxy.
 pub(crate) fn no_proxy() -> Response {
-    problem(&Problem::new(Code::NOT_FOUND, "this is not a proxy"))
+    let mut response = problem(&Problem::new(Code::NOT_FOUND, "this is not a proxy"));
+    browser::tell(&Found::Nothing, &Method::CONNECT, &mut response);
+    response
 }
 
 /// A page of the bridge's own that says that all is well.
@@ -187,10 +193,10 @@ fn status(number: u16) -> StatusCode {
 #[cfg(test)]
 mod tests {
     use shop_domain::version::Version;
-    use warp::http::{HeaderMap, Method};
+    use warp::http::HeaderMap;
 
     use super::*;
-    use crate::routes::{self, Found, ROUTES};
+    use crate::routes::{self, ROUTES};
 
     fn answer(reply: Reply, method: Method, path: &str, prefer: &str) -> (u16, Vec<String>) {
         let Found::Route { number, id } = routes::find(&method, path) else { panic!("no route for {path}") };

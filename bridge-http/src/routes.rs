@@ -31,12 +31,11 @@ pub static ROUTES: [Route; 17] = [
 ];
 
 /// What the bridge answers by itself, all with GET; see `observe.rs` and `docs.rs`.
-pub static PAGES: [(&str, Page); 6] = [
+pub static PAGES: [(&str, Page); 5] = [
     ("/", Page::Docs),
     ("/docs", Page::Docs),
     ("/healthz", Page::Health),
     ("/readyz", Page::Ready),
-    ("/metrics", Page::Metrics),
     ("/openapi.json", Page::Description),
 ];
 
@@ -97,14 +96,22 @@ pub enum Repeat {
 pub enum Page {
     /// Whether the process is alive.
     Health,
-    /// Whether it can serve, and which kinds answer.
+    /// Whether it can serve.
     Ready,
-    /// Prometheus metrics.
-    Metrics,
     /// The OpenAPI document.
     Description,
     /// The same for people.
     Docs,
+}
+
+impl Page {
+    /// Whether balancers and supervisors ask for it, under whatever name or address they have for a bridge.
+    pub(crate) fn is_for_probes(self) -> bool {
+        match self {
+            Self::Health | Self::Ready => true,
+            Self::Description | Self::Docs => false,
+        }
+    }
 }
 
 /// What a method and path lead to. Numbers are places in [`ROUTES`] and [`PAGES`].
@@ -276,7 +283,7 @@ mod tests {
         for (path, template, allow) in [
             ("/products", "/products", "POST, GET, HEAD, OPTIONS"),
             ("/orders/o-1", "/orders/{id}", "GET, HEAD, DELETE, OPTIONS"),
-            ("/metrics", "/metrics", "GET, HEAD, OPTIONS"),
+            ("/readyz", "/readyz", "GET, HEAD, OPTIONS"),
             ("*", "*", "POST, GET, HEAD, PATCH, DELETE, OPTIONS"),
         ] {
             assert_eq!(methods(path), (template, allow.to_owned()));

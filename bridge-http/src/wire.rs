@@ -184,7 +184,7 @@ impl<S, F: Fn(Code)> Wire<S, F> {
         let body = Problem::new(code, detail).to_json();
         let status = http_status(code);
         let head = format!(
-            "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\nconnection: close\r\n\r\n",
             body.len()
         );
         self.refusal = [head.as_bytes(), &body].concat().into();

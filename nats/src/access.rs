@@ -11,7 +11,7 @@ use async_nats::{ConnectOptions, ServerAddr};
 use clap::Args;
 use nkeys::KeyPair;
 
-use crate::inbox;
+use crate::{inbox, private};
 
 /// Where NATS is, and what lets a program in.
 #[derive(Args, Clone, Debug)]
@@ -85,7 +85,7 @@ impl Access {
 
     /// The addresses, one by one, without what is secret in them: the client logs them.
     pub(crate) fn servers(&self) -> Vec<String> {
-        self.url.servers().map(|server| without_password(server.trim())).collect()
+        self.url.servers().map(|server| without_user(server.trim()).concat()).collect()
     }
 
     /// What a client needs to be let in, and what its inboxes begin with.
@@ -107,6 +107,13 @@ impl Access {
             Some(file) => {
                 // The client would not say which file it cannot read.
                 std::fs::File::open(file).map_err(|source| unreadable(file, "--nats-ca", source))?;
+                if let Ok(Some(mode)) = private::writable_by_others(file) {
+                    let file = file.display();
+                    tracing::warn!(
+                        "{file} can be changed by others than its owner (its mode is {mode:03o}), who could put a server \
+                         of theirs in between (--nats-ca names it); close it: chmod go-w {file}"
+                    );
+                }
                 Ok((options.add_root_certificates(file.clone()).require_tls(true), inboxes))
             }
             None => Ok((options, inboxes)),
@@ -161,14 +168,9 @@ impl FromStr for NatsUrl {
 /// The seed in a file that only its owner can read, and the public key that goes with it.
 pub fn read_seed(file: &Path) -> Result<(String, String), FileError> {
     let text = std::fs::read_to_string(file).map_err(|source| unreadable(file, "--nats-nkey", source))?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let metadata = std::fs::metadata(file).map_err(|source| unreadable(file, "--nats-nkey", source))?;
-        let mode = metadata.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            return Err(FileError::Open { file: file.to_owned(), mode });
-        }
+    let open = private::open_to_others(file).map_err(|source| unreadable(file, "--nats-nkey", source))?;
+    if let Some(mode) = open {
+        return Err(FileError::Open { file: file.to_owned(), mode });
     }
     let seed = text.trim().to_owned();
     let pair = KeyPair::from_seed(&seed).ok().filter(|_| seed.starts_with("SU"));
@@ -180,13 +182,17 @@ fn unreadable(file: &Path, option: &'static str, source: io::Error) -> FileError
     FileError::Unreadable { file: file.to_owned(), option, source }
 }
 
-/// A server's address without user and password.
+/// A server's address as anybody may see it. What is no address may be a piece of a password with a comma in it.
 fn without_password(server: &str) -> String {
-    match (server.split_once("://"), server.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        (None, Some((_, host))) => host.to_owned(),
-        (_, None) => server.to_owned(),
-    }
+    let [scheme, host] = without_user(server);
+    let is_address = host.trim().parse::<ServerAddr>().is_ok();
+    format!("{scheme}{}", if is_address { host } else { "…" })
+}
+
+/// The scheme of a server's address, and what comes behind user and password.
+fn without_user(server: &str) -> [&str; 2] {
+    let (scheme, rest) = server.split_at(server.find("://").map_or(0, |at| at + "://".len()));
+    [scheme, rest.rsplit_once('@').map_or(rest, |(_, host)| host)]
 }
 
 /// User and password in a server's address.
@@ -205,6 +211,13 @@ mod tests {
         let url = "nats://bridge:secret@nats-1:4222,nats://nats-2:4222, nats://bridge:secret@nats-3:4222";
         assert_eq!(shown(url), "nats://nats-1:4222,nats://nats-2:4222, nats://nats-3:4222");
         assert_eq!(shown("bridge:secret@nats-1"), "nats-1");
+        assert_eq!(shown("nats://[::1]:4222"), "nats://[::1]:4222");
+        for url in
+            ["nats://bridge:sec,ret@nats-1", "bridge:sec,ret@nats-1:4222", "nats://bridge:secret", "a:b@c:secret"]
+        {
+            let text = format!("{} {:?}", shown(url), Access::to(url));
+            assert!(!text.contains("sec"), "{text}");
+        }
         let access = Access::to(url);
         assert!(!format!("{access:?}").contains("secret"), "{access:?}");
         assert_eq!(access.servers(), ["nats://nats-1:4222", "nats://nats-2:4222", "nats://nats-3:4222"]);
@@ -225,7 +238,6 @@ mod tests {
         }
     }
 
-    #[cfg(unix)]
     #[test]
     fn a_seed_that_others_can_read_is_refused_with_the_way_out() {
         use std::os::unix::fs::PermissionsExt;

@@ -24,6 +24,7 @@ pub mod membership;
 pub mod memory;
 pub mod multiplexer;
 pub mod permissions;
+pub mod private;
 pub mod publisher;
 mod queue;
 pub mod request;

@@ -37,6 +37,8 @@ pub(crate) struct OpenShop {
     nats: Server,
     /// Where the bridge listens; stays the same over restarts.
     pub(crate) http: SocketAddr,
+    /// Where it can be seen how it is; stays the same as well.
+    inside: SocketAddr,
     /// Wallets `u1`, `u2`, …
     pub(crate) wallets: u64,
     /// Products `p1`, `p2`, …
@@ -80,11 +82,11 @@ impl OpenShop {
         };
         let url = relaxed.as_ref().map(|nats| nats.url().to_owned());
         let launcher = Launcher { program: options.program.clone(), ..Launcher::default() };
-        let mut process = spawn(&launcher, &folder, "127.0.0.1:0", options.partitions, url.as_deref());
-        let (http, own) = opened(&mut process).await;
+        let mut process = spawn(&launcher, &folder, ["127.0.0.1:0"; 2], options.partitions, url.as_deref());
+        let ([http, inside], own) = opened(&mut process).await;
         let nats = relaxed.map_or_else(|| own.expect("the shop names its own nats-server"), Server::Relaxed);
         let partitions = options.partitions;
-        Self { process, nats, http, wallets: 0, products: 0, runs: 0, partitions, launcher, folder }
+        Self { process, nats, http, inside, wallets: 0, products: 0, runs: 0, partitions, launcher, folder }
     }
 
     /// Starts one with so many wallets and products.
@@ -197,21 +199,26 @@ impl OpenShop {
         drop(lock.unwrap_or_else(|error| panic!("{error}")));
         between(self);
         let began = Instant::now();
-        self.process = spawn(&self.launcher, &self.folder, &self.http.to_string(), self.partitions, None);
+        let addresses = [self.http, self.inside].map(|address| address.to_string());
+        let addresses = addresses.each_ref().map(String::as_str);
+        self.process = spawn(&self.launcher, &self.folder, addresses, self.partitions, None);
         let start = self.wait_until_ready(began).await;
         self.nats = opened(&mut self.process).await.1.expect("the shop names its own nats-server");
         start
     }
 
     async fn wait_until_ready(&mut self, began: Instant) -> Start {
-        let client = Client::new(self.http);
+        let client = Client::new(self.inside);
         let mut answering = None;
         while began.elapsed() < START_LIMIT {
             self.process.assert_running();
             if let Ok(answer) = client.send(Method::GET, "/readyz", None).await {
-                let answering = *answering.get_or_insert_with(|| began.elapsed());
                 let readyz: Value = serde_json::from_slice(&answer.bytes).unwrap_or_default();
-                if Kind::ALL.iter().all(|kind| readyz["kinds"][kind.as_str()] == "ready") {
+                if readyz["bridge"]["status"] == "starting" {
+                    continue;
+                }
+                let answering = *answering.get_or_insert_with(|| began.elapsed());
+                if Kind::ALL.iter().all(|kind| readyz["bridge"]["kinds"][kind.as_str()] == "ready") {
                     return Start { answering, ready: began.elapsed() };
                 }
             }
@@ -226,24 +233,31 @@ impl OpenShop {
     }
 }
 
-fn spawn(launcher: &Launcher, folder: &Folder, http: &str, partitions: Option<u16>, nats_url: Option<&str>) -> Process {
-    let data_dir = folder.path().join("data");
-    let mut options =
-        vec!["--http-addr".to_owned(), http.to_owned(), "--data-dir".to_owned(), data_dir.display().to_string()];
+fn spawn(
+    launcher: &Launcher,
+    folder: &Folder,
+    [http, inside]: [&str; 2],
+    partitions: Option<u16>,
+    nats_url: Option<&str>,
+) -> Process {
+    let data_dir = folder.path().join("data").display().to_string();
+    let options = ["--http-addr", http, "--observe-addr", inside, "--data-dir", &data_dir];
+    let mut options = options.map(str::to_owned).to_vec();
     options.extend(partitions.map(|partitions| format!("--partitions={partitions}")));
     options.push(nats_url.map_or("--nats-port=0".to_owned(), |url| format!("--nats-url={url}")));
     Process::spawn_by(launcher, folder.path(), "shop", options)
 }
 
-/// Waits until the shop says that it is open, and where HTTP and its own nats-server are.
-async fn opened(process: &mut Process) -> (SocketAddr, Option<Server>) {
+/// Waits until the shop says that it is open, and where HTTP is, how it is, and its own nats-server.
+async fn opened(process: &mut Process) -> ([SocketAddr; 2], Option<Server>) {
     let word_after = |words: &str, mark: &str| words.split(mark).nth(1)?.split_whitespace().next().map(str::to_owned);
     process.says("that it is open", |words| words.contains("Ctrl-C").then_some(())).await;
     let http = process.says("where HTTP is", |words| word_after(words, "HTTP    http://")?.parse().ok()).await;
+    let inside = process.says("how it is", |words| word_after(words, "health  http://")?.parse().ok()).await;
     let url = process.says("where NATS is", |words| word_after(words, "NATS ")).await;
     let words = process.stdout();
     let pid = word_after(&words, ", pid ").and_then(|pid| pid.parse().ok());
-    (http, pid.map(|pid| Server::Own { url, pid }))
+    ([http, inside], pid.map(|pid| Server::Own { url, pid }))
 }
 
 fn bytes_in(folder: &Path) -> u64 {

@@ -1,9 +1,13 @@
 //! Every row of the table of errors.
 
+use std::sync::Arc;
+
 use futures::future::pending;
 use hyper::Method;
 use serde_json::{Value, json};
+use shop_bridge_http::Observed;
 use shop_domain::kind::Kind;
+use shop_metrics::Observable;
 use shop_nats::{access::Access, connection::Connection};
 use tokio::{
     io::AsyncWriteExt,
@@ -92,7 +96,7 @@ async fn routes_methods_and_media_types_are_checked() {
     problem(shop.ask(Method::POST, "/wallets").body(large).await, 413, "payload_too_large");
     let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
     let chunked = format!(
-        "POST /wallets HTTP/1.1\r\nHost: shop\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n"
+        "POST /wallets HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n"
     );
     let answer = raw(&shop.address, chunked.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("payload_too_large"), "{answer}");
@@ -117,12 +121,14 @@ async fn routes_methods_and_media_types_are_checked() {
     let head = shop.ask(Method::HEAD, "/wallets/a").await.is(200);
     assert!(head.bytes.is_empty(), "{head}");
     shop.get("/healthz").await.is(200);
+    assert_eq!(shop.get("/readyz").await.is(200).body, json!({ "status": "ready" }));
+    let readiness = shop.readiness().await;
     for kind in Kind::ALL {
-        shop.get("/readyz").await.is(200).has(&format!("/kinds/{kind}"), "ready");
+        assert_eq!(readiness["bridge"]["kinds"][kind.as_str()], "ready", "{readiness}");
     }
-    let metrics = shop.get("/metrics").await.is(200);
+    let metrics = shop.metrics().await;
     let counted = r#"shop_http_requests_total{method="POST",route="/wallets",status="201"} 4"#;
-    assert!(String::from_utf8_lossy(&metrics.bytes).contains(counted), "{metrics}");
+    assert!(metrics.contains(counted), "{metrics}");
     shop.get("/openapi.json").await.is(200).has("/openapi", "3.1.0");
     shop.close().await;
 }
@@ -159,7 +165,12 @@ async fn each_kind_may_be_down_while_the_others_answer() {
         for (_, path, body) in writes.iter().filter(|(kind, _, _)| *kind == stopped) {
             retry_after(problem(shop.post(*path, body.clone()).prefer("wait=0").await, 503, "unavailable"));
         }
-        shop.get("/readyz").await.is(200).has(&format!("/kinds/{stopped}"), "unavailable");
+        assert_eq!(shop.get("/readyz").await.is(200).body, json!({ "status": "ready" }));
+        let bridge = &shop.readiness().await["bridge"];
+        assert_eq!(
+            (&bridge["status"], &bridge["kinds"][stopped.as_str()]),
+            (&json!("degraded"), &json!("unavailable"))
+        );
         shop.shop.start_kind(stopped).await.unwrap();
     }
     // Nothing of what was refused has happened.
@@ -218,15 +229,20 @@ async fn a_bridge_that_holds_no_more_requests_says_so() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let small = Customer::of(&listener.local_addr().unwrap().to_string());
     let config = shop_bridge_http::Config { in_flight_max: 1, ..Default::default() };
-    let bridge = tokio::spawn(shop_bridge_http::run(config, connection, listener, pending()));
+    let observed = Observed::new();
+    let serving = shop_bridge_http::run_observed(config, Arc::clone(&observed), connection, listener, pending());
+    let bridge = tokio::spawn(serving);
     small.get("/wallets/alice").await.is(200);
 
     // One request whose body does not end takes the only place.
     let mut slow = TcpStream::connect(&small.address).await.unwrap();
-    slow.write_all(b"POST /wallets HTTP/1.1\r\nHost: shop\r\nContent-Length: 2\r\n\r\n{").await.unwrap();
-    let metrics = || small.get("/metrics").into_future();
-    let is_taken =
-        |metrics: &Answer| String::from_utf8_lossy(&metrics.bytes).contains("shop_http_requests_in_flight 1\n");
+    slow.write_all(
+        b"POST /wallets HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{",
+    )
+    .await
+    .unwrap();
+    let metrics = async || format!("{:?}", observed.numbers().await);
+    let is_taken = |metrics: &String| metrics.contains(r"shop_http_requests_in_flight 1\n");
     eventually("the slow request", metrics, is_taken).await;
     retry_after(problem(small.get("/wallets/alice").await, 503, "overloaded"));
     small.get("/healthz").await.is(200);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, future::IntoFuture, time::Duration};
 use async_nats::{Client, Subject, jetstream};
 use futures::StreamExt;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use shop_domain::{
     kind::Kind,
     logic::Logic,
@@ -32,7 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     operator::tool,
-    shop::{Answer, TestShop, eventually},
+    shop::{TestShop, eventually},
 };
 
 /// How long a reader may take that loses its connection to a record.
@@ -175,8 +175,8 @@ async fn headers_that_a_client_cannot_read_end_no_shop() {
         eventually("a top-up", top_up, |answer| answer.status == 200).await;
     }
     assert_eq!(shop.balance("alice").await, headers.len() as u64);
-    let is_ready = |answer: &Answer| answer.status == 200;
-    eventually("readiness", || shop.get("/readyz").into_future(), is_ready).await.has("/status", "ready");
+    let is_ready = |said: &Value| said["status"] == "ready" && said["bridge"]["status"] == "ready";
+    eventually("readiness", || shop.readiness(), is_ready).await;
     tool(&shop, "audit").await.exits(0).says(&["no differences"]);
     let letters = tool(&shop, "dead list").await.exits(0).stdout;
     assert_eq!(letters.lines().count(), headers.len(), "{letters}");

@@ -26,7 +26,7 @@ use crate::{
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// Every route that takes a body, with one that it would take.
-const WRITES: [(&str, &str, &str); 10] = [
+pub(crate) const WRITES: [(&str, &str, &str); 10] = [
     ("POST", "/products", r#"{"name":"pear","price":1,"stock":1}"#),
     ("PATCH", "/products/apple", r#"{"price":7}"#),
     ("POST", "/products/apple/restock", r#"{"quantity":1}"#),
@@ -63,16 +63,16 @@ async fn a_head_that_can_be_read_in_two_ways_is_refused_and_nothing_happens() {
     for (method, path, body) in WRITES.into_iter().chain([("GET", "/products", ""), ("GET", "/nothing", "")]) {
         for lines in [
             "",
-            "Host: shop\r\nHost: shop\r\n",
-            "Host: shop\r\nhost: other\r\n",
+            "Host: localhost\r\nHost: localhost\r\n",
+            "Host: localhost\r\nhost: other\r\n",
             "Host: a b\r\n",
-            "Host: shop/x\r\n",
-            "Host: me@shop\r\n",
-            "Host: shop:http\r\n",
+            "Host: localhost/x\r\n",
+            "Host: me@localhost\r\n",
+            "Host: localhost:http\r\n",
             "Host: [::1\r\n",
             "Host:\r\n",
-            "Host: shop\r\nContent-Type: application/json\r\nContent-Type: application/json\r\n",
-            "Host: shop\r\nContent-Type: application/json\r\nContent-Type: text/plain\r\n",
+            "Host: localhost\r\nContent-Type: application/json\r\nContent-Type: application/json\r\n",
+            "Host: localhost\r\nContent-Type: application/json\r\nContent-Type: text/plain\r\n",
         ] {
             let (head, _) =
                 problem(&raw(&shop.address, request(method, path, lines, body).as_bytes()).await, 400, "malformed");
@@ -89,9 +89,9 @@ async fn a_head_that_can_be_read_in_two_ways_is_refused_and_nothing_happens() {
         ] {
             let length = body.len();
             // What follows would be taken for a request of its own by a server that goes on.
-            let smuggled = "GET /wallets/alice HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n";
+            let smuggled = "GET /wallets/alice HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
             let chunked = format!(
-                "{method} {path} HTTP/1.1\r\nHost: shop\r\n{coding}\r\n{length:x}\r\n{body}\r\n0\r\n\r\n{smuggled}"
+                "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{coding}\r\n{length:x}\r\n{body}\r\n0\r\n\r\n{smuggled}"
             );
             let answer = raw(&shop.address, chunked.as_bytes()).await;
             let (head, _) = problem(&answer, 400, "malformed");
@@ -103,7 +103,7 @@ async fn a_head_that_can_be_read_in_two_ways_is_refused_and_nothing_happens() {
     // HTTP/1.0 knows no Host, and a body may come in pieces.
     let old = raw(&shop.address, b"GET /wallets/alice HTTP/1.0\r\n\r\n").await;
     assert!(old.starts_with("HTTP/1.0 200 "), "{old}");
-    let pieces = "POST /wallets/alice/top-up HTTP/1.1\r\nHost: shop:80\r\nTransfer-Encoding: Chunked\r\nConnection: close\r\n\r\n5\r\n{\"amo\r\n7\r\nunt\":1}\r\n0\r\n\r\n";
+    let pieces = "POST /wallets/alice/top-up HTTP/1.1\r\nHost: localhost:80\r\nContent-Type: application/json\r\nTransfer-Encoding: Chunked\r\nConnection: close\r\n\r\n5\r\n{\"amo\r\n7\r\nunt\":1}\r\n0\r\n\r\n";
     let answer = raw(&shop.address, pieces.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("\"balance\":49001"), "{answer}");
     shop.close().await;
@@ -164,19 +164,23 @@ async fn who_asks_first_hears_a_refusal_at_once_and_no_word_to_go_on() {
             ("Content-Length: 65537\r\n", 413, "payload_too_large"),
             ("Content-Length: 1048576\r\n", 413, "payload_too_large"),
             ("Content-Length: 9\r\nContent-Type: text/plain\r\n", 415, "unsupported_media_type"),
+            ("Content-Length: 9\r\n", 415, "unsupported_media_type"),
+            ("Content-Length: 9\r\nContent-Type: application/json\r\nOrigin: null\r\n", 403, "cross_site"),
             ("Content-Length: 9\r\nContent-Encoding: gzip\r\n", 415, "unsupported_media_type"),
             ("Transfer-Encoding: chunked\r\nContent-Type: text/plain\r\n", 415, "unsupported_media_type"),
             ("Transfer-Encoding: gzip, chunked\r\n", 400, "malformed"),
             ("Content-Length: 9\r\nIdempotency-Key: a b\r\n", 422, "invalid"),
         ] {
-            let head = format!("{method} {path} HTTP/1.1\r\nHost: shop\r\nExpect: 100-continue\r\n{lines}\r\n");
+            let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n{lines}\r\n");
             let (_, answer) = first_answer(&shop.address, &head).await;
             let (head, _) = problem(&answer, status, code);
             assert!(head.contains("\r\nconnection: close"), "{answer}");
         }
     }
-    let expecting =
-        |line: &str| format!("{line} HTTP/1.1\r\nHost: shop\r\nexpect: 100-Continue\r\nContent-Length: 14\r\n\r\n");
+    let expecting = |line: &str| {
+        let type_and_length = "Content-Type: application/json\r\nContent-Length: 14";
+        format!("{line} HTTP/1.1\r\nHost: localhost\r\nexpect: 100-Continue\r\n{type_and_length}\r\n\r\n")
+    };
     for (line, status, code) in [
         ("POST /wallets/a.b/top-up", 422, "invalid"),
         ("PATCH /products/%FF", 422, "invalid"),
@@ -204,7 +208,7 @@ async fn over_http_2_a_refusal_comes_before_the_body_and_hosts_are_checked() {
     let (mut client, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.unwrap();
     let connection = tokio::spawn(connection);
     let mut status_of = async |headers: &[(&str, &str)], path: &str| {
-        let mut request = Request::builder().method("POST").uri(format!("http://shop{path}"));
+        let mut request = Request::builder().method("POST").uri(format!("http://localhost{path}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -222,6 +226,7 @@ async fn over_http_2_a_refusal_comes_before_the_body_and_hosts_are_checked() {
         (&[expect], "/wallets/a.b/top-up", 422),
         (&[expect], "/nothing", 404),
         (&[("host", "other")], "/wallets", 400),
+        (&[("sec-fetch-site", "cross-site")], "/wallets", 403),
         (&[("content-type", "application/json"), ("content-type", "application/json")], "/wallets", 400),
     ] {
         assert_eq!(status_of(headers, path).await, status, "{headers:?} {path}");
@@ -234,14 +239,14 @@ async fn over_http_2_a_refusal_comes_before_the_body_and_hosts_are_checked() {
 async fn what_cannot_even_be_read_is_refused_with_a_problem_and_counted() {
     let shop = TestShop::open().await;
     let line =
-        |length: usize| format!("GET /{} HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n", "x".repeat(length));
+        |length: usize| format!("GET /{} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "x".repeat(length));
     let lines = |count: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));
-    let large = format!("GET / HTTP/1.1\r\nHost: shop\r\nA: {}\r\n\r\n", "x".repeat(500_000));
+    let large = format!("GET / HTTP/1.1\r\nHost: localhost\r\nA: {}\r\n\r\n", "x".repeat(500_000));
     for (request, status, code) in [
         ("nonsense\r\n\r\n".to_owned(), 400, "malformed"),
-        ("GET / HTTP/1.1\r\nHost: shop\r\nbad name: x\r\n\r\n".to_owned(), 400, "malformed"),
-        ("GET /a b HTTP/1.1\r\nHost: shop\r\n\r\n".to_owned(), 400, "malformed"),
-        ("POST /wallets HTTP/1.1\r\nHost: shop\r\nContent-Length: 1, 1\r\n\r\n{".to_owned(), 400, "malformed"),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\nbad name: x\r\n\r\n".to_owned(), 400, "malformed"),
+        ("GET /a b HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 400, "malformed"),
+        ("POST /wallets HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1, 1\r\n\r\n{".to_owned(), 400, "malformed"),
         (line(9_000), 414, "uri_too_long"),
         (line(100_000), 414, "uri_too_long"),
         (lines(200), 431, "headers_too_large"),
@@ -249,8 +254,7 @@ async fn what_cannot_even_be_read_is_refused_with_a_problem_and_counted() {
     ] {
         problem(&raw(&shop.address, request.as_bytes()).await, status, code);
     }
-    let metrics = shop.get("/metrics").await.is(200);
-    let metrics = String::from_utf8_lossy(&metrics.bytes).into_owned();
+    let metrics = shop.metrics().await;
     for counted in [
         r#"shop_http_requests_total{method="other",route="unmatched",status="400"} 4"#,
         r#"shop_http_requests_total{method="other",route="unmatched",status="431"} 2"#,
@@ -267,7 +271,7 @@ async fn options_says_what_a_path_can_be_used_with() {
     let shop = TestShop::open().await;
     for (path, allow) in [
         ("/", "GET, HEAD, OPTIONS"),
-        ("/metrics", "GET, HEAD, OPTIONS"),
+        ("/readyz", "GET, HEAD, OPTIONS"),
         ("/products", "POST, GET, HEAD, OPTIONS"),
         ("/products/apple", "GET, HEAD, PATCH, OPTIONS"),
         ("/products/apple/restock", "POST, OPTIONS"),
@@ -277,13 +281,13 @@ async fn options_says_what_a_path_can_be_used_with() {
         ("/mypages/alice", "GET, HEAD, OPTIONS"),
         ("*", "POST, GET, HEAD, PATCH, DELETE, OPTIONS"),
     ] {
-        let answer = raw(&shop.address, request("OPTIONS", path, "Host: shop\r\n", "").as_bytes()).await;
+        let answer = raw(&shop.address, request("OPTIONS", path, "Host: localhost\r\n", "").as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 204 "), "{path}: {answer}");
         let lower = answer.to_ascii_lowercase();
         assert!(lower.contains(&format!("\r\nallow: {}\r\n", allow.to_ascii_lowercase())), "{path}: {answer}");
         assert!(!lower.contains("access-control") && answer.ends_with("\r\n\r\n"), "{path}: {answer}");
     }
-    let nothing = raw(&shop.address, request("OPTIONS", "/nothing", "Host: shop\r\n", "").as_bytes()).await;
+    let nothing = raw(&shop.address, request("OPTIONS", "/nothing", "Host: localhost\r\n", "").as_bytes()).await;
     problem(&nothing, 404, "not_found");
     shop.close().await;
 }
@@ -294,7 +298,7 @@ async fn pages_of_named_origins_may_use_the_shop_and_no_others() {
     let origins = origins.map(|origin| origin.parse().unwrap()).to_vec();
     let shop = TestShop::open_as(|options| shop_local::Options { cors_origins: origins, ..options }).await;
     let asks = async |origin: &str| {
-        let lines = format!("Host: shop\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: PATCH\r\n");
+        let lines = format!("Host: localhost\r\nOrigin: {origin}\r\nAccess-Control-Request-Method: PATCH\r\n");
         let preflight = request("OPTIONS", "/products/apple", &lines, "");
         raw(&shop.address, preflight.as_bytes()).await.to_ascii_lowercase()
     };

@@ -1,13 +1,11 @@
 //! A log that is lost, of a shop that is there still: no caller is told that there was never anything.
 
-use std::future::IntoFuture;
-
 use async_nats::jetstream;
-use serde_json::json;
+use serde_json::{Value, json};
 use shop_actors::config::SnapshotOptions;
 use shop_local::{Options, Shop, nats_server::NatsServer};
 
-use crate::shop::{Answer, TestShop, eventually};
+use crate::shop::{TestShop, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_is_lost_does_not_begin_afresh_in_silence() {
@@ -20,8 +18,8 @@ async fn a_log_that_is_lost_does_not_begin_afresh_in_silence() {
     shop.get("/wallets/alice").await.refused(503, "unavailable");
     // A product's log is whole, and still there is no word of the wallets.
     shop.product("pear", 100, 10).await;
-    let ready = || shop.get("/readyz").into_future();
-    eventually("the alarm", ready, |ready: &Answer| ready.value("/kinds/wallet") == "catching_up").await;
+    let is_alarmed = |said: &Value| said["bridge"]["kinds"]["wallet"] == "catching_up";
+    eventually("the alarm", || shop.readiness(), is_alarmed).await;
     shop.get("/wallets/alice").await.refused(503, "unavailable");
     // It may take its time to stop without a log.
     drop(shop);

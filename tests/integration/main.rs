@@ -1,6 +1,7 @@
 //! The whole shop, seen from outside.
 
 mod backup;
+mod browsers;
 mod bundles;
 mod concurrency;
 mod contract;

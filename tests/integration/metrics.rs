@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hyper::Method;
 use serde_json::json;
-use shop_local::Options;
+use shop_tests::client::Ask;
 
-use crate::shop::{Customer, TestShop, raw};
+use crate::shop::{TestShop, raw};
 
 /// Words in names by which promtool knows a unit that is none of the base units, or an abbreviation.
 const OTHER_UNITS: [&str; 26] = [
@@ -90,7 +91,7 @@ fn faults(text: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bridge_and_hosts_say_their_numbers_in_the_format_that_is_asked_for() {
-    let shop = TestShop::open_as(|options| Options { observe_addr: Some("127.0.0.1:0".to_owned()), ..options }).await;
+    let shop = TestShop::open().await;
     shop.product("apple", 1000, 2).await;
     shop.wallet("alice", 50_000).await;
     shop.order("o-1", "alice", "apple", 1).await;
@@ -101,28 +102,30 @@ async fn bridge_and_hosts_say_their_numbers_in_the_format_that_is_asked_for() {
     shop.get("/nothing").await.is(404);
     shop.ask("BREW".parse().unwrap(), "/nothing").await.is(404);
 
-    let hosts = Customer::of(&shop.shop.observe_address().unwrap().to_string());
-    for (customer, part, own) in [(&*shop, "bridge", "shop_http_"), (&hosts, "host", "shop_host_")] {
-        let classic =
-            customer.get("/metrics").await.is(200).with("content-type", "text/plain; version=0.0.4; charset=utf-8");
-        let classic = String::from_utf8(classic.bytes.to_vec()).unwrap();
-        assert_eq!(faults(&classic), Vec::<String>::new(), "in\n{classic}");
-        for name in [own, "process_cpu_seconds_total ", &format!("shop_build_info{{part=\"{part}\",version=")] {
-            assert!(classic.lines().any(|line| line.starts_with(name)), "{name} is not in\n{classic}");
-        }
-        let open =
-            customer.get("/metrics").header("accept", "application/openmetrics-text; version=1.0.0, text/plain;q=0.5");
-        let open =
-            open.await.is(200).with("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8");
-        assert!(open.bytes.ends_with(b"# EOF\n"), "{open}");
-        customer
-            .get("/metrics")
-            .header("accept", "*/*")
-            .await
-            .with("content-type", "text/plain; version=0.0.4; charset=utf-8");
+    // Customers do not see them; those who run it see all of the process on one page.
+    shop.get("/metrics").await.refused(404, "not_found");
+    let inside = shop.inside();
+    let ask = async |accept: Option<&str>| {
+        let ask = Ask::new(Method::GET, "/metrics");
+        let ask = match accept {
+            Some(accept) => ask.header("accept", accept),
+            None => ask,
+        };
+        let answer = inside.exchange(&ask).await.unwrap();
+        (answer.header("content-type").unwrap().to_owned(), String::from_utf8(answer.bytes.to_vec()).unwrap())
+    };
+    let (content_type, text) = ask(None).await;
+    assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(faults(&text), Vec::<String>::new(), "in\n{text}");
+    let builds = ["bridge", "host"].map(|part| format!("shop_build_info{{part=\"{part}\",version="));
+    for name in ["shop_http_", "shop_host_", "process_cpu_seconds_total ", &builds[0], &builds[1]] {
+        assert!(text.lines().any(|line| line.starts_with(name)), "{name} is not in\n{text}");
     }
+    let (content_type, open) = ask(Some("application/openmetrics-text; version=1.0.0, text/plain;q=0.5")).await;
+    assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(open.ends_with("# EOF\n"), "{open}");
+    assert_eq!(ask(Some("*/*")).await.0, "text/plain; version=0.0.4; charset=utf-8");
 
-    let text = String::from_utf8(shop.get("/metrics").await.bytes.to_vec()).unwrap();
     for line in [
         r#"shop_http_orders_total{outcome="confirmed",code=""} 1"#,
         r#"shop_http_orders_total{outcome="refused",code="out_of_stock"} 1"#,
@@ -130,14 +133,18 @@ async fn bridge_and_hosts_say_their_numbers_in_the_format_that_is_asked_for() {
         "shop_http_order_duration_seconds_count 2",
         "shop_http_orders_under_way 0",
         "shop_http_order_oldest_age_seconds 0.0",
-        r#"shop_http_requests_total{method="GET",route="unmatched",status="404"} 1"#,
+        r#"shop_http_requests_total{method="GET",route="unmatched",status="404"} 2"#,
         r#"shop_http_requests_total{method="other",route="unmatched",status="404"} 1"#,
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
 
     // All kinds together, as they are in one process.
-    let ready = raw(&hosts.address, b"GET /readyz HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n").await;
+    let ready = raw(
+        &inside.address().to_string(),
+        b"GET /readyz HTTP/1.1\r\nHost: shop.any.example\r\nConnection: close\r\n\r\n",
+    )
+    .await;
     assert!(ready.starts_with("HTTP/1.1 200 "), "{ready}");
     for kind in ["wallet", "product", "order", "delivery", "mypage"] {
         assert!(ready.contains(&format!("\"{kind}\":{{")), "{ready}");

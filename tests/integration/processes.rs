@@ -6,6 +6,7 @@ mod crashes;
 mod fates;
 mod kinds;
 mod local;
+mod privacy;
 mod refusals;
 mod restarts;
 mod rolling;

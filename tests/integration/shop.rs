@@ -15,11 +15,12 @@ use futures::{FutureExt, future::BoxFuture};
 use http_body_util::{BodyExt, Full};
 use hyper::{HeaderMap, Method, Request};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{Client as Hyper, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use serde_json::{Value, json};
 use shop_local::{Options, Shop};
+use shop_tests::client::Client;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -74,6 +75,22 @@ impl TestShop {
         Self::start(self.folder, options).await
     }
 
+    /// A client of those who run it.
+    pub(crate) fn inside(&self) -> Client {
+        Client::new(self.shop.observe_address().expect("it can be looked at"))
+    }
+
+    /// How its bridge and its hosts are.
+    pub(crate) async fn readiness(&self) -> Value {
+        let answer = self.inside().get("/readyz").await;
+        answer.json(answer.status)
+    }
+
+    /// The numbers of its bridge and its hosts.
+    pub(crate) async fn metrics(&self) -> String {
+        String::from_utf8(self.inside().get("/metrics").await.bytes.to_vec()).unwrap()
+    }
+
     pub(crate) async fn close(self) {
         self.shop.stop().await.unwrap();
     }
@@ -97,14 +114,14 @@ impl Deref for TestShop {
 #[derive(Clone)]
 pub(crate) struct Customer {
     pub(crate) address: String,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Hyper<HttpConnector, Full<Bytes>>,
 }
 
 impl Customer {
     pub(crate) fn of(address: &str) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Self { address: address.to_owned(), client: Client::builder(TokioExecutor::new()).build(connector) }
+        Self { address: address.to_owned(), client: Hyper::builder(TokioExecutor::new()).build(connector) }
     }
 
     pub(crate) fn get(&self, path: impl Into<String>) -> Ask {
@@ -121,7 +138,14 @@ impl Customer {
 
     /// Any request, without a body until it is given one.
     pub(crate) fn ask(&self, method: Method, path: impl Into<String>) -> Ask {
-        Ask { customer: self.clone(), method, path: path.into(), headers: vec![], body: Bytes::new() }
+        Ask {
+            customer: self.clone(),
+            method,
+            path: path.into(),
+            headers: vec![],
+            body: Bytes::new(),
+            is_untyped: false,
+        }
     }
 
     /// Puts a product on sale under its id as its name.
@@ -196,15 +220,22 @@ pub(crate) struct Ask {
     path: String,
     headers: Vec<(&'static str, String)>,
     body: Bytes,
+    is_untyped: bool,
 }
 
 impl Ask {
     pub(crate) fn json(self, body: &Value) -> Self {
-        self.body(body.to_string()).header("content-type", "application/json")
+        self.body(body.to_string())
     }
 
+    /// JSON, unless it is said what it is.
     pub(crate) fn body(self, body: impl Into<Bytes>) -> Self {
         Self { body: body.into(), ..self }
+    }
+
+    /// Without a word of what the body is.
+    pub(crate) fn untyped(self) -> Self {
+        Self { is_untyped: true, ..self }
     }
 
     pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -230,6 +261,10 @@ impl Ask {
         let method = self.method.clone();
         let mut request =
             Request::builder().method(self.method).uri(format!("http://{}{}", self.customer.address, self.path));
+        let is_typed = self.headers.iter().any(|(name, _)| *name == "content-type");
+        if !self.body.is_empty() && !is_typed && !self.is_untyped {
+            request = request.header("content-type", "application/json");
+        }
         for (name, value) in self.headers {
             let value = hyper::header::HeaderValue::from_bytes(value.as_bytes()).unwrap();
             request = request.header(name, value);

@@ -69,7 +69,8 @@ async fn the_story(mut shop: TestShop) {
     let refusal = shop.post("/orders", apples(1)).prefer("wait=0").await.refused(503, "unavailable");
     assert!(refusal.took < Duration::from_secs(1), "after {:?}: {refusal}", refusal.took);
     assert!(refusal.header("retry-after").is_some(), "{refusal}");
-    shop.get("/readyz").await.is(200).has("/kinds/order", "unavailable").has("/kinds/mypage", "ready");
+    let kinds = &shop.readiness().await["bridge"]["kinds"];
+    assert_eq!((&kinds["order"], &kinds["mypage"]), (&json!("unavailable"), &json!("ready")));
     let page = shop.get("/mypages/alice").await.is(200).lacks("/items/3");
     page.has("/items/0/id", third.as_str()).has("/items/1/id", second.as_str()).has("/items/2/id", first.as_str());
     shop.shop.start_kind(Kind::Order).await.unwrap();

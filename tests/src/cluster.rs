@@ -91,6 +91,8 @@ pub struct Cluster {
     leave_time: Duration,
     /// Where the bridge was at its first start; it stays there.
     http: SocketAddr,
+    /// Where it can be seen how the bridge is.
+    inside: SocketAddr,
     folder: Folder,
 }
 
@@ -149,6 +151,7 @@ impl Cluster {
             keeps_snapshots,
             leave_time,
             http,
+            inside: http,
             folder,
         }
     }
@@ -352,7 +355,8 @@ impl Cluster {
 
     /// Starts the bridge, where it was before.
     pub async fn start_bridge(&mut self) {
-        let (bridge, http) = self.spawn_bridge("bridge", self.http).await;
+        let (mut bridge, http) = self.spawn_bridge("bridge", self.http).await;
+        self.inside = bridge.says("where it can be looked at", inside_in).await;
         (self.bridge, self.http) = (Some(bridge), http);
     }
 
@@ -360,7 +364,9 @@ impl Cluster {
     pub async fn spawn_bridge(&self, name: &str, http: SocketAddr) -> (Process, SocketAddr) {
         let (nats_url, http) = (self.nats_url(|lines| &lines.bridge), http.to_string());
         let leave_ms = self.leave_time.as_millis().to_string();
+        let inside = ["--observe-addr", "127.0.0.1:0"];
         let options = ["bridge", "--nats-url", &nats_url, "--http-addr", &http, "--leave-ms", &leave_ms];
+        let options = options.into_iter().chain(inside);
         let launcher = Launcher { command: vec![], ..self.launcher.clone() };
         let mut bridge = Process::spawn_by(&launcher, self.folder(), name, options);
         let http = bridge.says("where it listens", address_in).await;
@@ -446,7 +452,7 @@ impl Cluster {
 
     /// Waits until the bridge says this of these kinds.
     pub async fn wait_until_kinds_are(&mut self, status: &str, kinds: &[Kind]) {
-        let client = self.client();
+        let client = Client::new(self.inside);
         until(&format!("{kinds:?} are {status}"), async || {
             for process in self.hosts.values_mut().filter_map(|host| host.process.as_mut()).chain(&mut self.bridge) {
                 process.assert_running();
@@ -485,6 +491,10 @@ pub fn panics(folder: &Path) -> Vec<String> {
 /// Deletes a folder, and makes sure that it was there.
 pub fn delete(folder: &Path) {
     fs::remove_dir_all(folder).unwrap_or_else(|error| panic!("cannot delete {}: {error}", folder.display()));
+}
+
+fn inside_in(log: &str) -> Option<SocketAddr> {
+    log.split("can be seen on http://").nth(1)?.split('/').next()?.parse().ok()
 }
 
 fn address_in(log: &str) -> Option<SocketAddr> {

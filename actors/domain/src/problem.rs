@@ -29,6 +29,8 @@ codes! {
     INVALID = "invalid", 422, "The request breaks a rule";
     /// Not JSON, or a bad query string.
     MALFORMED = "malformed", 400, "The request cannot be read";
+    /// A page of another site asks for a change, and that site is not let do so.
+    CROSS_SITE = "cross_site", 403, "Cross-site request";
     /// No such product, wallet, order, delivery or route.
     NOT_FOUND = "not_found", 404, "Not found";
     /// The path exists, but not with this method.
@@ -61,6 +63,8 @@ codes! {
     URI_TOO_LONG = "uri_too_long", 414, "URI too long";
     /// The body is not JSON by its content type, or is in another coding.
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type", 415, "Unsupported media type";
+    /// The host that the request names is none of the bridge's.
+    MISDIRECTED = "misdirected", 421, "Misdirected request";
     /// The head has more lines or bytes than allowed.
     HEADERS_TOO_LARGE = "headers_too_large", 431, "Request header fields too large";
     /// More requests wait than the shop holds at a time.

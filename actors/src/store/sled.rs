@@ -28,6 +28,7 @@ use std::{
 };
 
 use shop_domain::kind::Kind;
+use shop_nats::private;
 use tokio::time::{Instant, sleep};
 
 use self::{files::RunFolder, listing::Listing, shelf::RunShelf};
@@ -60,7 +61,7 @@ impl SledStore {
     pub fn open(data_dir: &Path, kind: Kind) -> Result<Self, StoreError> {
         let folder = data_dir.join(kind.as_str());
         let io = |source| StoreError::Io { folder: folder.clone(), source };
-        fs::create_dir_all(&folder).map_err(io)?;
+        private::make_folder(&folder).map_err(io)?;
         let lock = lock(&folder)?;
         check_format(&folder)?;
         let database = open_or_set_aside(&folder)?;
@@ -146,7 +147,7 @@ fn check_format(folder: &Path) -> Result<(), StoreError> {
         Ok(found) if found == FORMAT => Ok(()),
         Ok(found) => Err(StoreError::Format { folder: folder.to_owned(), found, expected: FORMAT }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut file = File::create(&path).map_err(io)?;
+            let mut file = private::make_file(&path).map_err(io)?;
             file.write_all(FORMAT.as_bytes()).map_err(io)
         }
         Err(error) => Err(io(error)),

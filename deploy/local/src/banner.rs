@@ -17,8 +17,8 @@ pub struct Banner<'a> {
     pub nats_server: Option<(&'a str, u32)>,
     /// The keys that let into it, if not everybody is.
     pub keys: Option<&'a Keys>,
-    /// Where it can be seen how the hosts are, for example `http://127.0.0.1:9090`; nothing when nowhere.
-    pub hosts: Option<String>,
+    /// Where it can be seen how bridge and hosts are, for example `http://127.0.0.1:9090`; nothing when nowhere.
+    pub health: Option<String>,
     /// Where everything is kept.
     pub folder: &'a Path,
     /// The backup that was put back first, if one was, and when it was made.
@@ -35,7 +35,7 @@ impl<'a> Banner<'a> {
             nats: shop.nats_url(),
             nats_server: shop.nats_server().and_then(|server| Some((server.version(), server.pid()?))),
             keys: shop.keys(),
-            hosts: shop.observe_address().map(|address| format!("http://{address}")),
+            health: shop.observe_address().map(|address| format!("http://{address}")),
             folder: shop.folder(),
             restored: shop.restored(),
             program: std::env::args().next().unwrap_or_else(|| "shop".to_owned()),
@@ -46,10 +46,9 @@ impl<'a> Banner<'a> {
 impl std::fmt::Display for Banner<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { http, nats, program, .. } = self;
-        let hosts = self
-            .hosts
-            .as_ref()
-            .map_or_else(String::new, |hosts| format!("\n    hosts   {hosts:<28}  {hosts}/readyz, {hosts}/metrics"));
+        let health = self.health.as_ref().map_or_else(String::new, |health| {
+            format!("\n    health  {health:<28}  {health}/readyz, {health}/metrics")
+        });
         let folder = self.folder.display();
         let server = match self.nats_server {
             Some((version, pid)) => format!("nats-server {version}, pid {pid}"),
@@ -72,7 +71,7 @@ impl std::fmt::Display for Banner<'_> {
   The shop is open.
 
     HTTP    {http:<28}  everything it offers: {http}/docs, {http}/openapi.json
-    NATS    {nats:<28}  {server}{hosts}
+    NATS    {nats:<28}  {server}{health}
     data    {folder}
 {keys}{restored}    stop    Ctrl-C
 
@@ -103,7 +102,7 @@ mod tests {
             nats: "nats://127.0.0.1:4222".to_owned(),
             nats_server: Some(("2.15.1", 4711)),
             keys: None,
-            hosts: Some("http://127.0.0.1:9090".to_owned()),
+            health: Some("http://127.0.0.1:9090".to_owned()),
             folder: Path::new("/home/alice/shop/.shop"),
             restored: Some(("backups/monday", "2026-11-23T06:15:03.927Z")),
             program: "target/debug/shop".to_owned(),
@@ -112,7 +111,7 @@ mod tests {
         for part in [
             "http://127.0.0.1:8080/openapi.json",
             "http://127.0.0.1:8080/docs",
-            "http://127.0.0.1:9090/metrics",
+            "    health  http://127.0.0.1:9090         http://127.0.0.1:9090/readyz, http://127.0.0.1:9090/metrics",
             "nats://127.0.0.1:4222         nats-server 2.15.1, pid 4711",
             "/home/alice/shop/.shop\n",
             r#"curl -s http://127.0.0.1:8080/wallets -H 'Content-Type: application/json' -d '{"id":"alice","balance":999999}'"#,

@@ -3,10 +3,12 @@
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use shop_nats::private;
 use tokio::time::{Instant, sleep};
 
 /// How often a folder is tried again while its last owner is finishing.
@@ -43,10 +45,11 @@ impl FolderLock {
     /// Makes the folder where there is none, and takes it.
     pub fn take(folder: &Path) -> Result<Self, FolderError> {
         let unusable = |source| FolderError::Unusable { folder: folder.to_owned(), source };
-        std::fs::create_dir_all(folder).map_err(unusable)?;
+        private::make_data_folder(folder).map_err(unusable)?;
         let path = folder.join("LOCK");
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(unusable)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(path).map_err(unusable)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -4,9 +4,8 @@
 //! of its own, and then inboxes that no other one can hear.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
+    fs,
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -15,6 +14,7 @@ use nkeys::KeyPair;
 use shop_nats::{
     access::{Access, Credentials, FileError, NatsUrl, read_seed},
     permissions::{NoRole, Role},
+    private,
     server::Key,
 };
 
@@ -82,12 +82,11 @@ impl Keys {
     pub fn make(folder: &Path, names: &[KeyName]) -> Result<Self, KeysError> {
         let failed = |source| KeysError::System { path: folder.to_owned(), source };
         if folder.exists() {
-            let mode = fs::metadata(folder).map_err(failed)?.permissions().mode();
-            if mode & 0o077 != 0 {
+            if private::open_to_others(folder).map_err(failed)?.is_some() {
                 return Err(KeysError::Open(folder.to_owned()));
             }
         } else {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+            private::make_folder(folder).map_err(failed)?;
         }
         for KeyName { name, .. } in names {
             let file = folder.join(format!("{name}.nk"));
@@ -187,8 +186,7 @@ pub(crate) fn write_private(file: &Path, text: &str) -> Result<(), KeysError> {
     // Complete, or not there.
     let new = file.with_extension("new");
     let write = || {
-        let mut to = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        to.set_permissions(fs::Permissions::from_mode(0o600))?;
+        let mut to = private::make_file(&new)?;
         to.write_all(text.as_bytes())?;
         to.sync_all()?;
         fs::rename(&new, file)
@@ -198,6 +196,8 @@ pub(crate) fn write_private(file: &Path, text: &str) -> Result<(), KeysError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -8,13 +8,15 @@ mod readiness;
 mod setup;
 
 use std::{
-    io,
+    io::{self, Write},
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
+use shop_nats::private;
 use tokio::{
     process::{Child, Command},
     time::timeout,
@@ -238,11 +240,11 @@ impl NatsServer {
         let configuration = self.folder.join(file);
         let port = if *port == 0 { "-1".to_owned() } else { port.to_string() };
         let prepare = || {
-            std::fs::write(&configuration, lines)?;
+            private::make_file(&configuration)?.write_all(lines.as_bytes())?;
             // Left over from a server that was killed.
             std::fs::remove_dir_all(self.ports_folder()).or_else(not_found_is_fine)?;
-            std::fs::create_dir(self.ports_folder())?;
-            std::fs::OpenOptions::new().create(true).append(true).open(self.log())
+            private::make_folder(&self.ports_folder())?;
+            std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(self.log())
         };
         let log = prepare().map_err(|source| system(&self.folder, source))?;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use shop_actors::config::SnapshotOptions;
-use shop_bridge_http::Origin;
+use shop_bridge_http::{Host, Origin};
 use shop_nats::access::{Credentials, NatsUrl};
 
 /// Runs the whole shop on this machine: a nats-server, the five kinds and the HTTP bridge.
@@ -19,10 +19,15 @@ pub struct Options {
     #[arg(long = "cors-origin", value_name = "ORIGIN", env = "SHOP_CORS_ORIGIN", value_delimiter = ',')]
     pub cors_origins: Vec<Origin>,
 
-    /// Where it can be seen how the hosts are: /healthz, /readyz and /metrics; port 0 takes any free one [default:
-    /// nowhere]
-    #[arg(long, value_name = "HOST:PORT", env = "SHOP_OBSERVE_ADDR")]
-    pub observe_addr: Option<String>,
+    /// Under which name or address HTTP may be asked, as in shop.example, whatever the port; may be given several times,
+    /// beside localhost and the address at which it is served
+    #[arg(long = "allow-host", value_name = "HOST", env = "SHOP_ALLOW_HOST", value_delimiter = ',')]
+    pub allow_hosts: Vec<Host>,
+
+    /// Where it can be seen how bridge and hosts are: /healthz, /readyz and /metrics; port 0 takes any free one, and
+    /// nothing ('') is nowhere
+    #[arg(long, value_name = "HOST:PORT", env = "SHOP_OBSERVE_ADDR", default_value = "127.0.0.1:0")]
+    pub observe_addr: String,
 
     /// Port of the shop's own nats-server, on loopback; 0 takes any free one
     #[arg(long, value_name = "PORT", env = "SHOP_NATS_PORT", default_value_t = 4222)]
@@ -83,7 +88,8 @@ impl Options {
         Self {
             http_addr: "127.0.0.1:0".to_owned(),
             cors_origins: Vec::new(),
-            observe_addr: None,
+            allow_hosts: Vec::new(),
+            observe_addr: "127.0.0.1:0".to_owned(),
             nats_port: 0,
             secure: false,
             nats_url: None,

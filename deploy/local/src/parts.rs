@@ -10,7 +10,7 @@ use shop_actors::{
     host,
     observe::Observed,
 };
-use shop_bridge_http::Origin;
+use shop_bridge_http::{self as bridge_http, Host, Origin};
 use shop_domain::kind::Kind;
 use shop_nats::{access::Access, connection::Connection, topology::Topology};
 use tokio::net::TcpListener;
@@ -39,8 +39,12 @@ pub(crate) struct Settings {
     pub(crate) snapshots: SnapshotOptions,
     /// How the host of each kind is.
     pub(crate) observed: BTreeMap<Kind, Arc<Observed>>,
+    /// How the bridge is.
+    pub(crate) bridge_observed: Arc<bridge_http::Observed>,
     /// Whose pages may use the bridge from a browser.
     pub(crate) cors_origins: Vec<Origin>,
+    /// Under which hosts the bridge may be asked.
+    pub(crate) allow_hosts: Vec<Host>,
 }
 
 /// Serves one kind until `shutdown`, then drains and returns.
@@ -61,9 +65,10 @@ pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> 
 
 /// Serves HTTP on `listener` until `shutdown`, then answers what it has begun and returns.
 pub(crate) async fn bridge(settings: Settings, listener: TcpListener, shutdown: Shutdown) -> Outcome {
-    let connection = Connection::connect_bridge(&settings.bridge_nats).await?;
-    let config = shop_bridge_http::Config { cors_origins: settings.cors_origins, ..Default::default() };
-    let bridge = shop_bridge_http::run(config, connection.clone(), listener, shutdown);
+    let Settings { bridge_nats, bridge_observed: observed, cors_origins, allow_hosts, .. } = settings;
+    let connection = Connection::connect_bridge(&bridge_nats).await?;
+    let config = bridge_http::Config { cors_origins, allow_hosts, ..Default::default() };
+    let bridge = bridge_http::run_observed(config, observed, connection.clone(), listener, shutdown);
     // Boxed, because the compiler cannot see through warp's future that it is `Send`.
     let bridge: BoxFuture<'_, ()> = Box::pin(bridge);
     bridge.await;

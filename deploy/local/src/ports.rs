@@ -1,12 +1,14 @@
 //! `--ports-file`: where everything is, as JSON, for programs.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use serde_json::{Value, json};
+use shop_nats::private;
 
 use crate::Shop;
 
@@ -39,8 +41,9 @@ impl PortsFile {
         let failed = |source| PortsError { path: self.path.clone(), source };
         let mut new = self.path.clone().into_os_string();
         new.push(".new");
-        fs::write(&new, format!("{:#}\n", ports(shop))).map_err(failed)?;
-        fs::rename(&new, &self.path).map_err(failed)
+        let text = format!("{:#}\n", ports(shop));
+        let written = private::make_file(Path::new(&new)).and_then(|mut file| file.write_all(text.as_bytes()));
+        written.and_then(|()| fs::rename(&new, &self.path)).map_err(failed)
     }
 }
 
@@ -60,12 +63,16 @@ fn ports(shop: &Shop) -> Value {
         nats = place("nats", server.address());
         (nats["pid"], nats["version"]) = (json!(server.pid()), json!(server.version()));
     }
-    json!({
+    let mut ports = json!({
         "pid": std::process::id(),
         "data_dir": shop.folder().display().to_string(),
         "http": place("http", shop.http_address()),
         "nats": nats,
-    })
+    });
+    if let Some(address) = shop.observe_address() {
+        ports["observe"] = place("http", address);
+    }
+    ports
 }
 
 fn place(scheme: &str, address: SocketAddr) -> Value {

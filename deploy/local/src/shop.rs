@@ -11,10 +11,12 @@ use std::{
 
 use serde_json::Value;
 use shop_actors::{
-    observe::{self, Observed},
+    observe::{Hosts, Observed},
     operator::{OperatorError, restore::put_back_all},
 };
+use shop_bridge_http as bridge_http;
 use shop_domain::kind::Kind;
+use shop_metrics::Observable;
 use shop_nats::{
     access::{Access, NatsUrl},
     connection::{ConnectError, Connection},
@@ -40,7 +42,7 @@ use crate::{
 /// How long until every kind must be ready: hosts replay what came after their checkpoints,
 /// and all of a log whose checkpoints were deleted.
 const READY_LIMIT: Duration = Duration::from_secs(120);
-/// How often `GET /readyz` is asked until then.
+/// How often the bridge is asked until then.
 const READY_INTERVAL: Duration = Duration::from_millis(10);
 /// How long the bridge may answer what it has begun: a little more than the 10 seconds that it
 /// gives itself. Less than the longest wait that a caller can ask for: who stops the shop does
@@ -62,7 +64,7 @@ pub struct Shop {
     // In the order in which they are dropped.
     bridge: Service,
     hosts: BTreeMap<Kind, Service>,
-    /// Where it can be seen how the hosts are.
+    /// Where it can be seen how bridge and hosts are.
     observing: Option<(SocketAddr, AbortOnDropHandle<()>)>,
     nats: Nats,
     keys: Option<Keys>,
@@ -102,8 +104,8 @@ pub enum ShopError {
         /// What the system said.
         source: io::Error,
     },
-    /// How the hosts are cannot be shown there.
-    #[error("cannot answer whoever looks at the hosts on {address}: {source} (use --observe-addr for another address)")]
+    /// How bridge and hosts are cannot be shown there.
+    #[error("cannot show how bridge and hosts are on {address}: {source} (use --observe-addr for another address)")]
     Observe {
         /// Where.
         address: String,
@@ -141,7 +143,7 @@ pub enum ShopError {
     #[error(transparent)]
     Service(#[from] ServiceError),
     /// Not every kind became ready in time.
-    #[error("the shop is not ready after {READY_LIMIT:?}; GET /readyz says: {answer}")]
+    #[error("the shop is not ready after {READY_LIMIT:?}; its bridge says: {answer}")]
     NotReady {
         /// The last answer.
         answer: String,
@@ -161,9 +163,14 @@ impl Shop {
         }
         let (listener, address) = listen(&options.http_addr).await?;
         let observed: BTreeMap<_, _> = Kind::ALL.into_iter().map(|kind| (kind, Observed::new(&[kind]))).collect();
-        let observing = match options.observe_addr.filter(|address| !address.is_empty()) {
-            Some(address) => Some(show(&address, observed.values().cloned().collect()).await?),
-            None => None,
+        let bridge_observed = bridge_http::Observed::new();
+        let observing = match &*options.observe_addr {
+            "" => None,
+            address => {
+                let hosts = Hosts(observed.values().cloned().collect());
+                let bridge: Arc<bridge_http::Observed> = Arc::clone(&bridge_observed);
+                Some(show(address, vec![Arc::new(hosts), bridge]).await?)
+            }
         };
 
         let (nats, keys) = match options.nats_url.filter(|url| !url.is_empty()) {
@@ -183,7 +190,9 @@ impl Shop {
             log_max_bytes: options.log_max_bytes,
             snapshots: options.snapshots.or_in(&folder.join("snapshots")),
             observed,
+            bridge_observed,
             cors_origins: options.cors_origins,
+            allow_hosts: options.allow_hosts,
         };
         if let Nats::Foreign(_) = nats {
             // Here once, so that not every part of the shop says that it waits.
@@ -282,7 +291,7 @@ impl Shop {
         self.address
     }
 
-    /// Where it can be seen how the hosts are, if anywhere.
+    /// Where it can be seen how bridge and hosts are, if anywhere.
     pub fn observe_address(&self) -> Option<SocketAddr> {
         self.observing.as_ref().map(|(address, _)| *address)
     }
@@ -328,16 +337,16 @@ impl Shop {
         }
     }
 
-    /// `GET /readyz` names every kind and whether it is ready.
+    /// Waits until the bridge says of every kind that it is ready.
     async fn wait_until_ready(&mut self) -> Result<(), ShopError> {
         let mut answer = "nothing yet".to_owned();
         let ready = async {
             loop {
-                match self.http.get("/readyz").await {
-                    Ok(ready) if is_complete(&ready.body) => return,
-                    Ok(not_ready) => answer = format!("{} {}", not_ready.status, not_ready.body),
-                    Err(error) => answer = error.to_string(),
+                let (_, readiness) = self.settings.bridge_observed.readiness().await;
+                if is_complete(&readiness) {
+                    return;
                 }
+                answer = readiness.to_string();
                 sleep(READY_INTERVAL).await;
             }
         };
@@ -349,8 +358,8 @@ impl Shop {
     }
 }
 
-fn is_complete(readyz: &Value) -> bool {
-    Kind::ALL.iter().all(|kind| readyz["kinds"][kind.as_str()] == "ready")
+fn is_complete(readiness: &Value) -> bool {
+    Kind::ALL.iter().all(|kind| readiness["kinds"][kind.as_str()] == "ready")
 }
 
 impl Nats {
@@ -400,10 +409,13 @@ async fn listen(address: &str) -> Result<(TcpListener, SocketAddr), ShopError> {
     Ok((listener, local))
 }
 
-/// Shows how the hosts are, until what it returns is dropped.
-async fn show(address: &str, hosts: Vec<Arc<Observed>>) -> Result<(SocketAddr, AbortOnDropHandle<()>), ShopError> {
+/// Shows how these parts are, until what it returns is dropped.
+async fn show(
+    address: &str,
+    parts: Vec<Arc<dyn Observable>>,
+) -> Result<(SocketAddr, AbortOnDropHandle<()>), ShopError> {
     let failed = |source| ShopError::Observe { address: address.to_owned(), source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let local = listener.local_addr().map_err(failed)?;
-    Ok((local, AbortOnDropHandle::new(tokio::spawn(observe::serve(listener, hosts)))))
+    Ok((local, AbortOnDropHandle::new(tokio::spawn(shop_metrics::serve(listener, parts)))))
 }

@@ -1,15 +1,18 @@
 //! What `/metrics` answers, of a bridge as of a host: the numbers that it has, what program it is and
-//! what its process uses, in the format that is asked for.
+//! what its process uses, in the format that is asked for; and where it is asked.
 //!
-//! Owns the formats. Must not know what is counted, nor how it was asked.
+//! Owns the formats, and the port for those who run a process. Must not know what is counted.
 
 mod accept;
 mod classic;
 mod process;
+mod server;
 
 use std::fmt::Write;
 
 use prometheus_client::{encoding::text, metrics::info::Info, registry::Registry};
+
+pub use server::{Observable, serve};
 
 /// The format that Prometheus and everything that is like it can read.
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -24,14 +27,26 @@ pub struct Page {
     pub text: String,
 }
 
-impl Page {
-    /// What a `part` of the shop, a bridge or a host, says to a client that sent these values of
-    /// `Accept`: in the classic text format, unless OpenMetrics is asked for.
-    pub fn new<'a>(part: &'static str, numbers: &Registry, accept: impl IntoIterator<Item = &'a str>) -> Self {
+/// What a part of the shop counts, written down.
+#[derive(Debug)]
+pub struct Numbers(String);
+
+impl Numbers {
+    /// As they are now.
+    pub fn of(registry: &Registry) -> Self {
         let mut text = String::new();
-        for registry in [numbers, &program(part), &process::usage()] {
-            text::encode_registry(&mut text, registry).expect(WRITES);
-        }
+        text::encode_registry(&mut text, registry).expect(WRITES);
+        Self(text)
+    }
+}
+
+impl Page {
+    /// What these `parts` of the shop, a bridge or hosts, say together to a client that sent these values of
+    /// `Accept`: in the classic text format, unless OpenMetrics is asked for.
+    pub fn new<'a>(parts: &[&'static str], numbers: &[Numbers], accept: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut text: String = numbers.iter().map(|Numbers(text)| text.as_str()).collect();
+        text.push_str(&program(parts));
+        text::encode_registry(&mut text, &process::usage()).expect(WRITES);
         if accept::prefers_open_metrics(accept) {
             text::encode_eof(&mut text).expect(WRITES);
             Self { content_type: OPEN_METRICS, text }
@@ -43,11 +58,20 @@ impl Page {
 
 const WRITES: &str = "a String takes everything";
 
-fn program(part: &'static str) -> Registry {
-    let mut registry = Registry::with_prefix("shop");
-    let info = Info::new([("part", part), ("version", env!("CARGO_PKG_VERSION"))]);
-    registry.register("build", "What program this is", info);
-    registry
+/// One metric with a line for each part: the library makes a metric of its own of each.
+fn program(parts: &[&'static str]) -> String {
+    let mut lines = String::new();
+    for part in parts {
+        let mut registry = Registry::with_prefix("shop");
+        let info = Info::new([("part", *part), ("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "What program this is", info);
+        let Numbers(text) = Numbers::of(&registry);
+        let is_first = lines.is_empty();
+        text.lines().filter(|text| is_first || !text.starts_with('#')).for_each(|text| {
+            line(&mut lines, format_args!("{text}"));
+        });
+    }
+    lines
 }
 
 /// Writes a line into a text.
@@ -67,7 +91,7 @@ mod tests {
         let sales = Counter::<u64>::default();
         sales.inc();
         numbers.register("sales", "What was sold", sales);
-        Page::new("till", &numbers, [accept])
+        Page::new(&["till"], &[Numbers::of(&numbers)], [accept])
     }
 
     #[track_caller]
@@ -98,6 +122,16 @@ mod tests {
         assert_eq!(content_type, "application/openmetrics-text; version=1.0.0; charset=utf-8");
         has(&text, &["# TYPE shop_till_sales counter", "shop_till_sales_total 1", "# TYPE shop_build info", &build]);
         assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn parts_of_one_process_are_one_page_in_which_no_metric_is_told_twice() {
+        let Page { text, .. } = Page::new(&["till", "door"], &[Numbers::of(&Registry::default())], []);
+        for part in ["till", "door"] {
+            let build = format!(r#"shop_build_info{{part="{part}",version="{}"}} 1"#, env!("CARGO_PKG_VERSION"));
+            has(&text, &[&build]);
+        }
+        assert_eq!(text.matches("# TYPE shop_build_info").count(), 1, "{text}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::{
 };
 
 use clap::Parser;
+use rustix::{fs::Mode, process::umask};
 
 use crate::cli::Cli;
 
@@ -21,6 +22,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // What the shop keeps, and what its nats-server does, is its owner's alone, whatever the shell would have it be.
+    umask(Mode::RWXG | Mode::RWXO);
     let cli = Cli::parse();
     let colours = stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(cli.log_filter()).with_writer(stderr).with_ansi(colours).init();

@@ -26,6 +26,8 @@ async fn the_help_names_every_option_with_its_default_and_its_variable() {
     for [option, variable, default] in [
         ["--http-addr <HOST:PORT>", "[env: SHOP_HTTP_ADDR=]", "[default: 127.0.0.1:8080]"],
         ["--nats-port <PORT>", "[env: SHOP_NATS_PORT=]", "[default: 4222]"],
+        ["--allow-host <HOST>", "[env: SHOP_ALLOW_HOST=]", "beside localhost"],
+        ["--observe-addr <HOST:PORT>", "[env: SHOP_OBSERVE_ADDR=]", "[default: 127.0.0.1:0]"],
         ["--nats-url <URL>", "[env: SHOP_NATS_URL=]", "instead of an own one"],
         ["--secure", "[env: SHOP_SECURE=]", "only who has a key"],
         ["--data-dir <FOLDER>", "[env: SHOP_DATA_DIR=]", "[default: .shop]"],
@@ -133,6 +135,7 @@ async fn the_file_of_ports_says_where_the_shop_is_and_goes_with_it() {
     };
     assert_eq!(Client::new(address("http")).get("/readyz").await.json(200)["status"], "ready");
     TcpStream::connect(address("nats")).await.unwrap();
+    assert_eq!(Client::new(address("observe")).get("/readyz").await.json(200)["bridge"]["status"], "ready");
     assert_eq!(ports["pid"], shop.pid());
     assert!(ports["nats"]["pid"].is_u64() && ports["nats"]["version"].is_string(), "{ports}");
     assert_eq!(ports["data_dir"], data_dir(&folder).canonicalize().unwrap().to_str().unwrap());

@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use shop_nats::private;
+
 use crate::store::StoreError;
 
 /// The folder of one partition's runs.
@@ -19,7 +21,7 @@ pub(super) struct RunFolder(PathBuf);
 impl RunFolder {
     /// Opens, or makes, the folder.
     pub(super) fn open(path: PathBuf) -> Result<Self, StoreError> {
-        fs::create_dir_all(&path).map_err(|source| failed(&path, source))?;
+        private::make_folder(&path).map_err(|source| failed(&path, source))?;
         Ok(Self(path))
     }
 

@@ -14,6 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use shop_nats::private;
 use twox_hash::XxHash3_64;
 
 use super::{
@@ -197,7 +198,8 @@ impl RunWriter {
         bounds: Bounds,
     ) -> Result<Self, StoreError> {
         let path = folder.path(number);
-        let file = BufWriter::with_capacity(BUFFER_BYTES, File::create(&path).map_err(|error| failed(&path, error))?);
+        let file =
+            BufWriter::with_capacity(BUFFER_BYTES, private::make_file(&path).map_err(|error| failed(&path, error))?);
         let info = RunInfo { number, level, entries: 0 };
         let (index, filter) = (Index::within(bounds), Filter::for_keys(entries_max));
         Ok(Self { info, path, file, block: BlockWriter::default(), first_key: Vec::new(), index, filter })

@@ -33,6 +33,7 @@ pub mod parts;
 pub mod patience;
 pub mod query;
 pub mod readiness;
+pub mod receipts;
 pub mod repartition;
 pub mod replay;
 pub mod reply;

@@ -65,6 +65,7 @@ impl Standby {
             view,
             turns,
             held,
+            receipts: None,
         };
         let stop = CancellationToken::new();
         let running = Some(tokio::spawn(host.run(stop.clone())));

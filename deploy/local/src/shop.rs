@@ -334,7 +334,7 @@ impl Shop {
         let ready = async {
             loop {
                 match self.http.get("/readyz").await {
-                    Ok(ready) if is_complete(&ready.body) => return,
+                    Ok(ready) if is_complete(&ready.body, &self.settings.observed) => return,
                     Ok(not_ready) => answer = format!("{} {}", not_ready.status, not_ready.body),
                     Err(error) => answer = error.to_string(),
                 }
@@ -349,8 +349,11 @@ impl Shop {
     }
 }
 
-fn is_complete(readyz: &Value) -> bool {
-    Kind::ALL.iter().all(|kind| readyz["kinds"][kind.as_str()] == "ready")
+/// Whether all kinds are served that can be: one whose log needs a newer program waits for an operator, who needs the
+/// nats-server for that.
+fn is_complete(readyz: &Value, observed: &BTreeMap<Kind, Arc<Observed>>) -> bool {
+    let is_stopped = |kind: &Kind| observed.get(kind).is_some_and(|host| host.is_stopped(*kind));
+    Kind::ALL.iter().all(|kind| readyz["kinds"][kind.as_str()] == "ready" || is_stopped(kind))
 }
 
 impl Nats {

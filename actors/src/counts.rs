@@ -41,6 +41,8 @@ pub struct Counts {
     pub duplicates: Count,
     /// Messages that came beyond a hole.
     pub beyond_holes: Count,
+    /// Messages that this host's door appended and the log did not let in.
+    pub swallowed: Count,
     /// Records that could not be read.
     pub dead_letters: Count,
     /// Entities that panicked.

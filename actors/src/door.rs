@@ -5,6 +5,7 @@ pub mod appender;
 pub mod body;
 pub mod command;
 pub mod key;
+pub mod link;
 pub mod quotes;
 
 use std::{
@@ -45,9 +46,11 @@ use self::{
     body::{format_of, invalid},
     command::Command,
     key::Named,
+    link::Link,
     quotes::Quotes,
 };
 use crate::{
+    admissions::Admissions,
     query::{Found, Outlook, Query, Reads},
     reply::Answers,
 };
@@ -89,15 +92,18 @@ struct Admitted {
 impl Door {
     /// A door into the log of a kind with so many partitions.
     pub fn new(
-        kind: Kind,
-        partitions: u16,
+        (kind, partitions): (Kind, u16),
         log: &SharedLog,
+        admissions: &Arc<Admissions>,
         reads: Reads,
         answers: Answers,
         held: watch::Receiver<bool>,
     ) -> Arc<Self> {
         let waiting = Arc::<AtomicUsize>::default();
-        let appender = |partition| Appender::new(log.clone(), kind, partition, answers.clone(), Arc::clone(&waiting));
+        let appender = |partition| {
+            let link = Link::new(kind, partition, Arc::clone(admissions));
+            Appender::new(log.clone(), link, answers.clone(), Arc::clone(&waiting))
+        };
         Arc::new(Self {
             kind,
             appenders: (0..partitions).map(appender).collect(),

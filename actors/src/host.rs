@@ -32,6 +32,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
+    admissions::Admissions,
     config::Config,
     door::Door,
     fence::Fence,
@@ -61,6 +62,9 @@ const DOOR_STOP_LIMIT: Duration = Duration::from_secs(5);
 const FOLDER_LIMIT: Duration = Duration::from_secs(1);
 /// Pause before a host connects anew whose connection has ended.
 const CONNECT_PAUSE: Duration = Duration::from_millis(250);
+/// Pause before a kind is tried again that has stopped at what only a newer program knows: an operator may have let that be
+/// skipped meanwhile.
+const NEWER_PAUSE: Duration = Duration::from_secs(2);
 /// How long what is on its way may take to leave when the host stops.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -349,7 +353,7 @@ async fn serve_all(
     let end = stop.child_token();
     for (kind, store) in stores {
         store.forget(shared.decided.former(*kind))?;
-        kinds.spawn(serve(*kind, Arc::clone(store) as Arc<dyn Store>, Arc::clone(shared), end.clone()));
+        kinds.spawn(serve_patiently(*kind, Arc::clone(store), Arc::clone(shared), end.clone()));
     }
     let mut over = pin!(over.fuse());
     let mut outcome = Ok(Ended::Stopped);
@@ -370,6 +374,28 @@ async fn serve_all(
             // A host that cannot serve one of its kinds ends, so that somebody notices.
             end.cancel();
             outcome = outcome.and(Err(error));
+        }
+    }
+}
+
+/// Serves one kind until `stop`. One that comes to what only a newer program knows stops there, and is tried again now and
+/// then; the others go on.
+async fn serve_patiently(
+    kind: Kind,
+    store: Arc<SledStore>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+) -> Result<(), HostError> {
+    loop {
+        match serve(kind, Arc::clone(&store) as Arc<dyn Store>, Arc::clone(&shared), stop.clone()).await {
+            Err(HostError::Kind(error)) if error.needs_a_newer_program() && !stop.is_cancelled() => {
+                shared.observed.stopped(kind, &error.to_string());
+            }
+            served => return served,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(NEWER_PAUSE) => {}
+            () = stop.cancelled() => return Ok(()),
         }
     }
 }
@@ -432,7 +458,9 @@ async fn serve(
     let membership = here.join(shared.publishing.clone(), stop.clone()).await?;
     // Ends with this function: whoever hears nothing more of this host takes over.
     let mut membership = AbortOnDropHandle::new(tokio::spawn(membership));
-    let host = KindHost { kind, log, identity, logs, store, snapshots, replies, view, turns, held };
+    let admissions = Arc::new(Admissions::new(kind, identity.partitions));
+    let told = Some(Arc::clone(&admissions));
+    let host = KindHost { kind, log, identity, logs, store, snapshots, replies, view, turns, held, admissions: told };
     let stop_partitions = CancellationToken::new();
     let mut running = tokio::spawn(host.run(stop_partitions.clone()));
     let mut sending = tokio::spawn(answers.clone().run(to_send)).fuse();
@@ -467,7 +495,9 @@ async fn serve(
         // Ends with this future.
         let mut readiness = AbortOnDropHandle::new(tokio::spawn(readiness.keep()));
         is_open.store(true, Ordering::Relaxed);
-        let door = Door::new(kind, identity.partitions, &shared.log, reads, answers, shared.held.clone());
+        shared.observed.goes_on(kind);
+        let door =
+            Door::new((kind, identity.partitions), &shared.log, &admissions, reads, answers, shared.held.clone());
         let waiting = door.waiting();
         let served = async {
             let serving = stop.child_token();

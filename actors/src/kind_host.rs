@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::dispatch::{Routes, dispatch};
 pub use self::view::{Parked, PartitionView, View, caught_up};
 use crate::{
+    admissions::{Admissions, Known},
     entities::ApplyError,
     outbox::Logs,
     partition::{AttachError, Outlet, Pace, Partition, PartitionError},
@@ -70,6 +71,8 @@ pub struct KindHost {
     pub turns: Vec<Turn>,
     /// Which partitions it is to hold.
     pub held: watch::Receiver<BTreeSet<u16>>,
+    /// Where the door is told what became of what it appends, if there is one.
+    pub admissions: Option<Arc<Admissions>>,
 }
 
 /// Why a kind cannot be served any more.
@@ -111,6 +114,11 @@ impl KindError {
         }
     }
 
+    /// Whether its log, or a checkpoint, says that a partition behaves in a way that only a newer program knows.
+    pub const fn needs_a_newer_program(&self) -> bool {
+        matches!(self, Self::Attach(AttachError::Logic(..)) | Self::Partition(PartitionError::Logic { .. }))
+    }
+
     /// Whether it ends the host also when it befalls partitions that are only to run beside others. What keeps
     /// one from the log or from its snapshots would keep the next host from them as well.
     fn ends_the_host(&self) -> bool {
@@ -146,6 +154,16 @@ struct Running {
     view: View,
     /// The sequence after which the first of them goes on.
     after: u64,
+    /// What they are known to let in.
+    known: BTreeMap<u16, Known>,
+}
+
+/// Where partitions that were started are seen.
+#[derive(Clone, Copy)]
+struct Sight<'a> {
+    seen_in: &'a watch::Sender<Arc<View>>,
+    /// None of those that only catch up: what they read, the others have read.
+    admissions: Option<&'a Admissions>,
 }
 
 /// What went wrong in this process.
@@ -176,7 +194,8 @@ impl KindHost {
         loop {
             let numbers = troubles.wanted(&holding);
             let change = async |stop| self.change(&numbers, &troubles, stop).await;
-            match self.attempt(&numbers, &troubles, &self.view, change, &stop).await {
+            let sight = Sight { seen_in: &self.view, admissions: self.admissions.as_deref() };
+            match self.attempt(&numbers, &troubles, sight, change, &stop).await {
                 Err(KindError::Store(error @ StoreError::Damaged(_))) if !stop.is_cancelled() => {
                     tracing::error!("{}: {error}", self.kind);
                 }
@@ -254,7 +273,8 @@ impl KindHost {
             Ok(numbers.clone())
         };
         let catching_up = stop.child_token();
-        let mut attempt = pin!(self.attempt(numbers, troubles, &view, prepared, &catching_up));
+        let sight = Sight { seen_in: &view, admissions: None };
+        let mut attempt = pin!(self.attempt(numbers, troubles, sight, prepared, &catching_up));
         let ended = tokio::select! {
             ended = &mut attempt => ended,
             () = given_up => {
@@ -271,12 +291,12 @@ impl KindHost {
         &self,
         numbers: &BTreeSet<u16>,
         troubles: &Troubles,
-        seen_in: &watch::Sender<Arc<View>>,
+        Sight { seen_in, admissions }: Sight<'_>,
         change: impl AsyncFnOnce(CancellationToken) -> Result<BTreeSet<u16>, KindError>,
         stop: &CancellationToken,
     ) -> Result<Ended, KindError> {
         let attempt = stop.child_token();
-        let Running { mut tasks, mut settlers, routes, view, after } =
+        let Running { mut tasks, mut settlers, routes, view, after, known } =
             match self.start(numbers, troubles, &attempt).await {
                 Err(_) if stop.is_cancelled() => return Ok(Ended::Stopped),
                 started => started?,
@@ -286,14 +306,18 @@ impl KindHost {
 
         let records = self.log.read(self.kind, self.identity.epoch, after);
         let mut change = pin!(change(attempt.clone()).fuse());
-        let (is_fed, cut) = (!routes.is_empty(), (self.kind, self.identity.partitions));
+        // A door wants to know of its frames also where all partitions are held by others.
+        let (is_fed, cut) = (!routes.is_empty() || admissions.is_some(), (self.kind, self.identity.partitions));
+        if let Some(admissions) = admissions {
+            admissions.read_behind(after, known);
+        }
         let ended = tokio::select! {
             biased;
             () = attempt.cancelled() => Ok(Ended::Stopped),
             Some(ended) = tasks.join_next() => self.ended(ended),
             error = failed(self.kind, &mut settlers) => Err(error),
             changed = &mut change => changed.map(Ended::Changed),
-            error = dispatch(records, &routes, cut, &dispatched), if is_fed => Err(error.into()),
+            error = dispatch(records, &routes, cut, &dispatched, admissions), if is_fed => Err(error.into()),
         };
         attempt.cancel();
         drop(routes);
@@ -334,7 +358,7 @@ impl KindHost {
         let identity = Identity { first_sequence, last_sequence, ..self.identity };
         let mut tasks = PartitionTasks::new();
         let mut settlers = SettlerTasks::new();
-        let mut routes = Routes::new();
+        let (mut routes, mut known) = (Routes::new(), BTreeMap::new());
         let counts = Arc::clone(&self.view.borrow().counts);
         let mut after = identity.last_sequence;
         let mut view = View { began_at: after, parked: parked.clone(), counts: Arc::clone(&counts), ..View::default() };
@@ -346,6 +370,7 @@ impl KindHost {
             let attached = patience::attached(&self.log, place, &shelf, &identity, attempt).await?;
             let cursor = attached.0.cursor;
             after = after.min(cursor);
+            known.insert(number, Known { cursor, links: attached.0.links.clone() });
             let assigned = Arc::new(AtomicU64::new(cursor));
             let pace = panics.get(&number).map_or(Pace::WhatIsThere, |panicked| Pace::RecordByRecord(panicked.until));
             let (log, logs) = (self.log.clone(), self.logs.clone());
@@ -362,7 +387,7 @@ impl KindHost {
         }
         // What a log was cut off of is in the checkpoints, so nobody waits for it.
         let after = after.max(identity.first_sequence.saturating_sub(1));
-        Ok(Running { tasks, settlers, routes, view, after })
+        Ok(Running { tasks, settlers, routes, view, after, known })
     }
 
     /// Waits until all partitions have written their last checkpoints, whatever becomes of one of them: who starts

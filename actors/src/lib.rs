@@ -8,6 +8,7 @@
 //! Beside it stand the [`operator`]'s tools, which [`replay`] the logs without a host.
 
 pub mod address;
+pub mod admissions;
 pub mod backlog;
 pub mod changes;
 pub mod cli;

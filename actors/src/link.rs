@@ -58,6 +58,14 @@ impl Links {
         (accepted + 1 - first) as usize..count
     }
 
+    /// From the sequence `at` on, that is the number of the last message accepted from a source, as an operator says.
+    pub fn mend(&mut self, source: Source, number: u64, at: u64) {
+        match number {
+            0 => drop(self.accepted.remove(&source)),
+            number => drop(self.accepted.insert(source, Accepted { number, at })),
+        }
+    }
+
     /// The number of the last message accepted from a source; 0 when there is none.
     pub fn accepted(&self, source: Source) -> u64 {
         self.accepted.get(&source).map_or(0, |accepted| accepted.number)
@@ -125,6 +133,16 @@ mod tests {
         assert_eq!(links.accept(A, 1, 3, 1), 0..3);
         assert_eq!(links.accept(Source { epoch: 2, ..A }, 1, 1, 2), 0..1);
         assert_eq!(links.accept(A, 4, 1, 3), 0..1);
+    }
+
+    #[test]
+    fn a_link_that_is_mended_goes_on_where_its_sender_is() {
+        let mut links = Links::default();
+        assert_eq!(links.accept(A, 1, 7, 1), 0..7);
+        links.mend(A, 2, 2);
+        assert_eq!(links.accept(A, 1, 3, 3), 2..3);
+        links.mend(A, 0, 4);
+        assert_eq!(links, Links::default());
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Observed {
     kinds: Vec<Kind>,
     connected: Mutex<Option<Arc<Connected>>>,
     served: Mutex<BTreeMap<Kind, Served>>,
+    /// Why kinds have stopped that are tried again.
+    stopped: Mutex<BTreeMap<Kind, String>>,
 }
 
 /// Hosts in one process, which are looked at together.
@@ -58,7 +60,8 @@ struct Served {
 impl Observed {
     /// A host that is to serve these kinds, and has not begun.
     pub fn new(kinds: &[Kind]) -> Arc<Self> {
-        Arc::new(Self { kinds: kinds.to_vec(), connected: Mutex::default(), served: Mutex::default() })
+        let (connected, served, stopped) = Default::default();
+        Arc::new(Self { kinds: kinds.to_vec(), connected, served, stopped })
     }
 
     /// It is connected.
@@ -78,7 +81,31 @@ impl Observed {
         is_open
     }
 
+    /// A kind has stopped, and is tried again. Says so once.
+    pub fn stopped(&self, kind: Kind, why: &str) {
+        let before = self.stops().insert(kind, why.to_owned());
+        if before.as_deref() != Some(why) {
+            tracing::error!(
+                "{kind} is not served any more: {why}. Should no program of this shop have written that, an operator \
+                 can let it be skipped (shop dead skip); it is tried again now and then"
+            );
+        }
+    }
+
+    /// Whether a kind has stopped, and is tried again.
+    pub fn is_stopped(&self, kind: Kind) -> bool {
+        self.stops().contains_key(&kind)
+    }
+
+    /// A kind is served again.
+    pub fn goes_on(&self, kind: Kind) {
+        self.stops().remove(&kind);
+    }
+
     fn status(&self, kind: Kind) -> Value {
+        if let Some(why) = self.stops().get(&kind) {
+            return json!({ "kind": kind, "status": "stopped", "reason": why });
+        }
         let Some(Served { view, ready, is_open }) = self.served().get(&kind).cloned() else {
             return json!({ "kind": kind, "status": "starting" });
         };
@@ -107,6 +134,10 @@ impl Observed {
     /// Those that it has now: it connects anew when the shop is repartitioned.
     fn connections(&self) -> MutexGuard<'_, Option<Arc<Connected>>> {
         self.connected.lock().expect("nobody panics while changing it")
+    }
+
+    fn stops(&self) -> MutexGuard<'_, BTreeMap<Kind, String>> {
+        self.stopped.lock().expect("nobody panics while changing it")
     }
 
     fn served(&self) -> MutexGuard<'_, BTreeMap<Kind, Served>> {

@@ -1,7 +1,7 @@
 //! Tools for whoever runs a shop: what its logs hold, and whether all of it adds up.
 //!
 //! They read the logs and ask the doors, like anybody; they need no host's data folder and may run
-//! beside a live shop. Only `upgrade`, `dead requeue`, `trim`, `restore` and `repartition` change anything. They exit
+//! beside a live shop. Only `upgrade`, `dead requeue`, `dead skip`, `link repair`, `trim`, `restore` and `repartition` change anything. They exit
 //! with 0, with 1 when the answer is a no (differences, nothing of that name), and with 2 when they could not find out,
 //! also because they were interrupted.
 
@@ -9,7 +9,9 @@ pub mod at;
 pub mod audit;
 pub mod backup;
 mod begin;
+mod consent;
 pub mod dead;
+pub mod link;
 pub mod log;
 mod progress;
 pub mod repartition;
@@ -65,6 +67,8 @@ pub enum Tool {
     At(at::Options),
     /// Look at the dead letters, and put them back: what was in a log and could not be read.
     Dead(dead::Options),
+    /// Repair links between partitions, under whose numbers somebody else has appended to a log.
+    Link(link::Options),
     /// Let all entities behave by a newer logic version from now on; there is no way back.
     ///
     /// Asks all hosts first whether they know it, and writes nothing while one does not. Then each partition whose
@@ -222,6 +226,7 @@ impl Tool {
             Self::Why(options) => why::run(options, &mut out).await,
             Self::At(options) => at::run(options, &mut out).await,
             Self::Dead(options) => dead::run(options, &mut out).await,
+            Self::Link(options) => link::run(options, &mut out).await,
             Self::Upgrade(options) => upgrade::run(options, &mut out).await,
             Self::Trim(options) => trim::run(options, &mut out).await,
             Self::Repartition(options) => repartition::run(options, &mut out).await,

@@ -13,9 +13,10 @@ use shop_domain::{
     entity::{Effect, Reply},
     kind::Kind,
     logic::{Logic, UnknownLogic},
+    message::Envelope,
 };
 use shop_nats::{
-    frame::{self, Frame, Origin, Payload, Source, Upgrade},
+    frame::{self, Frame, Origin, Payload, Repair, Source, Upgrade},
     log::{Identity, Record, SharedLog},
     publisher::{Acknowledged, Resent},
     subject::{origin_of_dead, partition_of},
@@ -472,8 +473,19 @@ impl Partition {
             match record.read(self.kind) {
                 Ok(_) if record.partition != self.number => self.bury(record, NO_PARTITION.into()).await,
                 Ok(Payload::Upgrade(upgrade)) => self.upgrade(upgrade, sequence)?,
-                Ok(Payload::Frame(frame)) if !self.is_for_us(&frame) => {
+                Ok(Payload::Frame(Frame { messages, .. }) | Payload::Repair(Repair { messages, .. }))
+                    if !self.is_for_us(&messages) =>
+                {
                     self.bury(record, OTHER_PARTITION.into()).await;
+                }
+                Ok(Payload::Repair(Repair { source, accepted, messages, .. })) => {
+                    tracing::warn!("{}/{}: sequence {sequence} mends the link from {source}", self.kind, self.number);
+                    self.receipts.last_record = sequence;
+                    self.meta.links.mend(source, accepted, sequence);
+                    let logic = self.logic;
+                    let now = logic.now(&mut self.meta.clock, taken);
+                    let input = |(index, envelope)| Input { position: (sequence, index), now, logic, envelope };
+                    inputs.extend(messages.into_iter().enumerate().map(input));
                 }
                 Ok(Payload::Frame(frame)) => {
                     if let Some(vouched) = self.receipts.take(&frame, sequence) {
@@ -522,8 +534,8 @@ impl Partition {
         Ok(())
     }
 
-    fn is_for_us(&self, frame: &Frame) -> bool {
-        frame.messages.iter().all(|envelope| partition_of(&envelope.to, self.partitions) == self.number)
+    fn is_for_us(&self, messages: &[Envelope]) -> bool {
+        messages.iter().all(|envelope| partition_of(&envelope.to, self.partitions) == self.number)
     }
 
     /// Keeps what cannot be read, before anything behind it counts.

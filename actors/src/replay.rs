@@ -145,7 +145,8 @@ impl Replay {
         record: &Record,
         mut look: impl FnMut(Handled, Option<&Entity>) -> T,
     ) -> Result<Step<T>, ReplayError> {
-        let Step { sequence, partition, time, layout, cut_into, content, .. } = self.links.read(kind, record)?;
+        let Step { sequence, partition, time, layout, cut_into, mended_to, content, .. } =
+            self.links.read(kind, record)?;
         if let Some(partitions) = cut_into {
             self.cut_anew(kind, partitions);
         }
@@ -163,7 +164,7 @@ impl Replay {
                 Content::Frame { source, messages: messages.into_iter().map(&mut handle).collect() }
             }
         };
-        Ok(Step { kind, sequence, partition, time, layout, cut_into, content })
+        Ok(Step { kind, sequence, partition, time, layout, cut_into, mended_to, content })
     }
 
     /// An entity that a message has come to.

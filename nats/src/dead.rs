@@ -9,8 +9,10 @@ use shop_domain::{kind::Kind, timestamp::Timestamp};
 
 use crate::{
     connection::Connection,
+    frame::FrameError,
     header::{self, Headers},
     jetstream::taken_at,
+    log::Record,
     restore::Stored,
     stored::{last_of, message_at},
     subject,
@@ -61,9 +63,9 @@ pub struct DeadLetter {
     pub payload: Bytes,
 }
 
-/// Why the dead letters cannot be looked at.
+/// Why the dead letters cannot be looked at, or added to.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read the dead letters: {0}")]
+#[error("cannot ask for the dead letters: {0}")]
 pub struct DeadError(String);
 
 impl Connection {
@@ -96,6 +98,19 @@ impl DeadLetters {
             Some(Kept::Requeued { place, .. }) => Ok(Some(place)),
             Some(Kept::Letter(_)) | None => Ok(None),
         }
+    }
+
+    /// Notes that a record of a log is skipped: from now on it is a dead letter for whoever reads it, also for a program
+    /// that could read it. That is so for good: what is here is neither changed nor removed.
+    pub async fn skip(&self, kind: Kind, record: &Record) -> Result<(), DeadError> {
+        let mut headers = Headers::default();
+        headers.set_readable(header::DEAD_ORIGIN, &format!("{kind}/{}", record.sequence));
+        headers.set_readable(header::DEAD_REASON, &FrameError::Skipped.to_string());
+        headers.set_readable(header::EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        let failed = |error: jetstream::context::PublishError| DeadError(error.to_string());
+        let (subject, payload) = (subject::skipped(kind, record.sequence), record.payload.clone());
+        let ack = self.context.publish_with_headers(subject, headers.into(), payload).await.map_err(failed)?;
+        ack.await.map(drop).map_err(failed)
     }
 
     /// Notes that a letter was put back into its log.

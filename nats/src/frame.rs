@@ -2,8 +2,9 @@
 //!
 //! A frame is a version byte and a MessagePack map with field names: `source`, `cause` (not of doors), `first`,
 //! `messages`.
-//! Beside frames, a partition's log may hold upgrades, whose map has the one field `upgrade`. A frame without messages
-//! is a [receipt](receipt).
+//! A frame without messages is a [receipt](receipt). Beside frames, a partition's log may hold upgrades, whose map has
+//! the one field `upgrade`; and repairs, which begin as an upgrade to a version that there never is, so that a program
+//! from before there were repairs stops there, and go on with a map `source`, `cause`, `accepted`, `first`, `messages`.
 
 use std::fmt;
 
@@ -20,6 +21,8 @@ use shop_domain::{
 const VERSION: u8 = 1;
 /// What an upgrade goes on with: a map of one field. A frame has more.
 const UPGRADE_MAP: u8 = 0x81;
+/// How a repair begins: an upgrade to a version that there never is.
+const REPAIR: &[u8] = b"\x81\xa7upgrade\xce\xff\xff\xff\xff";
 
 /// Most bytes of messages in one frame. Well below the server's default `max_payload` (1 MiB), with
 /// room for one message of the largest size after the limit is all but reached.
@@ -88,11 +91,30 @@ pub struct Upgrade {
     pub logic: u32,
 }
 
+/// What an operator has written into the log of a partition that has taken in, under the numbers of a link, what the
+/// sender has not sent: from here on the link counts as the sender does, and these messages are let in, which had those
+/// numbers in truth and were skipped. It is written once, behind what was known to have come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Repair {
+    /// Whose messages the link brings.
+    pub source: Source,
+    /// The sequence in the log of the source up to which all is that its messages follow from, if there are some.
+    pub cause: Option<u64>,
+    /// The number of the last message that counts as accepted from here on.
+    pub accepted: u64,
+    /// The number of the first of the messages.
+    pub first: u64,
+    /// The messages, numbered one by one from `first`; there may be none.
+    pub messages: Vec<Envelope>,
+}
+
 /// What a partition's log holds.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Payload {
     /// Messages for its entities.
     Frame(Frame),
+    /// Numbers of a link that are put right.
+    Repair(Repair),
     /// A change of their behaviour.
     Upgrade(Upgrade),
 }
@@ -120,7 +142,7 @@ impl Cause {
             cause: Option<u64>,
         }
         let body = bytes.strip_prefix(&[VERSION])?;
-        let Head { source, cause: sequence } = encode::decode(body).ok()?;
+        let Head { source, cause: sequence } = encode::decode(body.strip_prefix(REPAIR).unwrap_or(body)).ok()?;
         match source.origin {
             Origin::Door => None,
             Origin::Partition(kind, _) => Some(Self { epoch: source.epoch, kind, sequence }),
@@ -151,6 +173,9 @@ pub enum FrameError {
     /// It is not from where the messages of this log come.
     #[error("it has the subject {0:?}, which is none of this log's")]
     Subject(Box<str>),
+    /// It would change how entities behave, and no program of the shop has written it.
+    #[error("an operator has let it be skipped")]
+    Skipped,
     /// Numbers count from 1.
     #[error("messages numbered from 0")]
     Unnumbered,
@@ -164,22 +189,54 @@ impl Payload {
             return Err(FrameError::Version(*version));
         }
         if body.first() == Some(&UPGRADE_MAP) {
-            return Ok(Self::Upgrade(encode::decode(body)?));
+            // What follows and cannot be read is of a newer program, and this one must not go on.
+            return match body.strip_prefix(REPAIR).map(encode::decode) {
+                Some(Ok(repair)) => Self::Repair(repair).checked(kind),
+                Some(Err(_)) | None => Ok(Self::Upgrade(encode::decode(body)?)),
+            };
         }
-        let frame: Frame = encode::decode(body)?;
-        if frame.first == 0 {
+        Self::Frame(encode::decode(body)?).checked(kind)
+    }
+
+    /// The same, if its messages are for that kind and are numbered.
+    fn checked(self, kind: Kind) -> Result<Self, FrameError> {
+        let (Self::Frame(Frame { first, messages, .. }) | Self::Repair(Repair { first, messages, .. })) = &self else {
+            return Ok(self);
+        };
+        if *first == 0 {
             return Err(FrameError::Unnumbered);
         }
-        match frame.messages.iter().map(|envelope| envelope.message.kind()).find(|found| *found != kind) {
+        match messages.iter().map(|envelope| envelope.message.kind()).find(|found| *found != kind) {
             Some(found) => Err(FrameError::Kind { expected: kind, found }),
-            None => Ok(Self::Frame(frame)),
+            None => Ok(self),
         }
     }
+}
+
+impl Repair {
+    /// Its bytes in the log.
+    pub fn encode(&self) -> Bytes {
+        let mut bytes = [&[VERSION], REPAIR].concat();
+        rmp_serde::encode::write_named(&mut bytes, self).expect("writing to memory cannot fail");
+        bytes.into()
+    }
+}
+
+/// Whether bytes may be a frame of a door. Where they are not, it costs next to nothing to find out: as a frame of a
+/// partition begins, none of a door can.
+pub fn may_be_of_a_door(bytes: &[u8]) -> bool {
+    const OF_A_PARTITION: &[u8] = b"\xa6source\x82\xa6origin\x81\xa9partition";
+    !bytes.get(2..).is_some_and(|body| body.starts_with(OF_A_PARTITION))
 }
 
 /// An upgrade that changes nothing, wherever it stands: there is no older version.
 pub(crate) fn nothing() -> Bytes {
     Upgrade { logic: Logic::V1.number() }.encode()
+}
+
+/// Whether bytes may be an upgrade. Few records of a log are.
+pub(crate) fn may_be_an_upgrade(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[VERSION, UPGRADE_MAP])
 }
 
 /// Whether bytes are an upgrade to a version that this program knows.
@@ -301,6 +358,8 @@ mod tests {
             assert_eq!(Cause::of(&frames[0].0), Some(expected));
         }
         let of_a_door = frames(Source { origin: Origin::Door, epoch: 1 }, 1, &encoded).remove(0).0;
+        assert!(may_be_of_a_door(&of_a_door) && may_be_of_a_door(b""));
+        assert!(!may_be_of_a_door(&frames_caused(SOURCE, 17, 41, &encoded).remove(0).0));
         for without in [&of_a_door[..], &Upgrade { logic: 2 }.encode(), b"", b"hello"] {
             assert_eq!(Cause::of(without), None);
         }
@@ -376,6 +435,32 @@ mod tests {
         assert_eq!(Payload::decode(Kind::Wallet, &upgrade.encode()).unwrap(), Payload::Upgrade(upgrade));
         let cut_off = &upgrade.encode()[..6];
         assert!(matches!(Payload::decode(Kind::Wallet, cut_off), Err(FrameError::Body(_))));
+    }
+
+    /// As a program reads it that knows of no repairs.
+    #[test]
+    fn a_repair_is_an_upgrade_without_end_to_a_program_from_before_there_were_repairs() {
+        let repair = Repair {
+            source: SOURCE,
+            cause: Some(17),
+            accepted: 9,
+            first: 3,
+            messages: vec![refund("o-1"), refund("o-2")],
+        };
+        let bytes = repair.encode();
+        assert_eq!(Payload::decode(Kind::Wallet, &bytes).unwrap(), Payload::Repair(repair.clone()));
+        let as_before: Upgrade = encode::decode(&bytes[1..]).unwrap();
+        assert_eq!(as_before, Upgrade { logic: u32::MAX });
+        assert!(Logic::try_from(as_before.logic).is_err() && !is_known_upgrade(&bytes));
+        // Neither does this one go on where it is not what it knows.
+        for cut_off in [&bytes[..bytes.len() - 1], &bytes[..1 + REPAIR.len()]] {
+            assert_eq!(Payload::decode(Kind::Wallet, cut_off).unwrap(), Payload::Upgrade(as_before));
+        }
+        assert!(matches!(Payload::decode(Kind::Product, &bytes), Err(FrameError::Kind { .. })));
+        let cause = Cause { epoch: SOURCE.epoch, kind: Kind::Order, sequence: Some(17) };
+        assert_eq!(Cause::of(&bytes), Some(cause));
+        let unnumbered = Repair { first: 0, ..repair }.encode();
+        assert!(matches!(Payload::decode(Kind::Wallet, &unnumbered), Err(FrameError::Unnumbered)));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
     lasting::Lasting,
     layout::{Decided, LayoutError},
     log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
-    stored::message_at,
+    stored::{last_of, message_at},
     subject,
     topology::identity_of,
     trim::{self, TrimError},
@@ -163,14 +163,45 @@ impl JetStreamLog {
         let time = taken_at(headers, stored_unix_ns);
         let restored_as = headers.and_then(|headers| headers.get(header::FOREIGN_SUBJECT));
         match (subject::place(kind, subject), restored_as) {
-            (Some(_), Some(subject)) => {
-                Record { sequence, partition: 0, time, payload, foreign: Some(subject.as_str().into()) }
-            }
+            (Some(_), Some(subject)) => Record {
+                sequence,
+                partition: 0,
+                time,
+                payload,
+                foreign: Some(subject.as_str().into()),
+                is_skipped: false,
+            },
             (Some((generation, _)), None) if generation > self.generation && !frame::is_known_upgrade(&payload) => {
                 self.foreign(sequence, stored_unix_ns, subject, payload)
             }
             (Some(place), None) => Record::of(place, self.generation_at(kind, sequence), sequence, time, payload),
             (None, _) => self.foreign(sequence, stored_unix_ns, subject, payload),
+        }
+    }
+
+    /// Appends to a partition's log, unless something has come to it behind that sequence, which is not known to who
+    /// appends: then nothing is appended, and none is returned.
+    pub async fn append_behind(
+        &self,
+        kind: Kind,
+        partition: u16,
+        payload: Bytes,
+        known: u64,
+    ) -> Result<Option<u64>, AppendError> {
+        let subject = subject::log(kind, self.generation, partition);
+        let failed = |reason: String| AppendError { subject: subject.clone(), reason, is_full: false };
+        let last = last_of(&self.publishing, &subject::stream(kind), &subject).await.map_err(failed)?;
+        let last = last.map_or(0, |message| message.sequence);
+        if last > known {
+            return Ok(None);
+        }
+        let mut headers = Headers::default();
+        headers.set_readable(header::EXPECTED_LAST_SUBJECT_SEQUENCE, &last.to_string());
+        let ack = self.publishing.publish_with_headers(subject.clone(), headers.into(), payload).await;
+        match ack.map_err(|error| failed(error.to_string()))?.await {
+            Ok(ack) => Ok(Some(ack.sequence)),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(None),
+            Err(error) => Err(failed(error.to_string())),
         }
     }
 
@@ -185,10 +216,23 @@ impl JetStreamLog {
         Ok(found)
     }
 
+    /// A record, marked if an operator has let it be skipped. Only of what may be an upgrade anybody is asked.
+    async fn unless_skipped(&self, kind: Kind, record: Record) -> Result<Record, LogError> {
+        if record.foreign.is_some() || !frame::may_be_an_upgrade(&record.payload) {
+            return Ok(record);
+        }
+        let (context, subject) = (self.reading.now().context, subject::skipped(kind, record.sequence));
+        let note = last_of(&context, subject::DEAD_STREAM, &subject).await;
+        let note = note.map_err(|reason| LogError::Failed { kind, reason })?;
+        // Of a log that was lost, and made anew, other records were skipped.
+        let is_skipped = note.is_some_and(|note| note.payload == record.payload);
+        Ok(Record { is_skipped, ..record })
+    }
+
     /// A record that is none of the log's. Its headers are as foreign as the rest.
     fn foreign(&self, sequence: u64, stored_unix_ns: i128, subject: &str, payload: Bytes) -> Record {
         let (time, foreign) = (taken_at(None, stored_unix_ns), Some(subject.into()));
-        Record { sequence, partition: 0, time, payload, foreign }
+        Record { sequence, partition: 0, time, payload, foreign, is_skipped: false }
     }
 
     /// How the server describes the stream of a kind that leads it.
@@ -261,7 +305,9 @@ impl Log for JetStreamLog {
         let log = self.clone();
         async move {
             let message = log.stored_at(kind, sequence).await?;
-            Ok(message.map(|message| log.record_of(kind, sequence, unix_ns(&message), Stored::of(&message))))
+            let Some(message) = message else { return Ok(None) };
+            let record = log.record_of(kind, sequence, unix_ns(&message), Stored::of(&message));
+            log.unless_skipped(kind, record).await.map(Some)
         }
         .boxed()
     }
@@ -275,6 +321,10 @@ impl Log for JetStreamLog {
     fn bury(&self, kind: Kind, epoch: u64, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>> {
         let context = self.publishing.clone();
         async move {
+            // What was skipped is kept where that was noted.
+            if record.is_skipped {
+                return Ok(());
+            }
             let origin = format!("{kind}/{}", record.sequence);
             let mut headers = Headers::default();
             let reason = &reason[..reason.floor_char_boundary(DEAD_REASON_BYTES_MAX)];

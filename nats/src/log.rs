@@ -68,6 +68,9 @@ pub struct Record {
     /// subject of this one, makes nats-server store such records (2.15). It is a dead letter, whatever it says, and
     /// counts as one of the first partition.
     pub foreign: Option<Box<str>>,
+    /// Whether an operator has let it be skipped (see [`DeadLetters::skip`](crate::dead::DeadLetters::skip)): then it is
+    /// a dead letter as well.
+    pub is_skipped: bool,
 }
 
 impl Record {
@@ -75,6 +78,7 @@ impl Record {
     pub fn read(&self, kind: Kind) -> Result<Payload, FrameError> {
         match &self.foreign {
             Some(subject) => Err(FrameError::Subject(subject.clone())),
+            None if self.is_skipped => Err(FrameError::Skipped),
             None => Payload::decode(kind, &self.payload),
         }
     }
@@ -95,9 +99,9 @@ impl Record {
         payload: Bytes,
     ) -> Self {
         if generation < counts {
-            return Self { sequence, partition: 0, time, payload: frame::nothing(), foreign: None };
+            return Self { sequence, partition: 0, time, payload: frame::nothing(), foreign: None, is_skipped: false };
         }
-        Self { sequence, partition, time, payload, foreign: None }
+        Self { sequence, partition, time, payload, foreign: None, is_skipped: false }
     }
 }
 

@@ -319,7 +319,7 @@ impl MemoryLog {
         let time = self.now();
         let mut logs = self.logs();
         let log = logs.get_mut(&kind).expect("every kind has a log");
-        log.store(generation, Record { sequence: 0, partition, time, payload, foreign })
+        log.store(generation, Record { sequence: 0, partition, time, payload, foreign, is_skipped: false })
     }
 
     fn logs(&self) -> MutexGuard<'_, BTreeMap<Kind, KindLog>> {

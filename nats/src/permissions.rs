@@ -24,7 +24,8 @@ pub enum Role {
     Host,
     /// `shop bridge`, and whoever else orders over NATS: knocks at doors, and nothing else.
     Bridge,
-    /// The tools that change something: `upgrade`, `dead requeue`, `trim`, `backup`, `restore`, `repartition`.
+    /// The tools that change something: `upgrade`, `dead requeue`, `dead skip`, `link repair`, `trim`, `backup`, `restore`,
+    /// `repartition`.
     Operator,
     /// The tools that look: `log`, `audit`, `trace`, `why`, `at`, `dead list`, and `nats` on a terminal.
     Reader,
@@ -144,7 +145,9 @@ impl Role {
         match self {
             Host => "shop serve: doors, logs, streams",
             Bridge => "shop bridge: asks at doors, hears the answers, and whether doors are held",
-            Operator => "tools that change something: upgrade, dead requeue, trim, backup, restore, repartition",
+            Operator => {
+                "tools that change something: upgrade, dead requeue and skip, link repair, trim, backup, restore, repartition"
+            }
             Reader => "tools that look: log, audit, trace, why, at, dead list",
             Feed => "follows the logs, appends events",
         }

@@ -57,7 +57,7 @@ pub struct Stored {
 impl Stored {
     /// A record of a kind's log that is cut into so many partitions. One that is none of the log's keeps its place.
     pub fn of(kind: Kind, partitions: u16, record: Record) -> Self {
-        let Record { sequence, partition, time, payload, foreign } = record;
+        let Record { sequence, partition, time, payload, foreign, is_skipped: _ } = record;
         let has_no_place = partition >= partitions;
         let foreign = foreign.or_else(|| has_no_place.then(|| subject::log(kind, 0, partition).into()));
         let headers: Vec<_> = foreign.iter().map(|of| (header::FOREIGN_SUBJECT.to_owned(), of.to_string())).collect();

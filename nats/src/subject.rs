@@ -111,6 +111,11 @@ pub fn dead(kind: Kind, epoch: u64, sequence: u64) -> String {
     format!("shop.dead.{kind}.{epoch:016x}.{sequence}")
 }
 
+/// `shop.dead.<kind>.skipped.<sequence>`: where it is noted that a record of a log is skipped.
+pub(crate) fn skipped(kind: Kind, sequence: u64) -> String {
+    format!("shop.dead.{kind}.skipped.{sequence}")
+}
+
 /// `shop.dead.foreign.<sequence>`: where a backup puts what stood at that place among the dead letters and was none.
 pub(crate) fn foreign_dead(sequence: u64) -> String {
     format!("shop.dead.foreign.{sequence}")

@@ -170,7 +170,7 @@ impl OpenShop {
                 *after = record.sequence;
                 *messages += match record.read(*kind) {
                     Ok(Payload::Frame(frame)) => frame.messages.len() as u64,
-                    Ok(Payload::Upgrade(_)) => 1,
+                    Ok(Payload::Upgrade(_) | Payload::Repair(_)) => 1,
                     Err(error) => panic!("the log of {kind} holds something else: {error}"),
                 };
             }

@@ -60,7 +60,7 @@ impl Recording {
         let step = |one: &Recorded| {
             let (sequence, partition, time) = (one.sequence, one.partition, Timestamp::from_unix_ms(one.unix_ms));
             let payload = one.payload.clone().into();
-            let record = Record { sequence, partition, time, payload, foreign: None };
+            let record = Record { sequence, partition, time, payload, foreign: None, is_skipped: false };
             let mut digest = FnvHasher::default();
             let step = replay.apply_and_look(one.kind, &record, |handled, entity| {
                 add_to(&mut digest, &handled, entity);

@@ -10,6 +10,7 @@ mod errors;
 mod examples;
 mod first_run;
 mod foreign;
+mod forged;
 mod golden;
 mod holders;
 mod hostile;

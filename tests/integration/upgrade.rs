@@ -4,7 +4,7 @@
 use async_nats::jetstream;
 use serde_json::json;
 use shop_domain::{kind::Kind, logic::Logic, money::AMOUNT_MAX};
-use shop_nats::{access::Access, connection::Connection, frame::Upgrade, topology::Topology};
+use shop_nats::{access::Access, connection::Connection, topology::Topology};
 use shop_tests::{
     client::{Answer, Ask, Client},
     cluster::{ALL_KINDS, Cluster, delete},
@@ -216,25 +216,6 @@ async fn an_old_shop_has_no_entity_tags_and_counts_from_0_when_it_is_upgraded() 
     assert_eq!(seen().await, before);
     tool_at(&url, "audit").await.exits(0);
     host.terminate().await;
-}
-
-#[tokio::test]
-async fn a_host_stops_at_a_version_that_it_does_not_know_and_says_so() {
-    let mut cluster = Cluster::without_processes(PARTITIONS).await;
-    let host = host_of(&cluster).await;
-    let nats = async_nats::connect(cluster.nats().url()).await.unwrap();
-    let upgrade = Upgrade { logic: 99 }.encode();
-    jetstream::new(nats).publish("shop.log.wallet.1", upgrade).await.unwrap().await.unwrap();
-    let help = format!(
-        "wallet/1 is upgraded at sequence 1: logic version 99 is needed, and this program knows only those up to {}",
-        Logic::NEWEST
-    );
-    let last_words = host.refuses().await;
-    assert!(last_words.contains(&help), "{last_words}");
-    let again = cluster.spawn_host("again", ALL_KINDS, &cluster.data_dir("host"), PARTITIONS).refuses().await;
-    assert!(again.contains(&help), "{again}");
-    let audit = tool_at(&cluster.nats().url(), "audit").await.exits(2);
-    assert!(audit.stderr.contains("logic version 99 is needed"), "{}", audit.stderr);
 }
 
 #[tokio::test]

@@ -295,7 +295,19 @@ fn production(
 ) -> KindHost {
     let logs = identities(&log);
     let identity = logs[&kind];
-    KindHost { kind, identity, logs, log: Arc::new(log), store, snapshots: None, replies, view, turns, held }
+    KindHost {
+        kind,
+        identity,
+        logs,
+        log: Arc::new(log),
+        store,
+        snapshots: None,
+        replies,
+        view,
+        turns,
+        held,
+        admissions: None,
+    }
 }
 
 fn identities(log: &MemoryLog) -> Logs {

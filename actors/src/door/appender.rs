@@ -1,5 +1,8 @@
 //! From the door into the log: commands for one partition, as frames that form by themselves
 //! while the frame before is being made durable.
+//!
+//! What the log has and does not let in, because somebody else appends under the door's numbers, is sent again under
+//! others. That is safe: a partition never applies what it has ignored once, unless it comes again.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +17,6 @@ use foldhash::HashSet;
 use serde_json::json;
 use shop_domain::{
     id::Id,
-    kind::Kind,
     message::Message,
     message::{Envelope, ReplyTo},
     order,
@@ -22,16 +24,21 @@ use shop_domain::{
 };
 use shop_nats::{
     door::Response,
-    frame::{EncodedMessage, Origin, Source, frames},
+    frame::{EncodedMessage, frames},
     log::SharedLog,
     publisher::{Publisher, Resent, Room},
 };
 use tokio::{
-    sync::mpsc::{self, error::TrySendError},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     task::JoinHandle,
+    time::timeout_at,
 };
 
-use crate::reply::Answers;
+use super::link::Link;
+use crate::{admissions::Admission, reply::Answers};
 
 /// Commands that wait for one partition's log. Beyond it the door is overloaded: at the slowest
 /// disk that we know (250 frames/s) it is a good second of work.
@@ -45,9 +52,15 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 /// Orders that a door remembers to have placed. A bridge asks again after some seconds at most, in which one
 /// partition takes no more than this.
 const PLACED_MAX: usize = 32_768;
-/// A door that was idle this long counts its messages from 1 again under a new epoch, because
-/// partitions remember the doors' numbers only for the most recent ones.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Frames that the log has, of which is not known yet that it lets them in: they are sent again if it does not. The reader
+/// of this host is milliseconds behind; where it is further behind than this, the door waits for it, and what comes
+/// meanwhile makes up larger frames.
+const UNREAD_FRAMES_MAX: usize = 64;
+/// How long that may take to be known. Who waits to be told that the log has his command is told so then; nothing is sent
+/// again after that.
+const ADMISSION_WAIT: Duration = Duration::from_secs(5);
+/// The same once the door is closed.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// A command on its way into the log.
 #[derive(Debug)]
@@ -79,12 +92,14 @@ pub struct Appender {
 }
 
 impl Appender {
-    /// Appends to one partition's log; refusals and early answers go out through `answers`. How much is taken and not
-    /// in the log is added to `waiting`.
-    pub fn new(log: SharedLog, kind: Kind, partition: u16, answers: Answers, waiting: Arc<AtomicUsize>) -> Self {
+    /// Appends to the log of the partition that `link` goes to; refusals and early answers go out through `answers`.
+    /// How much is taken and not in the log is added to `waiting`.
+    pub fn new(log: SharedLog, link: Link, answers: Answers, waiting: Arc<AtomicUsize>) -> Self {
         let (commands, taken) = mpsc::channel(WAITING_MAX);
-        let publisher = Publisher::counting(log, kind, partition, WINDOW_FRAMES, Resent::clone(&answers.counts.resent));
-        let task = tokio::spawn(append(publisher, taken, answers, Arc::clone(&waiting)));
+        let resent = Resent::clone(&answers.counts.resent);
+        let publisher = Publisher::counting(log, link.kind, link.partition, WINDOW_FRAMES, resent);
+        let (placed, sent, in_hand) = (Placed::default(), VecDeque::new(), Arc::clone(&waiting));
+        let task = tokio::spawn(Appending { publisher, link, answers, in_hand, placed, sent }.run(taken));
         Self { commands, waiting, task }
     }
 
@@ -113,57 +128,148 @@ impl Appender {
     }
 }
 
-async fn append(
+/// What appends to one partition's log.
+struct Appending {
     publisher: Publisher,
-    mut commands: mpsc::Receiver<Pending>,
+    link: Link,
     answers: Answers,
+    /// What was taken and is not in the log, by all appenders of the door.
     in_hand: Arc<AtomicUsize>,
-) {
-    let mut link = Link::new();
-    let mut placed = Placed::default();
-    let mut taken = Vec::new();
-    loop {
-        let count = commands.recv_many(&mut taken, FRAME_COMMANDS_MAX).await;
-        if count == 0 {
-            return;
+    placed: Placed,
+    /// What the log has, oldest first, until it is read there.
+    sent: VecDeque<Sent>,
+}
+
+/// A frame that the log has.
+struct Sent {
+    commands: Vec<Pending>,
+    admission: oneshot::Receiver<Admission>,
+    /// Until when what became of it is of interest.
+    until: Instant,
+}
+
+impl Appending {
+    async fn run(mut self, mut commands: mpsc::Receiver<Pending>) {
+        let mut taken = Vec::new();
+        loop {
+            let has_room = self.sent.len() < UNREAD_FRAMES_MAX;
+            let swallowed = tokio::select! {
+                biased;
+                admission = oldest(&mut self.sent), if !self.sent.is_empty() => self.settle(admission).await,
+                count = commands.recv_many(&mut taken, FRAME_COMMANDS_MAX), if has_room => match count {
+                    0 => break,
+                    _ => std::mem::take(&mut taken),
+                },
+            };
+            if !self.append(swallowed).await {
+                return;
+            }
         }
-        let mut messages = Vec::with_capacity(taken.len());
-        let mut waiting = Vec::with_capacity(taken.len());
-        for Pending { envelope, tell_accepted, since } in taken.drain(..) {
-            if since.elapsed() > WAIT_MAX {
-                refuse(&answers, envelope, tell_accepted, &late()).await;
+        let last = Instant::now() + LAST_WAIT;
+        while !self.sent.is_empty() {
+            self.sent.iter_mut().for_each(|sent| sent.until = sent.until.min(last));
+            let admission = oldest(&mut self.sent).await;
+            let swallowed = self.settle(admission).await;
+            if !self.append(swallowed).await {
+                return;
+            }
+        }
+    }
+
+    /// Appends commands in their order. Not done when what became of one is not known, because what sends it has
+    /// panicked: no caller is told anything.
+    async fn append(&mut self, taken: Vec<Pending>) -> bool {
+        if taken.is_empty() {
+            return true;
+        }
+        let count = taken.len();
+        let mut messages = Vec::with_capacity(count);
+        let mut waiting = Vec::with_capacity(count);
+        for pending in taken {
+            if pending.since.elapsed() > WAIT_MAX {
+                refuse(&self.answers, pending, &late()).await;
                 continue;
             }
-            messages.push(EncodedMessage::new(&envelope));
-            waiting.push((envelope, tell_accepted));
+            messages.push(EncodedMessage::new(&pending.envelope));
+            waiting.push(pending);
         }
-        let (source, first) = link.number(messages.len());
+        let (source, first) = self.link.numbers();
         let (mut waiting, mut number) = (waiting.into_iter(), first);
         for (frame, next) in frames(source, first, &messages) {
+            let admission = self.link.take(frame.clone(), next);
             // Unless there is no room for it, the publisher resends until the log has it.
-            match publisher.offer(frame).await.await {
+            match self.publisher.offer(frame).await.await {
                 Ok(Room::Taken) => {}
-                Ok(Room::Full) => break,
-                // It has panicked: what became of the frame is not known, and no caller is told anything.
-                Err(_) => return,
-            }
-            for (envelope, tell_accepted) in waiting.by_ref().take((next - number) as usize) {
-                placed.remember(&envelope);
-                if let Some(accepted) = tell_accepted {
-                    accept(&answers, envelope, accepted).await;
+                Ok(Room::Full) => {
+                    self.link.take_back(number);
+                    break;
                 }
+                Err(_) => return false,
             }
+            let commands = waiting.by_ref().take((next - number) as usize).collect();
+            self.sent.push_back(Sent { commands, admission, until: Instant::now() + ADMISSION_WAIT });
             number = next;
         }
-        // What found no room has no number either: the next one has it.
-        link.next = number;
-        for (envelope, tell_accepted) in waiting {
-            match tell_accepted {
-                Some(accepted) if placed.remembers(&envelope) => accept(&answers, envelope, accepted).await,
-                tell_accepted => refuse(&answers, envelope, tell_accepted, &no_room()).await,
+        for pending in waiting {
+            match pending.tell_accepted {
+                Some(accepted) if self.placed.remembers(&pending.envelope) => {
+                    accept(&self.answers, pending.envelope, accepted).await;
+                }
+                _ => refuse(&self.answers, pending, &no_room()).await,
             }
         }
-        in_hand.fetch_sub(count, Relaxed);
+        self.in_hand.fetch_sub(count, Relaxed);
+        true
+    }
+
+    /// Takes in what became of the oldest frame. Returns those of its commands that the log does not let in.
+    async fn settle(&mut self, admission: Admission) -> Vec<Pending> {
+        let Some(Sent { commands, .. }) = self.sent.pop_front() else { return vec![] };
+        let (kind, partition, count) = (self.link.kind, self.link.partition, commands.len());
+        let let_in = match admission {
+            Admission::LetIn(let_in) => let_in,
+            // It has acknowledged them, and there is no sign that they do not count.
+            Admission::Unread => 0..count,
+            Admission::InDoubt => {
+                tracing::warn!(
+                    "{kind}/{partition}: whether {count} messages of the door were let in is not known, because so \
+                     many other doors came before them; nobody is told that they were"
+                );
+                return vec![];
+            }
+        };
+        let mut swallowed = Vec::new();
+        for (index, Pending { envelope, tell_accepted, since }) in commands.into_iter().enumerate() {
+            if !let_in.contains(&index) {
+                swallowed.push(Pending { envelope, tell_accepted, since });
+                continue;
+            }
+            self.placed.remember(&envelope);
+            if let Some(accepted) = tell_accepted {
+                accept(&self.answers, envelope, accepted).await;
+            }
+        }
+        if !swallowed.is_empty() {
+            let count = swallowed.len();
+            tracing::warn!(
+                "{kind}/{partition}: {count} messages of the door lie beyond what its log lets in: somebody else \
+                 appends to it; sending them again under another number"
+            );
+            self.answers.counts.swallowed.add(count as u64);
+            self.in_hand.fetch_add(count, Relaxed);
+        }
+        swallowed
+    }
+}
+
+/// What became of the oldest frame. Cancelling it loses nothing.
+async fn oldest(sent: &mut VecDeque<Sent>) -> Admission {
+    match sent.front_mut() {
+        Some(sent) => match timeout_at(sent.until.into(), &mut sent.admission).await {
+            Ok(Ok(admission)) => admission,
+            Ok(Err(_)) | Err(_) => Admission::Unread,
+        },
+        None => std::future::pending().await,
     }
 }
 
@@ -191,30 +297,6 @@ impl Placed {
     }
 }
 
-/// The numbers of a door's messages to one partition.
-struct Link {
-    source: Source,
-    next: u64,
-    used: Instant,
-}
-
-impl Link {
-    fn new() -> Self {
-        let epoch = uuid::Uuid::new_v4().as_u64_pair().0;
-        Self { source: Source { origin: Origin::Door, epoch }, next: 1, used: Instant::now() }
-    }
-
-    fn number(&mut self, count: usize) -> (Source, u64) {
-        if self.used.elapsed() > IDLE_MAX {
-            *self = Self::new();
-        }
-        let first = self.next;
-        self.next += count as u64;
-        self.used = Instant::now();
-        (self.source, first)
-    }
-}
-
 /// Tells a caller that the log has the command.
 async fn accept(answers: &Answers, envelope: Envelope, Acceptance { to, status }: Acceptance) {
     let mut body = json!({ "id": envelope.to });
@@ -226,7 +308,7 @@ async fn accept(answers: &Answers, envelope: Envelope, Acceptance { to, status }
     answers.send(to, response).await;
 }
 
-async fn refuse(answers: &Answers, envelope: Envelope, tell_accepted: Option<Acceptance>, problem: &Problem) {
+async fn refuse(answers: &Answers, Pending { envelope, tell_accepted, .. }: Pending, problem: &Problem) {
     let reply = envelope.request.and_then(|request| request.reply).or(tell_accepted.map(|told| told.to));
     if let Some(to) = reply {
         answers.problem(to, problem, envelope.trace.map(Into::into)).await;

@@ -12,15 +12,19 @@ use shop_domain::kind::Kind;
 use shop_nats::log::{LogError, Record};
 use tokio::sync::{mpsc, watch};
 
+use crate::admissions::Admissions;
+
 /// Where the records of each partition go, and the sequence of the last one that went there.
 pub(super) type Routes = BTreeMap<u16, (mpsc::Sender<Record>, Arc<AtomicU64>)>;
 
-/// Hands every record of a kind to its partition, of which there are so many; returns when the log cannot be read any more.
+/// Hands every record of a kind to its partition, of which there are so many, and tells the door what became of its own;
+/// returns when the log cannot be read any more.
 pub(super) async fn dispatch(
     mut records: mpsc::Receiver<Result<Record, LogError>>,
     routes: &Routes,
     (kind, partitions): (Kind, u16),
     dispatched: &watch::Sender<u64>,
+    admissions: Option<&Admissions>,
 ) -> LogError {
     loop {
         let record = match records.recv().await {
@@ -30,6 +34,9 @@ pub(super) async fn dispatch(
             None => return LogError::Failed { kind, reason: "its reader has ended".to_owned() },
         };
         let sequence = record.sequence;
+        if let Some(admissions) = admissions {
+            admissions.read(&record);
+        }
         // The first partition buries what is for none.
         let number = if record.partition < partitions { record.partition } else { 0 };
         // One that is parked, or held by other hosts, has no route: it reads on from its checkpoint when it is back.

@@ -15,7 +15,7 @@ use shop_domain::{
     wallet,
 };
 use shop_nats::{
-    frame::{EncodedMessage, Origin, Payload, Source, frames},
+    frame::{EncodedMessage, Origin, Payload, Repair, Source, frames},
     log::{Log, Record},
     memory::{Calm, Chaos, Delivery, Fate, MemoryLog},
     subject::partition_of,
@@ -25,6 +25,7 @@ use super::*;
 use crate::{
     fence::Fence,
     readiness::Readiness,
+    replay::{Content, Handled, Replay, Step},
     store::{Checkpoint, Frozen, Items, Meta, SharedShelf, Shelf, memory::MemoryStore},
     turn::{Decision, Role},
 };
@@ -236,6 +237,7 @@ impl Wallets {
             view,
             turns,
             held,
+            admissions: None,
         };
         let stop = CancellationToken::new();
         let running = tokio::spawn(host.run(stop.clone()));
@@ -277,7 +279,7 @@ impl Wallets {
         let records = self.log.records(Kind::Order);
         let messages = |record: &Record| match record.read(Kind::Order).unwrap() {
             Payload::Frame(frame) => frame.messages.len(),
-            Payload::Upgrade(_) => 0,
+            Payload::Upgrade(_) | Payload::Repair(_) => 0,
         };
         records.iter().map(messages).collect()
     }
@@ -311,7 +313,7 @@ async fn a_kind_that_is_cut_into_other_partitions_while_it_begins_is_another_log
         (mpsc::channel(1), watch::channel(Arc::default()), watch::channel([0].into()));
     let (store, turns) = (Arc::new(MemoryStore::default()), vec![Turn::alone()]);
     let (kind, log, snapshots) = (Kind::Wallet, Arc::new(log), None);
-    let host = KindHost { kind, log, identity, logs, store, snapshots, replies, view, turns, held };
+    let host = KindHost { kind, log, identity, logs, store, snapshots, replies, view, turns, held, admissions: None };
     let ended = host.run(CancellationToken::new()).await;
     assert!(matches!(ended, Err(KindError::Log(LogError::OtherLog { .. }))), "{ended:?}");
 }
@@ -491,6 +493,41 @@ async fn records_that_are_none_of_the_log_are_dead_letters_of_the_first_partitio
     assert_eq!(dead(&wallets), [1, 2, 3, 4, 5, 6]);
     let last = wallets.charge_one_of(0, 3);
     wallets.settled(0, last).await;
+    wallets.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_that_is_mended_lets_in_what_was_skipped_and_goes_on_where_its_sender_is() {
+    let mut wallets = Wallets::serve(1, Trouble::default()).await;
+    let alice: Id = "alice".parse().unwrap();
+    let envelope =
+        |message: wallet::Message| Envelope { to: alice.clone(), message: message.into(), request: None, trace: None };
+    wallets.store(1, &alice, 0, open());
+    // Forged ones under the next two numbers, so that the second message is skipped.
+    for (number, order) in [(2, 90), (3, 91), (2, 2)] {
+        wallets.store(number, &alice, 0, charge(order));
+    }
+    let mend = |accepted, messages: Vec<_>| {
+        let repair = Repair { source: ORDERS, cause: None, accepted, first: 2, messages };
+        wallets.log.store(Kind::Wallet, 0, repair.encode())
+    };
+    mend(2, vec![envelope(charge(2))]);
+    wallets.store(2, &alice, 0, charge(2));
+    let last = wallets.store(3, &alice, 0, charge(3));
+    wallets.settled(0, last).await;
+    assert_eq!(wallets.frames_to_orders().iter().sum::<usize>(), 4, "each charge is answered once");
+
+    // In a replay as well.
+    let logs: Logs = Kind::ALL.map(|kind| (kind, Identity::new(7))).into();
+    let mut replay = Replay::new(logs);
+    let records = wallets.log.records(Kind::Wallet);
+    let steps: Vec<_> = records.iter().map(|record| replay.apply(Kind::Wallet, record).unwrap()).collect();
+    assert_eq!(steps.iter().map(|step| step.mended_to).collect::<Vec<_>>()[4..6], [Some(2), None]);
+    let sent = |step: &Step<Handled>| match &step.content {
+        Content::Frame { messages, .. } => messages.iter().map(|handled| handled.sent.len()).sum(),
+        Content::Dead { .. } | Content::Upgrade(_) => 0,
+    };
+    assert_eq!(steps.iter().map(sent).collect::<Vec<usize>>(), [0, 1, 1, 0, 1, 0, 1]);
     wallets.stop().await;
 }
 

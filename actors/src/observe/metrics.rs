@@ -29,11 +29,16 @@ use crate::{
 type Row<T> = (&'static str, &'static str, fn(&T) -> u64);
 
 /// What is counted of a kind.
-const COUNTERS: [Row<Counts>; 10] = [
+const COUNTERS: [Row<Counts>; 11] = [
     ("records_applied", "Records of the log that were applied", |counts| counts.records.get()),
     ("messages_accepted", "Messages that were handled", |counts| counts.accepted.get()),
     ("messages_duplicate", "Messages that had come before", |counts| counts.duplicates.get()),
     ("messages_beyond_hole", "Messages that came before others that are missing", |counts| counts.beyond_holes.get()),
+    (
+        "door_messages_swallowed",
+        "Messages of the door that its log did not let in, because somebody else used its numbers",
+        |counts| counts.swallowed.get(),
+    ),
     ("records_dead", "Records that could not be read", |counts| counts.dead_letters.get()),
     ("panics", "Entities that panicked", |counts| counts.panics.get()),
     ("frames_resent", "Frames that were sent again for want of an acknowledgement", |counts| {

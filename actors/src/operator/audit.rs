@@ -21,8 +21,11 @@
 //!    what it causes; and every message that was caused at the cut must have arrived. The hosts
 //!    that send those are given a little more time, a bounded number of times. Messages of a kind
 //!    that nobody serves wait for its host: they are counted.
+//!
+//! What came from *doors* is let in, or has come before: anything else is a difference.
 
 mod books;
+mod doors;
 mod hosts;
 mod messages;
 
@@ -34,7 +37,7 @@ use serde_json::json;
 use shop_domain::kind::Kind;
 use shop_nats::connection::Connection;
 
-use self::{books::Books, hosts::Hosts, messages::Messages};
+use self::{books::Books, doors::Doors, hosts::Hosts, messages::Messages};
 use super::{Answered, Common, NO, OperatorError, Out, Progress, words};
 use crate::{
     replay::{Content, Fate, Handled, Replay, Step},
@@ -92,6 +95,7 @@ struct Audit {
     tape: Tape,
     replay: Replay,
     messages: Messages,
+    doors: Doors,
     differences: Differences,
     progress: Option<Progress>,
     /// Which logs were cut.
@@ -113,7 +117,8 @@ struct Report {
 impl Audit {
     fn new(tape: Tape, replay: Replay, cut: Option<String>) -> Self {
         let messages = Messages::new(&replay);
-        Self { tape, replay, messages, differences: Differences::default(), progress: None, cut }
+        let (doors, differences) = (Doors::default(), Differences::default());
+        Self { tape, replay, messages, doors, differences, progress: None, cut }
     }
 
     async fn run(mut self, connection: &Connection) -> Result<Report, OperatorError> {
@@ -147,7 +152,9 @@ impl Audit {
         drop(waiting);
         hosts.name(&mut self.differences);
         self.messages.name_unexpected(&cut, &mut self.differences);
+        self.messages.name_wrong(&mut self.differences);
         self.messages.name_lost(&mut self.differences);
+        self.doors.name(&mut self.differences);
         let mut waiting = 0;
         for message in self.messages.missing(&cut) {
             if hosts.serve(message.from.0) {
@@ -166,6 +173,7 @@ impl Audit {
             self.progress.iter_mut().for_each(Progress::step);
             let step = self.replay.apply(kind, &record)?;
             self.messages.enter(&step, &mut self.differences);
+            self.doors.enter(&step);
             seen(&step, &self.replay);
         }
         Ok(())
@@ -228,6 +236,9 @@ impl Report {
         if self.waiting > 0 {
             write!(out, ", {} wait for the host of their sender", self.waiting)?;
         }
+        if self.messages.mended > 0 {
+            write!(out, ", {} were put right by repairs", self.messages.mended)?;
+        }
         writeln!(out)?;
         if let Some(cut) = &self.cut {
             writeln!(out, "snapshots stand for what came before: {cut}")?;
@@ -259,7 +270,7 @@ impl Report {
             "clean": self.differences.count == 0,
             "kinds": self.tallies,
             "books": self.books,
-            "messages": { "arrived_as_sent": self.messages.matched, "waiting": self.waiting },
+            "messages": { "arrived_as_sent": self.messages.matched, "waiting": self.waiting, "mended": self.messages.mended },
             "hosts": { "agreed": agreed, "not_compared": unanswered },
             "differences": self.differences,
         });

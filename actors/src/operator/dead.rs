@@ -1,6 +1,7 @@
 //! `shop dead`: what was in a log and could not be read, with the reason.
 
 mod requeue;
+mod skip;
 
 use std::{collections::BTreeMap, io::Write, process::ExitCode};
 
@@ -10,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use shop_nats::dead::{DeadLetter, Kept};
 
-use super::{Answered, Common, Out, Progress, no};
+use super::{Answered, Common, Out, Progress, consent::Consent, no};
 
 /// Dead letters asked for at a time.
 const READ_AHEAD: usize = 32;
@@ -54,6 +55,21 @@ enum Look {
         #[command(flatten)]
         common: Common,
     },
+    /// Make a dead letter of a record at which a kind stops: an upgrade to a version that no program of this shop knows.
+    ///
+    /// Such a record is written by `upgrade` of a newer program: then use that program, and do not skip it. If there is
+    /// none, somebody has forged it. Says first what it will do, and does not do it while a host runs that knows the
+    /// version, or where a snapshot was written behind the record. It is skipped for good, by all hosts and tools, in
+    /// every replay and in what is restored from a backup; it is noted among the dead letters. The hosts go on by
+    /// themselves.
+    Skip {
+        /// Where it is: wallet/17.
+        at: skip::Position,
+        #[command(flatten)]
+        consent: Consent,
+        #[command(flatten)]
+        common: Common,
+    },
 }
 
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
@@ -61,6 +77,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
         Look::List { common } => list(&common, out).await,
         Look::Show { sequence, common } => show(&common, sequence, out).await,
         Look::Requeue { sequence, common } => requeue::run(&common, sequence, out).await,
+        Look::Skip { at, consent, common } => skip::run(&common, at, consent, out).await,
     }
 }
 

@@ -75,8 +75,19 @@ pub(super) fn one(step: &Step<Seen>, json: bool, out: &mut Out) -> std::io::Resu
 }
 
 fn for_people(step: &Step<Seen>, out: &mut Out) -> std::io::Result<()> {
-    let Step { sequence, partition, time, cut_into, content, .. } = step;
+    let Step { sequence, partition, time, cut_into, mended_to, content, .. } = step;
     let place = format!("{sequence:>8}  {time}  {partition:>9}");
+    if let (Content::Frame { source, messages }, Some(number)) = (content, mended_to) {
+        let (source, count) = (words::source(*source), messages.len());
+        let next = number.saturating_add(1);
+        writeln!(
+            out,
+            "{place}  [repair: number {next} comes next from {source}, {count} message(s) of it had been swallowed]"
+        )?;
+        if messages.is_empty() {
+            return Ok(());
+        }
+    }
     match (content, cut_into) {
         (Content::Dead { reason, bytes }, _) => writeln!(out, "{place}  [dead: {bytes} bytes, {reason}]"),
         (Content::Upgrade(_), Some(partitions)) => {
@@ -103,7 +114,7 @@ fn for_people(step: &Step<Seen>, out: &mut Out) -> std::io::Result<()> {
 }
 
 fn for_programs(step: &Step<Seen>, out: &mut Out) -> std::io::Result<()> {
-    let Step { kind, sequence, partition, time, cut_into, content, .. } = step;
+    let Step { kind, sequence, partition, time, cut_into, mended_to, content, .. } = step;
     let place = json!({ "log": kind, "sequence": sequence, "time": time, "partition": partition });
     let mut line = |more: serde_json::Value| {
         let mut line = place.clone();
@@ -112,6 +123,9 @@ fn for_programs(step: &Step<Seen>, out: &mut Out) -> std::io::Result<()> {
         }
         writeln!(out, "{line}")
     };
+    if let (Content::Frame { source, .. }, Some(number)) = (content, mended_to) {
+        line(json!({ "repair": { "source": source_for_programs(*source), "accepted": number } }))?;
+    }
     match (content, cut_into) {
         (Content::Dead { reason, bytes }, _) => line(json!({ "dead": { "reason": reason, "bytes": bytes } })),
         (Content::Upgrade(logic), Some(partitions)) => {

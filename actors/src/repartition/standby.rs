@@ -63,6 +63,7 @@ impl Standby {
             view,
             turns,
             held,
+            admissions: None,
         };
         let stop = CancellationToken::new();
         let running = Some(tokio::spawn(host.run(stop.clone())));

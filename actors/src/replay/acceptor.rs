@@ -9,7 +9,7 @@ use shop_domain::{
     timestamp::Timestamp,
 };
 use shop_nats::{
-    frame::{Frame, Payload, Source},
+    frame::{Frame, Payload, Repair, Source},
     log::Record,
     subject::partition_of,
 };
@@ -53,6 +53,9 @@ pub struct Step<M> {
     pub layout: Layout,
     /// Into how many partitions the kind is cut from here on, if it is cut anew here.
     pub cut_into: Option<u16>,
+    /// If it is a repair: the number of the last message that counts as accepted from here on, on the link that brings
+    /// what it holds.
+    pub mended_to: Option<u64>,
     /// What it holds.
     pub content: Content<M>,
 }
@@ -90,7 +93,10 @@ pub enum Content<M> {
 
 /// A record that only a newer program can replay.
 #[derive(Debug, thiserror::Error)]
-#[error("the log of {kind} cannot be replayed from sequence {sequence} on: {unknown}")]
+#[error(
+    "the log of {kind} cannot be replayed from sequence {sequence} on: {unknown}; or, if no program of this shop has \
+     written that: shop dead skip {kind}/{sequence}"
+)]
 pub struct ReplayError {
     kind: Kind,
     sequence: u64,
@@ -163,7 +169,7 @@ impl Acceptor {
 
     /// Reads the next record of a kind's log.
     pub fn read(&mut self, kind: Kind, record: &Record) -> Result<Step<Arrival>, ReplayError> {
-        let Record { sequence, partition, time: taken, payload, foreign: _ } = record;
+        let Record { sequence, partition, time: taken, payload, .. } = record;
         let mut time = *taken;
         let layout = self.layout(kind).max(self.course.at(kind, *sequence));
         let is_cut_anew = layout > self.layout(kind);
@@ -171,6 +177,7 @@ impl Acceptor {
             self.cut_anew(kind, layout);
         }
         let cut_into = self.logs(kind).get(&kind).filter(|_| is_cut_anew).map(|log| log.partitions);
+        let mut mended_to = None;
         let content = match record.read(kind) {
             Ok(_) if *partition >= self.partitions(kind) => {
                 Content::Dead { reason: NO_PARTITION.into(), bytes: payload.len() }
@@ -182,8 +189,19 @@ impl Acceptor {
                 self.logic.insert(place, logic);
                 Content::Upgrade(logic)
             }
-            Ok(Payload::Frame(frame)) if !self.is_for(&frame, (kind, *partition)) => {
+            Ok(Payload::Frame(Frame { messages, .. }) | Payload::Repair(Repair { messages, .. }))
+                if !self.is_for(&messages, (kind, *partition)) =>
+            {
                 Content::Dead { reason: OTHER_PARTITION.into(), bytes: payload.len() }
+            }
+            Ok(Payload::Repair(Repair { source, accepted, first, messages, .. })) => {
+                let logic = self.logic((kind, *partition), *sequence)?;
+                time = logic.now(self.clocks.entry((kind, *partition)).or_default(), *taken);
+                self.of((kind, *partition)).mend(source, accepted, *sequence);
+                mended_to = Some(accepted);
+                let numbered = messages.into_iter().zip(first..);
+                let arrival = |(envelope, number)| Arrival { number, fate: Fate::Accepted, envelope };
+                Content::Frame { source, messages: numbered.map(arrival).collect() }
             }
             Ok(Payload::Frame(Frame { source, first, messages, .. })) => {
                 let logic = self.logic((kind, *partition), *sequence)?;
@@ -205,7 +223,7 @@ impl Acceptor {
                 Content::Frame { source, messages: messages.into_iter().enumerate().map(arrival).collect() }
             }
         };
-        Ok(Step { kind, sequence: *sequence, partition: *partition, time, layout, cut_into, content })
+        Ok(Step { kind, sequence: *sequence, partition: *partition, time, layout, cut_into, mended_to, content })
     }
 
     /// A kind goes on under the next layout. Nothing was under way there: all links count anew, from both ends. Every
@@ -236,9 +254,9 @@ impl Acceptor {
         self.links.get(&partition).map_or(0, |links| links.accepted(source))
     }
 
-    fn is_for(&self, frame: &Frame, (kind, partition): Place) -> bool {
+    fn is_for(&self, messages: &[Envelope], (kind, partition): Place) -> bool {
         let partitions = self.partitions(kind);
-        frame.messages.iter().all(|envelope| partition_of(&envelope.to, partitions) == partition)
+        messages.iter().all(|envelope| partition_of(&envelope.to, partitions) == partition)
     }
 
     fn partitions(&self, kind: Kind) -> u16 {

@@ -79,7 +79,19 @@ impl World {
         let keeper = Keeper::new(KIND, identity, log.clone(), (snapshots.clone(), schedule), seen.clone());
         let snapshots = Some(snapshots);
         let held = watch::channel((0..identity.partitions).collect()).1;
-        let host = KindHost { kind: KIND, log, identity, logs, store, snapshots, replies, view, turns, held };
+        let host = KindHost {
+            kind: KIND,
+            log,
+            identity,
+            logs,
+            store,
+            snapshots,
+            replies,
+            view,
+            turns,
+            held,
+            admissions: None,
+        };
         let stop = [(); 2].map(|()| CancellationToken::new());
         let host = tokio::spawn(host.run(stop[0].clone()));
         Running { host, keeper: tokio::spawn(keeper.run(stop[1].clone())), view: seen, stop }

@@ -343,7 +343,7 @@ impl Shop {
         let ready = async {
             loop {
                 let (_, readiness) = self.settings.bridge_observed.readiness().await;
-                if is_complete(&readiness) {
+                if is_complete(&readiness, &self.settings.observed) {
                     return;
                 }
                 answer = readiness.to_string();
@@ -358,8 +358,11 @@ impl Shop {
     }
 }
 
-fn is_complete(readiness: &Value) -> bool {
-    Kind::ALL.iter().all(|kind| readiness["kinds"][kind.as_str()] == "ready")
+/// Whether all kinds are served that can be: one whose log needs a newer program waits for an operator, who needs the
+/// nats-server for that.
+fn is_complete(readiness: &Value, observed: &BTreeMap<Kind, Arc<Observed>>) -> bool {
+    let is_stopped = |kind: &Kind| observed.get(kind).is_some_and(|host| host.is_stopped(*kind));
+    Kind::ALL.iter().all(|kind| readiness["kinds"][kind.as_str()] == "ready" || is_stopped(kind))
 }
 
 impl Nats {

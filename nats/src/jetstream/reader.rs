@@ -169,6 +169,7 @@ impl Reader {
             tracing::warn!("sequence {sequence} of {kind} was appended under a former layout; it is skipped");
         }
         let record = self.log.record_of(kind, sequence, stored_unix_ns, stored);
+        let record = self.log.unless_skipped(kind, record).await.map_err(|error| Lost::Broken(error.to_string()))?;
         self.records.send(Ok(record)).await.map_err(|_nobody_reads| Lost::Closed)?;
         (self.after, self.unexplained) = (sequence, None);
         Ok(())

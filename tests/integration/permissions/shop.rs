@@ -35,6 +35,8 @@ async fn a_shop_with_keys_does_all_that_one_without_does() {
     eventually("the dead letter", list, |said: &Said| said.stdout.contains("5 bytes")).await;
     read("dead show 1").await.exits(0).says(&["hello"]);
     operate("dead requeue 1").await.exits(1);
+    operate("dead skip wallet/1 --yes").await.exits(1);
+    operate("link repair --yes").await.exits(0);
 
     read("log wallet").await.exits(0).says(&["charge", "refund"]);
     read("trace o-1").await.exits(0).says(&["undo: refund"]);

@@ -16,7 +16,7 @@ use super::Differences;
 use crate::{
     operator::words,
     outbox::Logs,
-    replay::{Content, Fate, Handled, Layout, Place, Replay, Step},
+    replay::{Arrival, Content, Fate, Handled, Layout, Place, Replay, Step},
 };
 
 /// The messages on all links.
@@ -26,6 +26,8 @@ pub(super) struct Messages {
     links: BTreeMap<Between, Link>,
     /// How many arrived as they were sent.
     pub(super) matched: u64,
+    /// How many were put right by repairs.
+    pub(super) mended: u64,
 }
 
 /// Two partitions under one layout: nothing is under way between two layouts.
@@ -41,6 +43,8 @@ struct Link {
     sent: VecDeque<Waiting>,
     /// Arrived and not sent.
     arrived: VecDeque<Waiting>,
+    /// By number, what was sent where something else arrived, and that in words.
+    wrong: BTreeMap<u64, (Envelope, String)>,
 }
 
 struct Waiting {
@@ -92,7 +96,7 @@ impl Messages {
                 }
             }
         }
-        Self { epochs, links, matched: 0 }
+        Self { epochs, links, matched: 0, mended: 0 }
     }
 
     /// Enters what a record brought and caused.
@@ -100,11 +104,21 @@ impl Messages {
         let Step { kind, sequence, partition, layout, content, .. } = step;
         let (here, layout) = ((*kind, *partition), *layout);
         let Content::Frame { source, messages } = content else { return };
+        let mended = match (step.mended_to, source.origin) {
+            (Some(number), Origin::Partition(kind, partition)) => {
+                let link = self.links.entry((layout, (kind, partition), here)).or_default();
+                self.mended += link.mend(number, messages.iter().map(|handled| &handled.arrival), *sequence);
+                self.matched += link.meet(((kind, partition), here), differences);
+                true
+            }
+            (Some(_), Origin::Door) | (None, _) => false,
+        };
         for Handled { arrival, sent, .. } in messages.iter().filter(|handled| has_arrived(handled)) {
             let number = arrival.number;
             let envelope = || arrival.envelope.clone();
             match source.origin {
                 Origin::Door => {}
+                Origin::Partition(..) if mended => {}
                 Origin::Partition(kind, _) if self.epochs[layout].get(&kind) != Some(&source.epoch) => {
                     let what = words::line_of(&arrival.envelope.message);
                     differences.name(|| {
@@ -151,6 +165,12 @@ impl Messages {
         })
     }
 
+    /// Names what arrived under the number of something else, and was not put right.
+    pub(super) fn name_wrong(&self, differences: &mut Differences) {
+        let wrong = self.links.values().flat_map(|link| link.wrong.values());
+        wrong.for_each(|(_, in_words)| differences.name(|| in_words.clone()));
+    }
+
     /// Names what was sent before one snapshot, or had arrived before another, and is not at the other end.
     pub(super) fn name_lost(&self, differences: &mut Differences) {
         for ((_, from, to), link) in &self.links {
@@ -191,7 +211,7 @@ impl Link {
                 same += 1;
                 continue;
             }
-            differences.name(|| {
+            let in_words = || {
                 let message = Named { from, to, waiting: &sent };
                 let (number, Envelope { to, message: other, .. }) = (arrived.number, &arrived.envelope);
                 let what = words::line_of(other);
@@ -200,9 +220,38 @@ impl Link {
                     "{message} caused at sequence {cause}, is not what the log has at sequence {sequence}: \
                      message {number}, to {to} \"{what}\""
                 )
-            });
+            };
+            match sent.number == arrived.number {
+                true => {
+                    let in_words = in_words();
+                    self.wrong.insert(sent.number, (sent.envelope, in_words));
+                }
+                false => differences.name(in_words),
+            }
         }
         same
+    }
+
+    /// It was repaired at that sequence: from there on that is the number of what arrived last, and these have arrived as
+    /// well. Returns how many messages that puts right.
+    fn mend<'a>(&mut self, last: u64, delivered: impl Iterator<Item = &'a Arrival>, sequence: u64) -> u64 {
+        let before = self.arrived.len();
+        self.arrived.retain(|waiting| waiting.number <= last);
+        let mut mended = before - self.arrived.len();
+        for Arrival { number, envelope, .. } in delivered {
+            let before = self.arrived.len();
+            if self.wrong.get(number).is_some_and(|(sent, _)| sent == envelope) {
+                self.wrong.remove(number);
+                mended += 1;
+                continue;
+            }
+            self.arrived.retain(|waiting| waiting.number != *number);
+            mended += before - self.arrived.len();
+            let at = self.arrived.partition_point(|waiting| waiting.number < *number);
+            self.arrived.insert(at, Waiting { number: *number, envelope: envelope.clone(), sequence });
+        }
+        self.ended.1 = last;
+        mended as u64
     }
 }
 

@@ -60,6 +60,7 @@ async fn read(log: &SharedLog, letter: &DeadLetter) -> Result<Result<Readable, S
     let frame = match record.read(kind) {
         Ok(Payload::Frame(frame)) => frame,
         Ok(Payload::Upgrade(_)) => return Ok(Err("it is an upgrade, which `shop upgrade` repeats".into())),
+        Ok(Payload::Repair(_)) => return Ok(Err("it is a repair, which `shop link repair` repeats".into())),
         Err(error) => {
             let again = "it would only be a dead letter again";
             return Ok(Err(format!("this program cannot read it as a frame for the log of {kind} ({error}): {again}")));

@@ -10,9 +10,9 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Map, Value, json};
@@ -32,6 +32,9 @@ pub struct Observed {
     kinds: Vec<Kind>,
     connected: Mutex<Option<Arc<Connected>>>,
     served: Mutex<BTreeMap<Kind, Served>>,
+    /// Since when its doors hold, if they do.
+    held_since: Mutex<Option<Instant>>,
+    pauses_run_out: AtomicU64,
 }
 
 /// How a host is connected.
@@ -54,7 +57,23 @@ struct Served {
 impl Observed {
     /// A host that is to serve these kinds, and has not begun.
     pub fn new(kinds: &[Kind]) -> Arc<Self> {
-        Arc::new(Self { kinds: kinds.to_vec(), connected: Mutex::default(), served: Mutex::default() })
+        Arc::new(Self {
+            kinds: kinds.to_vec(),
+            connected: Mutex::default(),
+            served: Mutex::default(),
+            held_since: Mutex::default(),
+            pauses_run_out: AtomicU64::default(),
+        })
+    }
+
+    /// Whether its doors hold from now on.
+    pub fn holds(&self, hold: bool) {
+        *self.held_since() = hold.then(Instant::now);
+    }
+
+    /// A pause of its doors was not renewed, and is over though it is still said.
+    pub fn pause_ran_out(&self) {
+        self.pauses_run_out.fetch_add(1, Ordering::Relaxed);
     }
 
     /// It is connected.
@@ -105,6 +124,10 @@ impl Observed {
         self.connected.lock().expect("nobody panics while changing it")
     }
 
+    fn held_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.held_since.lock().expect("nothing panics while it is changed")
+    }
+
     fn served(&self) -> MutexGuard<'_, BTreeMap<Kind, Served>> {
         self.served.lock().expect("nobody panics while changing it")
     }
@@ -122,7 +145,16 @@ async fn ready(hosts: &[Arc<Observed>]) -> (bool, Value) {
     }
     let nats = if is_connected { "connected" } else { "disconnected" };
     let status = if is_ready { "ready" } else { "unavailable" };
-    (is_ready, json!({ "status": status, "nats": nats, "dead_letters": dead_letters, "kinds": kinds }))
+    let mut all = json!({ "status": status, "nats": nats, "dead_letters": dead_letters, "kinds": kinds });
+    if let Some(held) = held(hosts) {
+        all["held_seconds"] = held.as_secs().into();
+    }
+    (is_ready, all)
+}
+
+/// For how long the doors of any of these hold already, if they do.
+fn held(hosts: &[Arc<Observed>]) -> Option<Duration> {
+    hosts.iter().filter_map(|host| *host.held_since()).map(|since| since.elapsed()).max()
 }
 
 /// How many dead letters there are, of all hosts that there are; any of these can say.

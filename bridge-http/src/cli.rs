@@ -7,7 +7,7 @@ use futures::future::LocalBoxFuture;
 use shop_nats::{access::Access, connection::Connection};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{Config, Origin};
+use crate::{Config, Origin, limits::Limits};
 
 /// How long what is on its way may take to leave at the end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
@@ -26,6 +26,8 @@ pub struct Bridge {
     /// Whose pages may use the shop from a browser, as in https://shop.example; may be given several times
     #[arg(long = "cors-origin", value_name = "ORIGIN", env = "SHOP_CORS_ORIGIN", value_delimiter = ',')]
     cors_origins: Vec<Origin>,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 impl Bridge {
@@ -39,7 +41,7 @@ impl Bridge {
     }
 }
 
-async fn serve(Bridge { nats, http_addr, leave_ms, cors_origins }: Bridge) -> Result<(), Box<dyn Error>> {
+async fn serve(Bridge { nats, http_addr, leave_ms, cors_origins, limits }: Bridge) -> Result<(), Box<dyn Error>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let connection = tokio::select! {
         connected = Connection::connect_bridge(&nats) => connected?,
@@ -56,7 +58,7 @@ async fn serve(Bridge { nats, http_addr, leave_ms, cors_origins }: Bridge) -> Re
     };
     let bound = tokio::net::TcpListener::bind(http_addr).await;
     let listener = bound.map_err(|error| format!("cannot listen on {http_addr}: {error}"))?;
-    let config = Config { leave_time: Duration::from_millis(leave_ms), cors_origins, ..Config::default() };
+    let config = Config { leave_time: Duration::from_millis(leave_ms), cors_origins, limits, ..Config::default() };
     crate::run(config, connection.clone(), listener, stop).await;
     connection.close(CLOSE_LIMIT).await;
     Ok(())

@@ -15,6 +15,7 @@ mod fate;
 mod gateway;
 mod head;
 mod hold;
+pub mod limits;
 mod metrics;
 mod observe;
 mod orders;
@@ -34,6 +35,7 @@ use warp::{Filter, Rejection, http::Method};
 
 pub use cors::{InvalidOrigin, Origin};
 use gateway::{Call, Gateway};
+use limits::Limits;
 
 /// How long requests that are under way may take to finish after the stop signal. Whoever waits
 /// longer than that for a settled answer can ask again.
@@ -42,9 +44,8 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 /// What can be set.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Requests that may be under way to a door at a time; one more is answered `overloaded`. At most
-    /// half of them wait for a process that is being restarted, or for doors that are held.
-    pub in_flight_max: usize,
+    /// What it takes at a time, and for how long it waits for a client.
+    pub limits: Limits,
     /// How long to go on asking for an order that a customer was told is accepted; the time in which doors are held does
     /// not count, nor does that after the stop signal.
     pub insistence: Duration,
@@ -57,12 +58,11 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 4096 requests: a third of a second of work for one machine at its fastest, some seconds for
-    /// the slowest disk, and at most 256 MiB of largest bodies. A minute of insistence: longer than a host takes that
+    /// A minute of insistence: longer than a host takes that
     /// replays its log. No balancer is waited for, and no page of another site let in.
     fn default() -> Self {
         Self {
-            in_flight_max: 4_096,
+            limits: Limits::default(),
             insistence: Duration::from_secs(60),
             leave_time: Duration::ZERO,
             cors_origins: Vec::new(),
@@ -78,6 +78,7 @@ pub async fn run(
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
+    shop_limits::files::raise();
     if let Err(error) = server::prepare(&listener) {
         tracing::warn!("cannot set up the socket: {error}");
     }
@@ -87,7 +88,7 @@ pub async fn run(
             tracing::warn!("{warning}");
         }
     }
-    let gateway = Arc::new(Gateway::new(connection, &config));
+    let (gateway, limits) = (Arc::new(Gateway::new(connection, &config)), Arc::new(config.limits));
     let [leaving, listening, finishing, serving] = [(); 4].map(|()| Arc::clone(&gateway));
     let query = warp::filters::query::raw().or(warp::any().map(String::new)).unify();
     let front = with_a_path()
@@ -112,7 +113,7 @@ pub async fn run(
         let _nobody_listens_after_the_end = stopping.send(());
     };
     let serve = async {
-        server::serve(listener, front, serving, graceful).await;
+        server::serve(listener, front, serving, limits, graceful).await;
         finishing.finish().await;
     };
     let out_of_time = async {

@@ -21,7 +21,9 @@ const STATUS_WAIT: Duration = Duration::from_secs(1);
 
 /// Ready when NATS is connected and any kind is served. One that is down is told (`degraded`) but does
 /// not make the bridge unready: my page must stay within reach when orders are down.
-pub(crate) async fn ready(connection: &Connection) -> Response {
+///
+/// While the doors are held, reads are answered and orders are promised, so that it says so and stays ready.
+pub(crate) async fn ready(connection: &Connection, held: Option<Duration>) -> Response {
     if !connection.is_connected() {
         return reply::unready(json!({ "status": "unavailable", "nats": "disconnected" }).to_string());
     }
@@ -33,7 +35,11 @@ pub(crate) async fn ready(connection: &Connection) -> Response {
         ready if ready < Kind::ALL.len() => "degraded",
         _ => "ready",
     };
-    let body = json!({ "status": status, "nats": "connected", "kinds": kinds }).to_string();
+    let mut body = json!({ "status": status, "nats": "connected", "kinds": kinds });
+    if let Some(held) = held {
+        body["held_seconds"] = held.as_secs().into();
+    }
+    let body = body.to_string();
     if ready == 0 { reply::unready(body) } else { reply::page("application/json", body) }
 }
 

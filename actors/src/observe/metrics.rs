@@ -18,7 +18,7 @@ use prometheus_client::{
 use shop_domain::kind::Kind;
 use tokio::time::timeout;
 
-use super::{ANSWER_WAIT, Connected, Observed, dead_letters};
+use super::{ANSWER_WAIT, Connected, Observed, dead_letters, held, http::Struck};
 use crate::{
     counts::Counts,
     kind_host::{PartitionView, View},
@@ -74,6 +74,14 @@ struct OfPartition {
     partition: u16,
 }
 
+/// The limits of who looks at a host, in the order in which a listener knows them.
+pub(super) const LIMITS: [&str; 3] = ["connections", "address", "files"];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLimit {
+    limit: &'static str,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfConnection {
     connection: &'static str,
@@ -82,7 +90,7 @@ struct OfConnection {
 type Number = Gauge<u64, AtomicU64>;
 
 /// All numbers of these hosts together, as they are now.
-pub(super) async fn numbers(hosts: &[Arc<Observed>]) -> Registry {
+pub(super) async fn numbers(hosts: &[Arc<Observed>], struck: &Struck) -> Registry {
     let mut registry = Registry::with_prefix("shop_host");
     let served = hosts.iter().flat_map(|host| host.served().clone());
     let views: BTreeMap<Kind, _> = served.map(|(kind, served)| (kind, served.view.borrow().clone())).collect();
@@ -93,6 +101,8 @@ pub(super) async fn numbers(hosts: &[Arc<Observed>]) -> Registry {
     let connected: Vec<_> = hosts.iter().filter_map(|host| host.connections().clone()).collect();
     of_connections(&mut registry, &connected);
     of_logs(&mut registry, &connected, &views).await;
+    of_pauses(&mut registry, hosts);
+    of_limits(&mut registry, struck);
     if let Some(count) = dead_letters(hosts).await {
         let letters = Number::default();
         letters.set(count);
@@ -168,6 +178,25 @@ fn of_connections(registry: &mut Registry, connected: &[Arc<Connected>]) {
     }
     registry.register("nats_connects", "Times that NATS was connected, the first one included", connects);
     registry.register("nats_slow_consumers", "Times that messages were dropped for want of room", dropped);
+}
+
+/// Whether the doors hold what changes something.
+fn of_pauses(registry: &mut Registry, hosts: &[Arc<Observed>]) {
+    let (seconds, run_out) = (Gauge::<f64, AtomicU64>::default(), Counter::<u64>::default());
+    seconds.set(held(hosts).unwrap_or_default().as_secs_f64());
+    // Hosts in one process hear the same words.
+    run_out.inc_by(hosts.iter().map(|host| host.pauses_run_out.load(Relaxed)).max().unwrap_or_default());
+    let meaning = "For how long the doors hold what changes something; 0 when they do not";
+    registry.register_with_unit("doors_held", meaning, Unit::Seconds, seconds);
+    registry.register("pauses_run_out", "Pauses of the doors that were not renewed, and ended by themselves", run_out);
+}
+
+fn of_limits(registry: &mut Registry, struck: &Struck) {
+    let family = Family::<OfLimit, Counter>::default();
+    for (limit, times) in LIMITS.into_iter().zip(struck) {
+        family.get_or_create(&OfLimit { limit }).inc_by(times.load(Relaxed));
+    }
+    registry.register("observe_limit_reached", "Connections to these pages that were turned away", family);
 }
 
 /// How far each log goes and was read: the difference is how far behind the host is.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use shop_actors::config::SnapshotOptions;
-use shop_bridge_http::Origin;
+use shop_bridge_http::{Origin, limits::Limits};
 use shop_nats::access::{Credentials, NatsUrl};
 
 /// Runs the whole shop on this machine: a nats-server, the five kinds and the HTTP bridge.
@@ -18,6 +18,10 @@ pub struct Options {
     /// Whose pages may use the shop from a browser, as in https://shop.example; may be given several times
     #[arg(long = "cors-origin", value_name = "ORIGIN", env = "SHOP_CORS_ORIGIN", value_delimiter = ',')]
     pub cors_origins: Vec<Origin>,
+
+    /// What HTTP takes at a time
+    #[command(flatten)]
+    pub limits: Limits,
 
     /// Where it can be seen how the hosts are: /healthz, /readyz and /metrics; port 0 takes any free one [default:
     /// nowhere]
@@ -83,6 +87,7 @@ impl Options {
         Self {
             http_addr: "127.0.0.1:0".to_owned(),
             cors_origins: Vec::new(),
+            limits: Limits::default(),
             observe_addr: None,
             nats_port: 0,
             secure: false,

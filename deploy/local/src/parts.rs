@@ -10,7 +10,7 @@ use shop_actors::{
     host,
     observe::Observed,
 };
-use shop_bridge_http::Origin;
+use shop_bridge_http::{Origin, limits::Limits};
 use shop_domain::kind::Kind;
 use shop_nats::{access::Access, connection::Connection, topology::Topology};
 use tokio::net::TcpListener;
@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) observed: BTreeMap<Kind, Arc<Observed>>,
     /// Whose pages may use the bridge from a browser.
     pub(crate) cors_origins: Vec<Origin>,
+    /// What the bridge takes at a time.
+    pub(crate) limits: Limits,
 }
 
 /// Serves one kind until `shutdown`, then drains and returns.
@@ -62,7 +64,8 @@ pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> 
 /// Serves HTTP on `listener` until `shutdown`, then answers what it has begun and returns.
 pub(crate) async fn bridge(settings: Settings, listener: TcpListener, shutdown: Shutdown) -> Outcome {
     let connection = Connection::connect_bridge(&settings.bridge_nats).await?;
-    let config = shop_bridge_http::Config { cors_origins: settings.cors_origins, ..Default::default() };
+    let Settings { cors_origins, limits, .. } = settings;
+    let config = shop_bridge_http::Config { cors_origins, limits, ..Default::default() };
     let bridge = shop_bridge_http::run(config, connection.clone(), listener, shutdown);
     // Boxed, because the compiler cannot see through warp's future that it is `Send`.
     let bridge: BoxFuture<'_, ()> = Box::pin(bridge);

@@ -184,6 +184,7 @@ impl Shop {
             snapshots: options.snapshots.or_in(&folder.join("snapshots")),
             observed,
             cors_origins: options.cors_origins,
+            limits: options.limits,
         };
         if let Nats::Foreign(_) = nats {
             // Here once, so that not every part of the shop says that it waits.

@@ -29,6 +29,7 @@ use shop_domain::{
     timestamp::Timestamp,
     version::{Current, Precondition, Verdict},
 };
+use shop_limits::turns::Turns;
 use shop_nats::{
     door::{Incoming, Listener, Response},
     log::SharedLog,
@@ -58,6 +59,11 @@ use crate::{
 /// Most requests that are being answered or quoted at a time: beyond it the door is overloaded.
 const BUSY_MAX: usize = 8_192;
 
+/// Lists that are put together at a time; each takes some milliseconds of a processor, which orders need as well.
+const LISTS_MAX: usize = 8;
+/// How long one waits its turn.
+const LIST_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// How long a look may take at what would come of a request whose caller does not want to wait.
 const LOOK_WAIT: Duration = Duration::from_millis(250);
 
@@ -72,6 +78,7 @@ pub struct Door {
     /// What came in for the log, and is not known to be in it.
     waiting: Arc<AtomicUsize>,
     busy: Arc<Semaphore>,
+    lists: Turns,
     /// Whether to let nothing in that changes something.
     held: watch::Receiver<bool>,
 }
@@ -112,6 +119,7 @@ impl Door {
             reads,
             answers,
             busy: Arc::new(Semaphore::new(BUSY_MAX)),
+            lists: Turns::new(LISTS_MAX, LIST_WAIT_MAX),
             held,
         })
     }
@@ -239,6 +247,7 @@ impl Door {
     /// Answers a question, unless who asks has the answer already.
     async fn read(&self, query: Query, precondition: Option<Precondition>) -> Result<Response, Problem> {
         let entity = query.entity().cloned();
+        let _turn = if query.is_list() { Some(self.lists.take().await.ok_or_else(too_many_lists)?) } else { None };
         let Found { json, current } = self.reads.answer(query).await?;
         let version = if let Current::At(version) = current { Some(version) } else { None };
         let verdict = precondition.map_or(Verdict::Holds, |precondition| precondition.judge(current));
@@ -400,6 +409,11 @@ fn now() -> Timestamp {
 
 fn overloaded() -> Problem {
     let detail = "more requests wait than the shop holds at a time; nothing was done, try again";
+    Problem::new(Code::OVERLOADED, detail)
+}
+
+fn too_many_lists() -> Problem {
+    let detail = "more lists are asked for than the shop puts together at a time; nothing was done, try again";
     Problem::new(Code::OVERLOADED, detail)
 }
 

@@ -1,17 +1,19 @@
 //! Whether this host's doors are to hold what changes something, and whether the layout under which it began is
 //! still in force.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use shop_nats::{
     connection::Connection,
-    hold::{SILENCE_MAX, Word, Words},
+    hold::{Word, Words, pause::Pauses},
     layout::LayoutError,
 };
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
+
+use crate::observe::Observed;
 
 /// How often a host that has heard nothing looks whether it should have.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -27,25 +29,34 @@ pub struct Watching {
     pub generation: u32,
     /// Where its doors see whether to hold.
     pub held: watch::Sender<bool>,
+    /// Where others see it.
+    pub observed: Arc<Observed>,
 }
 
 impl Watching {
     /// Watches until another layout is in force.
     pub async fn until_repartitioned(self, mut words: Words) {
-        let mut next_look = Instant::now() + LOOK_INTERVAL;
+        let (mut next_look, mut pauses) = (Instant::now() + LOOK_INTERVAL, Pauses::default());
         loop {
             let is_over = tokio::select! {
-                word = words.next() => match word {
-                    Some(Word::Hold) => {
-                        next_look = Instant::now() + SILENCE_MAX;
-                        self.hold(true);
-                        continue;
-                    }
-                    Some(Word::Look) => false,
-                    Some(Word::Open) => true,
+                word = words.next() => {
                     // The host ends.
-                    None => return std::future::pending().await,
-                },
+                    let Some(word) = word else { return std::future::pending().await };
+                    let now = Instant::now();
+                    if pauses.hear(&word, now) {
+                        self.observed.pause_ran_out();
+                        tracing::warn!("a pause of the doors has run out: its owner says it on, and gets no further");
+                    }
+                    if let Some(until) = pauses.until(now) {
+                        next_look = until;
+                        self.hold(true);
+                    }
+                    match word {
+                        Word::Hold(_) => continue,
+                        Word::Look => false,
+                        Word::Open => true,
+                    }
+                }
                 () = sleep_until(next_look) => true,
             };
             match self.look().await {
@@ -72,6 +83,7 @@ impl Watching {
     fn hold(&self, hold: bool) {
         let has_changed = self.held.send_if_modified(|held| std::mem::replace(held, hold) != hold);
         if has_changed {
+            self.observed.holds(hold);
             let what = if hold { "hold what changes something: the shop is repartitioned" } else { "are open again" };
             tracing::info!("the doors {what}");
         }

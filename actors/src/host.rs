@@ -304,7 +304,9 @@ impl Shared {
         let connections = [("reader", reading.clone()), ("publisher", publishing.clone()), ("doors", doors.clone())];
         observed.connected(Connected { log: log.clone(), connections });
         let (hold, held) = watch::channel(false);
-        let watching = Watching { connection: publishing.clone(), generation: decided.generation(), held: hold };
+        observed.holds(false);
+        let (generation, observed_by) = (decided.generation(), Arc::clone(observed));
+        let watching = Watching { connection: publishing.clone(), generation, held: hold, observed: observed_by };
         let shared = Self {
             host: uuid::Uuid::new_v4().simple().to_string(),
             log,

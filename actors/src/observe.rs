@@ -9,9 +9,9 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::future::BoxFuture;
@@ -34,6 +34,9 @@ pub struct Observed {
     served: Mutex<BTreeMap<Kind, Served>>,
     /// Why kinds have stopped that are tried again.
     stopped: Mutex<BTreeMap<Kind, String>>,
+    /// Since when its doors hold, if they do.
+    held_since: Mutex<Option<Instant>>,
+    pauses_run_out: AtomicU64,
 }
 
 /// Hosts in one process, which are looked at together.
@@ -60,8 +63,18 @@ struct Served {
 impl Observed {
     /// A host that is to serve these kinds, and has not begun.
     pub fn new(kinds: &[Kind]) -> Arc<Self> {
-        let (connected, served, stopped) = Default::default();
-        Arc::new(Self { kinds: kinds.to_vec(), connected, served, stopped })
+        let (connected, served, stopped, held_since, pauses_run_out) = Default::default();
+        Arc::new(Self { kinds: kinds.to_vec(), connected, served, stopped, held_since, pauses_run_out })
+    }
+
+    /// Whether its doors hold from now on.
+    pub fn holds(&self, hold: bool) {
+        *self.held_since() = hold.then(Instant::now);
+    }
+
+    /// A pause of its doors was not renewed, and is over though it is still said.
+    pub fn pause_ran_out(&self) {
+        self.pauses_run_out.fetch_add(1, Ordering::Relaxed);
     }
 
     /// It is connected.
@@ -140,6 +153,10 @@ impl Observed {
         self.stopped.lock().expect("nobody panics while changing it")
     }
 
+    fn held_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.held_since.lock().expect("nothing panics while it is changed")
+    }
+
     fn served(&self) -> MutexGuard<'_, BTreeMap<Kind, Served>> {
         self.served.lock().expect("nobody panics while changing it")
     }
@@ -171,7 +188,16 @@ async fn ready(hosts: &[Arc<Observed>]) -> (bool, Value) {
     }
     let nats = if is_connected { "connected" } else { "disconnected" };
     let status = if is_ready { "ready" } else { "unavailable" };
-    (is_ready, json!({ "status": status, "nats": nats, "dead_letters": dead_letters, "kinds": kinds }))
+    let mut all = json!({ "status": status, "nats": nats, "dead_letters": dead_letters, "kinds": kinds });
+    if let Some(held) = held(hosts) {
+        all["held_seconds"] = held.as_secs().into();
+    }
+    (is_ready, all)
+}
+
+/// For how long the doors of any of these hold already, if they do.
+fn held(hosts: &[Arc<Observed>]) -> Option<Duration> {
+    hosts.iter().filter_map(|host| *host.held_since()).map(|since| since.elapsed()).max()
 }
 
 /// How many dead letters there are, of all hosts that there are; any of these can say.

@@ -445,7 +445,7 @@ impl Partition {
         let record = self.log.record(self.kind, sequence).await.ok()??;
         match record.read(self.kind).ok()? {
             Payload::Frame(frame) if record.partition == self.number => frame.vouches(self.receipts.source, sequence),
-            Payload::Frame(_) | Payload::Upgrade(_) => None,
+            Payload::Frame(_) | Payload::Repair(_) | Payload::Upgrade(_) => None,
         }
     }
 

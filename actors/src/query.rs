@@ -60,6 +60,14 @@ impl Query {
             | Self::Status => None,
         }
     }
+
+    /// Whether it shows many things at once, so that it takes many times what a plain read takes.
+    pub const fn is_list(&self) -> bool {
+        match self {
+            Self::Of(_, About::Statement(_) | About::Orders(_)) | Self::Products(_) => true,
+            Self::Of(_, About::Itself) | Self::Quotes(_) | Self::KeyScope(..) | Self::Status => false,
+        }
+    }
 }
 
 /// What was read.

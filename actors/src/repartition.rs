@@ -92,6 +92,9 @@ pub struct Parts {
     pub epoch: u64,
 }
 
+/// Is called whenever a piece of the work is done.
+pub type GetsOn = Arc<dyn Fn() + Send + Sync>;
+
 /// The checkpoints of each kind.
 pub type Stores = BTreeMap<Kind, Arc<dyn Store>>;
 
@@ -355,6 +358,11 @@ impl Repartition {
 impl Settled {
     /// Writes everything as snapshots under the next layout.
     pub async fn rewrite(self) -> Result<Ready, RepartitionError> {
+        self.rewrite_telling(Arc::new(|| ())).await
+    }
+
+    /// The same, and says again and again that it gets on.
+    pub async fn rewrite_telling(self, gets_on: GetsOn) -> Result<Ready, RepartitionError> {
         let Self { repartition, next } = self;
         let Repartition { layouts, snapshots, after, decided, logs, standbys, .. } = repartition;
         let mut written = BTreeMap::new();
@@ -363,7 +371,7 @@ impl Settled {
             let after = Arc::clone(&after[kind]);
             let begin = Meta { clock: latest(&before)?, ..beginning(&logs[kind], cut) };
             let rewrite = Rewrite { kind: *kind, before, after, partitions: cut.partitions, begin };
-            match rewrite.run(&snapshots).await {
+            match rewrite.run(&snapshots, &gets_on).await {
                 Ok(done) => drop(written.insert(*kind, done)),
                 Err(error) => {
                     forget(&snapshots, &next).await;

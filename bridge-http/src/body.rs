@@ -2,7 +2,7 @@
 //!
 //! Owns what may come in. Must not know what it means; only the door looks inside.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
@@ -10,25 +10,46 @@ use shop_domain::{
     problem::{Code, Problem},
     text::{QUOTED_LENGTH_MAX, quoted},
 };
-use tokio::time::timeout;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout, timeout_at},
+};
 use warp::http::{
     HeaderMap,
     header::{CONTENT_ENCODING, CONTENT_TYPE, ORIGIN},
 };
 
-use crate::head::Head;
+use crate::{head::Head, limits::Limits};
 
 /// Largest body, in bytes: an order of 50 lines has about 8 KiB.
 const BODY_BYTES_MAX: usize = 65_536;
 /// How much of a body that nobody wants is read and thrown away, in bytes. A client that is cut off
 /// while it sends may see a reset connection instead of the answer; beyond this it has to live with that.
 const DISCARDED_BYTES_MAX: usize = 1_048_576;
-/// How long a body may take to arrive: 64 KiB need less on any line that a shop is used over.
-const ARRIVAL_TIME_MAX: Duration = Duration::from_secs(10);
+/// What counts as the beginning of a body, in bytes: all of an order of 20 lines.
+const BEGINNING_BYTES: usize = 4_096;
 /// How long the answer waits for a body that nobody wants.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long such a body may outlast the answer.
 const OUTLAST_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The room for bodies that are arriving.
+#[derive(Debug)]
+pub(crate) struct Bodies {
+    limits: Arc<Limits>,
+    /// As many at a time as there may be connections: over HTTP/2 one connection has several.
+    arriving: Semaphore,
+    beginnings: Semaphore,
+    rests: Semaphore,
+}
+
+/// What one body takes of that room.
+#[derive(Debug)]
+struct Taken<'a> {
+    _place: SemaphorePermit<'a>,
+    beginning: Option<SemaphorePermit<'a>>,
+    rest: Option<SemaphorePermit<'a>>,
+}
 
 /// A body on its way in.
 pub(crate) struct Arriving<S> {
@@ -108,41 +129,89 @@ pub(crate) fn check(headers: &HeaderMap, head: &Head) -> Result<(), Box<Problem>
     if is_typed { check_content_type(headers) } else { Ok(()) }
 }
 
-/// Reads the body of a request whose door takes JSON arguments. No body is no arguments.
-pub(crate) async fn read<S, B, E>(arriving: &mut Arriving<S>) -> Result<Bytes, Box<Problem>>
-where
-    S: Stream<Item = Result<B, E>> + Unpin,
-    B: Buf,
-{
-    let body = match timeout(ARRIVAL_TIME_MAX, collect(arriving)).await {
-        Ok(body) => body?,
-        Err(_) => {
-            arriving.is_given_up = true;
-            let detail = format!("the body did not arrive within {} s", ARRIVAL_TIME_MAX.as_secs());
-            return Err(problem(Code::REQUEST_TIMEOUT, detail));
+impl Bodies {
+    pub(crate) fn new(limits: Arc<Limits>) -> Self {
+        let half = limits.bodies_bytes_max as usize / 2;
+        Self {
+            arriving: Semaphore::new(limits.connections_max as usize),
+            beginnings: Semaphore::new(half),
+            rests: Semaphore::new(half),
+            limits,
         }
-    };
-    if !body.is_empty() {
-        check_beginning(&body)?;
     }
-    Ok(body)
+
+    /// How many bytes of bodies are arriving.
+    pub(crate) fn bytes(&self) -> usize {
+        let half = self.limits.bodies_bytes_max as usize / 2;
+        2 * half - self.beginnings.available_permits() - self.rests.available_permits()
+    }
+
+    /// Reads the body of a request whose door takes JSON arguments. No body is no arguments.
+    pub(crate) async fn read<S, B, E>(&self, arriving: &mut Arriving<S>) -> Result<Bytes, Box<Problem>>
+    where
+        S: Stream<Item = Result<B, E>> + Unpin,
+        B: Buf,
+    {
+        let mut body = Bytes::new();
+        if !arriving.is_over {
+            let (begin, mut taken) = (Instant::now(), self.begin()?);
+            while let Some(chunk) = self.next(arriving, begin).await? {
+                if arriving.received > BODY_BYTES_MAX {
+                    return Err(too_large());
+                }
+                self.grow(&mut taken, body.len(), arriving.received)?;
+                body = join(body, chunk);
+            }
+        }
+        if !body.is_empty() {
+            check_beginning(&body)?;
+        }
+        Ok(body)
+    }
+
+    async fn next<S, B, E>(&self, arriving: &mut Arriving<S>, begin: Instant) -> Result<Option<Bytes>, Box<Problem>>
+    where
+        S: Stream<Item = Result<B, E>> + Unpin,
+        B: Buf,
+    {
+        match timeout_at(begin + self.limits.body_time(arriving.received), arriving.next()).await {
+            Ok(chunk) => chunk,
+            Err(_) => {
+                arriving.is_given_up = true;
+                let Limits { body_ms, body_rate_min, .. } = &*self.limits;
+                let detail = format!(
+                    "the body came too slowly: after {body_ms} ms, {body_rate_min} bytes have to come each second"
+                );
+                Err(problem(Code::REQUEST_TIMEOUT, detail))
+            }
+        }
+    }
+
+    fn begin(&self) -> Result<Taken<'_>, Box<Problem>> {
+        let _place = self.arriving.try_acquire().map_err(|_| no_room())?;
+        Ok(Taken { _place, beginning: None, rest: None })
+    }
+
+    /// Takes the room for what has come of a body, of which `before` bytes had come already.
+    fn grow<'a>(&'a self, taken: &mut Taken<'a>, before: usize, now: usize) -> Result<(), Box<Problem>> {
+        let beginning = now.min(BEGINNING_BYTES) - before.min(BEGINNING_BYTES);
+        take(&self.beginnings, &mut taken.beginning, beginning)?;
+        take(&self.rests, &mut taken.rest, now - before - beginning)
+    }
 }
 
-async fn collect<S, B, E>(arriving: &mut Arriving<S>) -> Result<Bytes, Box<Problem>>
-where
-    S: Stream<Item = Result<B, E>> + Unpin,
-    B: Buf,
-{
-    let mut body = Bytes::new();
-    while !arriving.is_over
-        && let Some(chunk) = arriving.next().await?
-    {
-        if arriving.received > BODY_BYTES_MAX {
-            return Err(too_large());
-        }
-        body = join(body, chunk);
+fn take<'a>(room: &'a Semaphore, taken: &mut Option<SemaphorePermit<'a>>, bytes: usize) -> Result<(), Box<Problem>> {
+    let bytes = u32::try_from(bytes).expect("a body that is larger was refused");
+    let more = room.try_acquire_many(bytes).map_err(|_| no_room())?;
+    match taken {
+        Some(taken) => taken.merge(more),
+        None => *taken = Some(more),
     }
-    Ok(body)
+    Ok(())
+}
+
+fn no_room() -> Box<Problem> {
+    problem(Code::OVERLOADED, "as much is arriving as one bridge holds; nothing was done, try again".to_owned())
 }
 
 fn too_large() -> Box<Problem> {
@@ -244,7 +313,7 @@ mod tests {
         let mut arriving = Arriving::new(stream, &head);
         let read = async {
             check(&headers, &head)?;
-            read(&mut arriving).await
+            Bodies::new(Arc::default()).read(&mut arriving).await
         };
         read.await.map(|body| body.to_vec()).map_err(|problem| problem.code.name)
     }
@@ -272,10 +341,53 @@ mod tests {
         let (_, head) = request(&[("content-length", "2")], true);
         let begin = stream::iter([Ok::<_, Infallible>(Bytes::from("{"))]).chain(stream::pending());
         let mut arriving = Arriving::new(begin, &head);
-        let start = tokio::time::Instant::now();
-        assert_eq!(read(&mut arriving).await.unwrap_err().code, Code::REQUEST_TIMEOUT);
+        let (start, bodies) = (Instant::now(), Bodies::new(Arc::default()));
+        assert_eq!(bodies.read(&mut arriving).await.unwrap_err().code, Code::REQUEST_TIMEOUT);
         arriving.discard().await;
-        assert_eq!((start.elapsed(), arriving.is_over()), (ARRIVAL_TIME_MAX, false));
+        assert_eq!((start.elapsed().as_secs(), arriving.is_over()), (3, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_in_is_not_waited_for_and_one_that_keeps_the_rate_is() {
+        let bodies = Bodies::new(Arc::default());
+        for (bytes, expected) in [(1, Some(Code::REQUEST_TIMEOUT)), (900, Some(Code::REQUEST_TIMEOUT)), (1_024, None)] {
+            let (_, head) = request(&[], true);
+            // Eight times a second, after all the time that a body has beside.
+            let pieces = stream::iter(0..64).then(move |number| async move {
+                let pause = if number == 0 { 2_900 } else { 125 };
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                Ok::<_, Infallible>(Bytes::from(vec![b' '; bytes]))
+            });
+            let mut arriving = Arriving::new(Box::pin(pieces), &head);
+            let read = bodies.read(&mut arriving).await;
+            assert_eq!(read.err().map(|problem| problem.code), expected, "{bytes}");
+            assert_eq!(bodies.bytes(), 0);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_bodies_that_take_all_room_do_not_keep_small_ones_out() {
+        let limits = Limits { bodies_bytes_max: 131_072, ..Limits::default() };
+        let bodies = Arc::new(Bodies::new(Arc::new(limits)));
+        let (_, head) = request(&[], true);
+        let arriving = |chunks: Vec<usize>, is_complete: bool| {
+            let chunks = chunks.into_iter().map(|bytes| Ok::<_, Infallible>(Bytes::from(vec![b' '; bytes])));
+            let rest = if is_complete { stream::empty().left_stream() } else { stream::pending().right_stream() };
+            Arriving::new(stream::iter(chunks).chain(rest), &head)
+        };
+        let slow = Arc::clone(&bodies);
+        let mut never = arriving(vec![65_536], false);
+        let slow = tokio::spawn(async move { slow.read(&mut never).await.map_err(|problem| problem.code) });
+        tokio::task::yield_now().await;
+        assert_eq!(bodies.bytes(), 65_536);
+        // Something more than a beginning, for which something is left, and then nothing.
+        assert!(bodies.read(&mut arriving(vec![4_000, 4_000], true)).await.is_ok());
+        let refused = bodies.read(&mut arriving(vec![8_192, 1], true)).await.unwrap_err();
+        assert_eq!(refused.code, Code::OVERLOADED);
+        assert!(bodies.read(&mut arriving(vec![BEGINNING_BYTES], true)).await.is_ok());
+        assert_eq!(slow.await.unwrap(), Err(Code::REQUEST_TIMEOUT));
+        assert_eq!(bodies.bytes(), 0);
+        assert!(bodies.read(&mut arriving(vec![65_536], true)).await.is_ok());
     }
 
     #[tokio::test]

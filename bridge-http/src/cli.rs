@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Config, Host, Observed, Origin};
+use crate::{Config, Host, Observed, Origin, limits::Limits};
 
 /// How long what is on its way may take to leave at the end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
@@ -38,6 +38,8 @@ pub struct Bridge {
     /// nowhere].
     #[arg(long, env = "SHOP_OBSERVE_ADDR", value_name = "HOST:PORT")]
     observe_addr: Option<String>,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 impl Bridge {
@@ -52,7 +54,7 @@ impl Bridge {
 }
 
 async fn serve(bridge: Bridge) -> Result<(), Box<dyn Error>> {
-    let Bridge { nats, http_addr, leave_ms, cors_origins, allow_hosts, observe_addr } = bridge;
+    let Bridge { nats, http_addr, leave_ms, cors_origins, allow_hosts, observe_addr, limits } = bridge;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let observed = Observed::new();
     let _looking = match observe_addr.filter(|address| !address.is_empty()) {
@@ -74,7 +76,8 @@ async fn serve(bridge: Bridge) -> Result<(), Box<dyn Error>> {
     };
     let bound = TcpListener::bind(http_addr).await;
     let listener = bound.map_err(|error| format!("cannot listen on {http_addr}: {error}"))?;
-    let config = Config { leave_time: Duration::from_millis(leave_ms), cors_origins, allow_hosts, ..Config::default() };
+    let leave_time = Duration::from_millis(leave_ms);
+    let config = Config { leave_time, cors_origins, allow_hosts, limits, ..Config::default() };
     crate::run_observed(config, observed, connection.clone(), listener, stop).await;
     connection.close(CLOSE_LIMIT).await;
     Ok(())

@@ -153,7 +153,7 @@ impl Doors {
     /// Over this connection.
     pub(crate) fn new(connection: Connection, config: &Config) -> Self {
         let multiplexer = Multiplexer::new(connection);
-        let patient = Arc::new(Semaphore::new(config.in_flight_max.div_ceil(2)));
+        let patient = Arc::new(Semaphore::new(config.limits.in_flight_max.div_ceil(2) as usize));
         let (away, begin, hold, closing) = (Default::default(), Instant::now(), Hold::default(), OnceLock::new());
         Self { multiplexer, away, begin, hold, patient, insistence: config.insistence, closing }
     }
@@ -166,6 +166,16 @@ impl Doors {
     /// Hears whether they are held for as long as it is polled.
     pub(crate) async fn listen(&self) {
         self.hold.listen(&self.multiplexer).await;
+    }
+
+    /// For how long they are held already, if they are.
+    pub(crate) fn held_for(&self) -> Option<Duration> {
+        self.hold.since()
+    }
+
+    /// How many pauses of theirs were not renewed, and ended by themselves.
+    pub(crate) fn pauses_run_out(&self) -> u64 {
+        self.hold.run_out()
     }
 
     /// From now on long waits are cut short: the process is about to end.

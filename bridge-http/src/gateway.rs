@@ -18,6 +18,7 @@ use shop_domain::{
     problem::{Code, Problem},
     text::quoted,
 };
+use shop_limits::turns::{Turn, Turns};
 use shop_metrics::Numbers;
 use shop_nats::{
     connection::Connection,
@@ -36,7 +37,7 @@ use warp::{
 
 use crate::{
     Config,
-    body::{self, Arriving},
+    body::{self, Arriving, Bodies},
     browser,
     cors::Cors,
     docs,
@@ -45,6 +46,7 @@ use crate::{
     fate::{self, Heeded, Wait},
     head::Head,
     host::{Host, Hosts},
+    limits::{Limit, Limits},
     metrics::Metrics,
     observe,
     orders::UnderWay,
@@ -71,8 +73,10 @@ pub(crate) struct Call<S> {
 pub(crate) struct Gateway {
     doors: Arc<Doors>,
     heeded: Heeded,
+    limits: Arc<Limits>,
     permits: Arc<Semaphore>,
-    in_flight_max: usize,
+    bodies: Bodies,
+    lists: Turns,
     metrics: Metrics,
     cors: Cors,
     hosts: Hosts,
@@ -82,11 +86,13 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// For a bridge that listens there.
     pub(crate) fn new(connection: Connection, config: &Config, listening: Option<IpAddr>) -> Self {
-        let (doors, in_flight_max) = (Arc::new(Doors::new(connection, config)), config.in_flight_max);
-        let (permits, leaving) = (Arc::new(Semaphore::new(in_flight_max)), AtomicBool::new(false));
+        let (doors, limits) = (Arc::new(Doors::new(connection, config)), Arc::new(config.limits.clone()));
+        let permits = Arc::new(Semaphore::new(limits.in_flight_max as usize));
+        let (bodies, leaving) = (Bodies::new(Arc::clone(&limits)), AtomicBool::new(false));
+        let lists = Turns::new(limits.lists_max as usize, limits.list_wait());
         let (heeded, metrics, cors) = (Heeded::default(), Metrics::new(), Cors::new(config.cors_origins.clone()));
         let hosts = Hosts::new(config.allow_hosts.clone(), listening);
-        Self { doors, heeded, permits, in_flight_max, metrics, cors, hosts, leaving }
+        Self { doors, heeded, limits, permits, bodies, lists, metrics, cors, hosts, leaving }
     }
 
     /// From now on whoever asks is told to go to another bridge next time, and is served.
@@ -101,13 +107,22 @@ impl Gateway {
 
     /// Waits until nothing is under way any more, and nothing promised.
     pub(crate) async fn finish(&self) {
-        let all = u32::try_from(self.in_flight_max).expect("a bridge holds fewer requests than that");
-        let _all = self.permits.acquire_many(all).await.expect("nobody closes the semaphore");
+        let _all = self.permits.acquire_many(self.limits.in_flight_max).await.expect("nobody closes the semaphore");
     }
 
     /// A request could not even be read.
     pub(crate) fn refused_unread(&self, code: Code) {
         self.metrics.refused_unread(code);
+    }
+
+    /// A limit was reached.
+    pub(crate) fn strikes(&self, limit: Limit) {
+        self.metrics.limits.strikes(limit);
+    }
+
+    /// Where it can be seen how many connections there are.
+    pub(crate) fn count_connections(&self, connections: impl Fn() -> usize + Send + Sync + 'static) {
+        self.metrics.limits.count_connections(connections);
     }
 
     /// Answers one request, whatever it is, and counts it.
@@ -157,13 +172,14 @@ impl Gateway {
         match self.leaving.load(Relaxed) {
             // Who chooses between bridges must choose another one, whatever this one can still do.
             true => (false, json!({ "status": "leaving" })),
-            false => observe::readiness(&self.doors.connection()).await,
+            false => observe::readiness(&self.doors.connection(), self.doors.held_for()).await,
         }
     }
 
     /// What it counts.
     pub(crate) fn numbers(&self) -> Numbers {
-        self.metrics.numbers(self.in_flight_max - self.permits.available_permits())
+        self.metrics.limits.look(&self.bodies, &self.lists, &self.doors);
+        self.metrics.numbers(self.limits.in_flight_max as usize - self.permits.available_permits())
     }
 
     /// Why a request is refused for its head alone, whatever it asks for.
@@ -196,7 +212,6 @@ impl Gateway {
         S: Stream<Item = Result<B, E>> + Unpin,
         B: Buf,
     {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| self.overloaded())?;
         let key = if route.is_write() { entity::idempotency_key(headers)? } else { None };
         let conditions = entity::conditions(headers)?;
         let with_key = key.is_some();
@@ -213,10 +228,17 @@ impl Gateway {
             Input::Nothing => Bytes::new(),
             Input::Body => {
                 body::check(headers, head)?;
-                body::read(body).await?
+                self.bodies.read(body).await.inspect_err(|problem| match problem.code {
+                    Code::REQUEST_TIMEOUT => self.strikes(Limit::BodyTime),
+                    Code::OVERLOADED => self.strikes(Limit::BodyBytes),
+                    _ => {}
+                })?
             }
             Input::Query(allowed) => query::to_json(query, allowed)?,
         };
+        let _turn = if route.is_list() { Some(self.turn().await?) } else { None };
+        // Only now: what is still arriving, or waits its turn, keeps nothing else out.
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| self.overloaded())?;
         let wait = Wait::begin(prefer.wait());
         let id = match route.about {
             About::Existing => existing,
@@ -445,8 +467,20 @@ impl Gateway {
         }
     }
 
+    async fn turn(&self) -> Result<Turn, Box<Problem>> {
+        let turn = self.lists.take().await;
+        turn.ok_or_else(|| {
+            self.strikes(Limit::Lists);
+            let at_a_time = self.lists.at_a_time();
+            let detail = format!("{at_a_time} lists are being read, as many as one bridge reads at a time; try again");
+            Box::new(Problem::new(Code::OVERLOADED, detail))
+        })
+    }
+
     fn overloaded(&self) -> Box<Problem> {
-        let detail = format!("{} requests are under way, as many as one bridge holds; try again", self.in_flight_max);
+        self.strikes(Limit::InFlight);
+        let in_flight_max = self.limits.in_flight_max;
+        let detail = format!("{in_flight_max} requests are under way, as many as one bridge holds; try again");
         Box::new(Problem::new(Code::OVERLOADED, detail))
     }
 }

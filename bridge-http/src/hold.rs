@@ -1,12 +1,15 @@
 //! Whether the doors are being held, so that nothing that changes something comes in anywhere.
 
 use std::{
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use shop_nats::{
-    hold::{SILENCE_MAX, Word, Words},
+    hold::{Words, pause::Pauses},
     multiplexer::Multiplexer,
 };
 use tokio::time::{Instant, sleep};
@@ -17,7 +20,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What was heard last.
 #[derive(Debug, Default)]
 pub(crate) struct Hold {
-    heard: Mutex<Option<Instant>>,
+    heard: Mutex<Pauses>,
+    run_out: AtomicU64,
 }
 
 impl Hold {
@@ -34,20 +38,29 @@ impl Hold {
 
     async fn hear(&self, mut words: Words) {
         while let Some(word) = words.next().await {
-            match word {
-                Word::Hold => *self.heard() = Some(Instant::now()),
-                Word::Look => {}
-                Word::Open => *self.heard() = None,
+            if self.heard().hear(&word, Instant::now()) {
+                self.run_out.fetch_add(1, Relaxed);
             }
         }
     }
 
     /// Whether they are held.
     pub(crate) fn is_on(&self) -> bool {
-        self.heard().is_some_and(|heard| heard.elapsed() < SILENCE_MAX)
+        self.since().is_some()
     }
 
-    fn heard(&self) -> MutexGuard<'_, Option<Instant>> {
+    /// For how long they are held already, if they are.
+    pub(crate) fn since(&self) -> Option<Duration> {
+        let now = Instant::now();
+        self.heard().since(now).map(|since| now.duration_since(since))
+    }
+
+    /// How many pauses were not renewed, and ended by themselves.
+    pub(crate) fn run_out(&self) -> u64 {
+        self.run_out.load(Relaxed)
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Pauses> {
         self.heard.lock().expect("nobody panics while hearing")
     }
 }

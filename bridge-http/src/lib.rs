@@ -17,6 +17,7 @@ mod gateway;
 mod head;
 mod hold;
 mod host;
+pub mod limits;
 mod metrics;
 mod observe;
 mod orders;
@@ -37,6 +38,7 @@ use warp::{Filter, Rejection, http::Method};
 pub use cors::{InvalidOrigin, Origin};
 use gateway::{Call, Gateway};
 pub use host::{Host, InvalidHost};
+use limits::Limits;
 pub use observe::Observed;
 
 /// How long requests that are under way may take to finish after the stop signal. Whoever waits
@@ -46,9 +48,8 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 /// What can be set.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Requests that may be under way to a door at a time; one more is answered `overloaded`. At most
-    /// half of them wait for a process that is being restarted, or for doors that are held.
-    pub in_flight_max: usize,
+    /// What it takes at a time, and for how long it waits for a client.
+    pub limits: Limits,
     /// How long to go on asking for an order that a customer was told is accepted; the time in which doors are held does
     /// not count, nor does that after the stop signal.
     pub insistence: Duration,
@@ -63,12 +64,11 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 4096 requests: a third of a second of work for one machine at its fastest, some seconds for
-    /// the slowest disk, and at most 256 MiB of largest bodies. A minute of insistence: longer than a host takes that
+    /// A minute of insistence: longer than a host takes that
     /// replays its log. No balancer is waited for, and no page of another site let in.
     fn default() -> Self {
         Self {
-            in_flight_max: 4_096,
+            limits: Limits::default(),
             insistence: Duration::from_secs(60),
             leave_time: Duration::ZERO,
             cors_origins: Vec::new(),
@@ -96,6 +96,7 @@ pub async fn run_observed(
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
+    shop_limits::files::raise();
     if let Err(error) = server::prepare(&listener) {
         tracing::warn!("cannot set up the socket: {error}");
     }
@@ -105,8 +106,8 @@ pub async fn run_observed(
             tracing::warn!("{warning}");
         }
     }
-    let listening = listener.local_addr().ok().map(|address| address.ip());
-    let gateway = Arc::new(Gateway::new(connection, &config, listening));
+    let address = listener.local_addr().ok().map(|address| address.ip());
+    let (gateway, limits) = (Arc::new(Gateway::new(connection, &config, address)), Arc::new(config.limits));
     observed.begins(&gateway);
     let [leaving, hearing, finishing, serving] = [(); 4].map(|()| Arc::clone(&gateway));
     let query = warp::filters::query::raw().or(warp::any().map(String::new)).unify();
@@ -132,7 +133,7 @@ pub async fn run_observed(
         let _nobody_listens_after_the_end = stopping.send(());
     };
     let serve = async {
-        server::serve(listener, front, serving, graceful).await;
+        server::serve(listener, front, serving, limits, graceful).await;
         finishing.finish().await;
     };
     let out_of_time = async {

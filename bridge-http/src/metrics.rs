@@ -21,6 +21,7 @@ use shop_metrics::Numbers;
 use warp::http::{Method, StatusCode};
 
 use crate::{
+    limits::struck::Struck,
     orders::Orders,
     routes::{Found, PAGES, ROUTES},
 };
@@ -41,6 +42,8 @@ const OTHER: &str = "other";
 pub(crate) struct Metrics {
     /// Orders by what became of them.
     pub(crate) orders: Orders,
+    /// The limits that have struck, and how near the others are.
+    pub(crate) limits: Struck,
     registry: Registry,
     in_flight: Gauge<u64, AtomicU64>,
     requests: Family<RequestLabels, Counter>,
@@ -79,7 +82,7 @@ impl Metrics {
         registry.register("requests", "HTTP requests that were answered", requests.clone());
         registry.register("request_duration_seconds", "Time from the head of a request to its answer", seconds.clone());
         registry.register("requests_in_flight", "Requests under way to a door", in_flight.clone());
-        let orders = Orders::new(&mut registry);
+        let (orders, limits) = (Orders::new(&mut registry), Struck::new(&mut registry));
 
         let routes = ROUTES.iter().map(|route| RouteLabels { method: route.method.as_str(), route: route.path });
         let pages = PAGES.iter().map(|(path, _)| RouteLabels { method: "GET", route: path });
@@ -89,7 +92,7 @@ impl Metrics {
             seconds: seconds.get_or_create_owned(&labels),
         });
         let series = series.collect();
-        Self { orders, registry, in_flight, requests, seconds, series }
+        Self { orders, limits, registry, in_flight, requests, seconds, series }
     }
 
     /// Counts one answer.

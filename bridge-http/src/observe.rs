@@ -75,7 +75,9 @@ impl fmt::Debug for Observed {
 
 /// Ready when NATS is connected and any kind is served. One that is down is told (`degraded`) but does
 /// not make the bridge unready: my page must stay within reach when orders are down.
-pub(crate) async fn readiness(connection: &Connection) -> (bool, Value) {
+///
+/// While the doors are held, reads are answered and orders are promised, so that it says so and stays ready.
+pub(crate) async fn readiness(connection: &Connection, held: Option<Duration>) -> (bool, Value) {
     if !connection.is_connected() {
         return (false, json!({ "status": "unavailable", "nats": "disconnected" }));
     }
@@ -87,7 +89,11 @@ pub(crate) async fn readiness(connection: &Connection) -> (bool, Value) {
         ready if ready < Kind::ALL.len() => "degraded",
         _ => "ready",
     };
-    (ready > 0, json!({ "status": status, "nats": "connected", "kinds": kinds }))
+    let mut body = json!({ "status": status, "nats": "connected", "kinds": kinds });
+    if let Some(held) = held {
+        body["held_seconds"] = held.as_secs().into();
+    }
+    (ready > 0, body)
 }
 
 async fn status_of(kind: Kind, connection: &Connection) -> Value {

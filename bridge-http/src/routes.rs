@@ -163,6 +163,11 @@ impl Route {
         self.method != Method::GET
     }
 
+    /// Whether it reads many things at once, page by page.
+    pub fn is_list(&self) -> bool {
+        matches!(self.input, Query(_))
+    }
+
     /// Whether it is the one that orders come in by.
     pub fn places_order(&self) -> bool {
         self.kind == Order && self.about == New

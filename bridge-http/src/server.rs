@@ -10,10 +10,12 @@ use hyper::{
     service::{Service, service_fn},
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
+use shop_domain::problem::{Code, Problem};
+use shop_limits::listener::{Full, Listener, Place, Room};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use warp::{Filter, reply::Response};
@@ -21,15 +23,26 @@ use warp::{Filter, reply::Response};
 use crate::{
     gateway::Gateway,
     head::Head,
+    limits::{Limit, Limits},
     reply::Cut,
-    wire::{HEAD_BYTES_MAX, Line, Wire},
+    wire::{Line, Wire},
 };
 
 /// How many connections may wait to be accepted: a rush of clients that connect at once. Linux takes
 /// no more by default.
 const BACKLOG: i32 = 4_096;
-/// Pause after a connection could not be accepted: most likely there are no file handles left.
-const ACCEPT_RETRY: Duration = Duration::from_secs(1);
+/// Of HTTP/2: how often a connection is asked whether the client is still there, and how long that may take.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIME_MAX: Duration = Duration::from_secs(10);
+/// Requests of a connection that the client may take back before they are looked at, and that may break its rules; one
+/// more ends the connection.
+const RESETS_MAX: usize = 16;
+const MISTAKES_MAX: usize = 64;
+/// How much of a body, and of all bodies of a connection, may come before it is read, in bytes.
+const BODY_WINDOW: u32 = 65_535;
+const CONNECTION_WINDOW: u32 = 262_144;
+/// How much of an answer may wait until the client takes it, in bytes.
+const ANSWER_BUFFER: usize = 65_536;
 
 /// Has rushes of connections wait their turn, and sets `TCP_NODELAY`, which connections inherit: an answer must not
 /// wait for the acknowledgement of the one before.
@@ -41,53 +54,75 @@ pub(crate) fn prepare(listener: &TcpListener) -> io::Result<()> {
 }
 
 /// Serves what `front` answers until `stop`, then lets connections finish what they have begun.
-pub(crate) async fn serve<F>(listener: TcpListener, front: F, gateway: Arc<Gateway>, stop: impl Future<Output = ()>)
-where
+pub(crate) async fn serve<F>(
+    listener: TcpListener,
+    front: F,
+    gateway: Arc<Gateway>,
+    limits: Arc<Limits>,
+    stop: impl Future<Output = ()>,
+) where
     F: Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static,
     F::Future: Send,
 {
     let graceful = GracefulShutdown::new();
+    let room =
+        Room { in_all: limits.connections_max as usize, of_address: limits.connections_per_address_max as usize };
+    let counting = Arc::clone(&gateway);
+    let full = move |full: Full| {
+        counting.strikes(match full {
+            Full::InAll => Limit::Connections,
+            Full::OfAddress => Limit::Address,
+            Full::Files => Limit::Files,
+        });
+    };
+    let mut listener = Listener::new(listener, room, &*no_room(), full);
+    gateway.count_connections(listener.connections());
     let mut stop = std::pin::pin!(stop);
     loop {
-        let accepted = tokio::select! {
+        let (socket, place) = tokio::select! {
             accepted = listener.accept() => accepted,
             () = &mut stop => break,
         };
-        match accepted {
-            Ok((socket, _)) => {
-                let connection = serve_connection(socket, front.clone(), Arc::clone(&gateway), graceful.watcher());
-                tokio::spawn(connection);
-            }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                tracing::error!("cannot accept connections: {error}");
-                tokio::time::sleep(ACCEPT_RETRY).await;
-            }
-        }
+        let (gateway, limits) = (Arc::clone(&gateway), Arc::clone(&limits));
+        tokio::spawn(serve_connection(socket, place, front.clone(), gateway, limits, graceful.watcher()));
     }
     drop(listener);
     graceful.shutdown().await;
 }
 
-/// HTTP/1.1, and HTTP/2 with clients that begin with it.
-pub(crate) fn connections(executor: TokioExecutor) -> auto::Builder<TokioExecutor> {
-    let mut connections = auto::Builder::new(executor);
-    connections.http1().max_buf_size(HEAD_BYTES_MAX);
-    connections.http2().max_header_list_size(HEAD_BYTES_MAX as u32);
+/// HTTP/1.1, and if that is switched on HTTP/2 with clients that begin with it.
+pub(crate) fn connections(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut connections = auto::Builder::new(TokioExecutor::new());
+    if !limits.http2 {
+        connections = connections.http1_only();
+    }
+    connections.http1().max_buf_size(limits.head_bytes_max as usize);
+    let mut http2 = connections.http2();
+    http2.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIME_MAX);
+    http2.max_header_list_size(limits.head_bytes_max).max_concurrent_streams(limits.http2_streams_max);
+    http2.max_pending_accept_reset_streams(RESETS_MAX).max_local_error_reset_streams(MISTAKES_MAX);
+    http2.initial_stream_window_size(BODY_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
+    http2.max_send_buf_size(ANSWER_BUFFER);
     connections
 }
 
 async fn serve_connection<F>(
     socket: TcpStream,
+    place: Place,
     front: F,
     gateway: Arc<Gateway>,
+    limits: Arc<Limits>,
     watcher: hyper_util::server::graceful::Watcher,
 ) where
     F: Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static,
     F::Future: Send,
 {
-    let line = Arc::<Line>::default();
-    let wire = Wire::new(socket, Arc::clone(&line), move |code| gateway.refused_unread(code));
+    let (line, server) = (Arc::<Line>::default(), connections(&limits));
+    let told = move |limit: Option<Limit>, code: Option<Code>| {
+        limit.into_iter().for_each(|limit| gateway.strikes(limit));
+        code.into_iter().for_each(|code| gateway.refused_unread(code));
+    };
+    let wire = Wire::new(socket, Arc::clone(&line), limits, told);
     let front = TowerToHyperService::new(warp::service(front));
     let answer = service_fn(move |mut request: Request<Incoming>| {
         let exchange = line.begin();
@@ -102,16 +137,23 @@ async fn serve_connection<F>(
             Ok::<_, Infallible>(response)
         }
     });
-    let server = connections(TokioExecutor::new());
     let connection = watcher.watch(server.serve_connection(TokioIo::new(wire), answer));
     if let Err(error) = connection.await {
         tracing::debug!("a connection broke off: {error}");
     }
+    drop(place);
 }
 
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+/// What a client is told for whose connection there is no room.
+fn no_room() -> Vec<u8> {
+    let detail = "as many connections are open as one bridge holds, in all or from this address; try again";
+    let body = Problem::new(Code::OVERLOADED, detail).to_json();
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
+         retry-after: 1\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), &body].concat()
 }
 
 #[cfg(test)]

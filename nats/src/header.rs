@@ -43,6 +43,12 @@ pub const TAKEN_AT: &str = "Shop-Taken-At";
 pub const FOREIGN_SUBJECT: &str = "Shop-Foreign-Subject";
 /// Message without content, by which a host that leaves comes to the last one that it gets: nobody minds it.
 pub const LEAVING: &str = "Shop-Leaving";
+/// Word that doors are to hold: the public key of the owner of the pause, how often it was renewed, how long it lasts from
+/// then on, and the owner's signature of these; see [`crate::hold::pause`].
+pub(crate) const PAUSE_OWNER: &str = "Shop-Pause-Owner";
+pub(crate) const PAUSE_RENEWAL: &str = "Shop-Pause-Renewal";
+pub(crate) const PAUSE_MS: &str = "Shop-Pause-Ms";
+pub(crate) const PAUSE_SIGNATURE: &str = "Shop-Pause-Signature";
 
 /// Append: only behind the record of that sequence (nats-server).
 pub(crate) const EXPECTED_LAST_SEQUENCE: &str = "Nats-Expected-Last-Sequence";

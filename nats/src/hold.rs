@@ -1,16 +1,24 @@
 //! The word that doors are to hold what changes something, so that all that is under way can settle.
 //!
-//! It is said again and again, and never stored: if whoever says it is gone, the doors open by themselves. Nothing
-//! depends on everybody having heard it but how long a repartitioning takes.
+//! It is said again and again, and never stored: if the process that says it is gone, the doors open by themselves. So
+//! they do after a minute if it is there but gets no further: a pause has an owner, who signs each renewal with a key that
+//! only it has (see [`pause`]). Nothing depends on everybody having heard it but how long a repartitioning takes.
 
-use std::time::Duration;
+pub mod pause;
 
-use async_nats::Subscriber;
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{HeaderMap, Message, Subscriber};
 use futures::StreamExt;
 use tokio::time::{interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{connection::Connection, subject};
+use self::pause::{Claim, Owner, PAUSE_MAX};
+use crate::{
+    connection::Connection,
+    header::{self, Headers},
+    subject,
+};
 
 /// How often it is said.
 const BEAT: Duration = Duration::from_millis(250);
@@ -22,10 +30,10 @@ const LOOK: &[u8] = b"look";
 const OPEN: &[u8] = b"open";
 
 /// What doors are to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Word {
     /// Let nothing in that changes something.
-    Hold,
+    Hold(Claim),
     /// See how the logs are cut now.
     Look,
     /// The same, and let everything in again.
@@ -35,6 +43,7 @@ pub enum Word {
 /// Says [`Word::Hold`] until it is dropped.
 #[derive(Debug)]
 pub struct Holding {
+    owner: Arc<Owner>,
     _beat: AbortOnDropHandle<()>,
 }
 
@@ -50,19 +59,26 @@ pub struct Words {
 pub struct DeafError(String);
 
 impl Connection {
-    /// From now on all doors are to hold.
+    /// From now on all doors are to hold, for as long as it is renewed.
     pub fn hold_doors(&self) -> Holding {
-        let client = self.client().clone();
+        self.hold_doors_for(PAUSE_MAX)
+    }
+
+    /// The same, with pauses that are shorter than they may be.
+    pub fn hold_doors_for(&self, length: Duration) -> Holding {
+        let (client, owner) = (self.client().clone(), Arc::new(Owner::new(length)));
+        let claiming = Arc::clone(&owner);
         let beat = async move {
             let mut beat = interval(BEAT);
             loop {
                 beat.tick().await;
-                if let Err(error) = client.publish(subject::HOLD, HOLD.into()).await {
+                let claim = headers_of(&claiming.claim());
+                if let Err(error) = client.publish_with_headers(subject::HOLD, claim, HOLD.into()).await {
                     tracing::warn!("the doors cannot be told to hold: {error}");
                 }
             }
         };
-        Holding { _beat: AbortOnDropHandle::new(tokio::spawn(beat)) }
+        Holding { owner, _beat: AbortOnDropHandle::new(tokio::spawn(beat)) }
     }
 
     /// Whoever serves is to see how the logs are cut now.
@@ -95,16 +111,47 @@ impl Connection {
     }
 }
 
+impl Holding {
+    /// With which the pause is renewed, where the work is done for which the doors hold.
+    pub fn owner(&self) -> Arc<Owner> {
+        Arc::clone(&self.owner)
+    }
+}
+
 impl Words {
     /// The next one; none when the connection is closed.
     pub async fn next(&mut self) -> Option<Word> {
         loop {
-            match &*self.said.next().await?.payload {
-                HOLD => return Some(Word::Hold),
+            let message = self.said.next().await?;
+            match &*message.payload {
+                HOLD => return Some(Word::Hold(claim_of(&message))),
                 LOOK => return Some(Word::Look),
                 OPEN => return Some(Word::Open),
                 _ => tracing::debug!("what came on {} is no word for doors", subject::HOLD),
             }
         }
+    }
+}
+
+/// Beside the word, so that a host of a program before this one understands it as well.
+fn headers_of(claim: &Claim) -> HeaderMap {
+    let Claim { owner, renewal, length, signature } = claim;
+    let mut headers = Headers::default();
+    headers.set_readable(header::PAUSE_OWNER, owner);
+    headers.set_readable(header::PAUSE_RENEWAL, &renewal.to_string());
+    headers.set_readable(header::PAUSE_MS, &length.as_millis().to_string());
+    headers.set_readable(header::PAUSE_SIGNATURE, signature);
+    headers.into()
+}
+
+/// What is not there, or cannot be read, is as good as that of a program from before there were owners.
+fn claim_of(message: &Message) -> Claim {
+    let text = |name| message.headers.as_ref().and_then(|headers| headers.get(name)).map_or("", |value| value.as_str());
+    let length = text(header::PAUSE_MS).parse().map_or(PAUSE_MAX, Duration::from_millis);
+    Claim {
+        owner: text(header::PAUSE_OWNER).to_owned(),
+        renewal: text(header::PAUSE_RENEWAL).parse().unwrap_or_default(),
+        length,
+        signature: text(header::PAUSE_SIGNATURE).to_owned(),
     }
 }

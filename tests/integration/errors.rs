@@ -5,14 +5,11 @@ use std::sync::Arc;
 use futures::future::pending;
 use hyper::Method;
 use serde_json::{Value, json};
-use shop_bridge_http::Observed;
+use shop_bridge_http::{Observed, limits::Limits};
 use shop_domain::kind::Kind;
 use shop_metrics::Observable;
 use shop_nats::{access::Access, connection::Connection};
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
-};
+use tokio::net::TcpListener;
 
 use crate::shop::{Answer, Customer, TestShop, eventually, raw};
 
@@ -223,32 +220,30 @@ async fn an_order_that_the_log_has_taken_is_never_a_server_error() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bridge_that_holds_no_more_requests_says_so() {
-    let shop = TestShop::open().await;
+    let mut shop = TestShop::open().await;
     shop.wallet("alice", 1).await;
     let connection = Connection::connect(&Access::to(shop.shop.nats_url()), "small-bridge").await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let small = Customer::of(&listener.local_addr().unwrap().to_string());
-    let config = shop_bridge_http::Config { in_flight_max: 1, ..Default::default() };
+    let limits = Limits { in_flight_max: 1, ..Limits::default() };
+    let config = shop_bridge_http::Config { limits, ..Default::default() };
     let observed = Observed::new();
     let serving = shop_bridge_http::run_observed(config, Arc::clone(&observed), connection, listener, pending());
     let bridge = tokio::spawn(serving);
     small.get("/wallets/alice").await.is(200);
 
-    // One request whose body does not end takes the only place.
-    let mut slow = TcpStream::connect(&small.address).await.unwrap();
-    slow.write_all(
-        b"POST /wallets HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{",
-    )
-    .await
-    .unwrap();
+    // One request that waits for a process takes the only place.
+    shop.shop.stop_kind(Kind::Delivery).await.unwrap();
+    let waiting = tokio::spawn(small.get("/deliveries/o-1").prefer("wait=3").into_future());
     let metrics = async || format!("{:?}", observed.numbers().await);
     let is_taken = |metrics: &String| metrics.contains(r"shop_http_requests_in_flight 1\n");
-    eventually("the slow request", metrics, is_taken).await;
+    eventually("the request that waits", metrics, is_taken).await;
     retry_after(problem(small.get("/wallets/alice").await, 503, "overloaded"));
+    let counted = format!("{:?}", observed.numbers().await);
+    assert!(counted.contains(r#"shop_http_limit_reached_total{limit=\"in_flight\"} 1\n"#), "{counted}");
     small.get("/healthz").await.is(200);
-    drop(slow);
-    let get = || small.get("/wallets/alice").into_future();
-    eventually("the end of the overload", get, |answer| answer.status == 200).await;
+    waiting.await.unwrap().is(503);
+    small.get("/wallets/alice").await.is(200);
     bridge.abort();
     shop.close().await;
 }

@@ -32,7 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     operator::tool,
-    shop::{TestShop, eventually},
+    shop::{Answer, TestShop, eventually},
 };
 
 /// How long a reader may take that loses its connection to a record.

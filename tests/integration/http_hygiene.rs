@@ -11,6 +11,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
+use shop_bridge_http::limits::Limits;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -203,7 +204,8 @@ async fn who_asks_first_hears_a_refusal_at_once_and_no_word_to_go_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_http_2_a_refusal_comes_before_the_body_and_hosts_are_checked() {
-    let shop = furnished().await;
+    let limits = Limits { http2: true, ..Limits::default() };
+    let shop = TestShop::open_as(|options| shop_local::Options { limits, ..options }).await;
     let socket = TcpStream::connect(&shop.address).await.unwrap();
     let (mut client, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.unwrap();
     let connection = tokio::spawn(connection);

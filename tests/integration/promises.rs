@@ -4,7 +4,7 @@ use std::{future::pending, time::Duration};
 
 use futures::future::join_all;
 use serde_json::json;
-use shop_bridge_http::Config;
+use shop_bridge_http::{Config, limits::Limits};
 use shop_nats::{access::Access, connection::Connection, hold::Holding};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
@@ -61,7 +61,11 @@ impl Held {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_more_orders_than_a_bridge_has_places_those_are_promised_that_it_can_keep() {
     const IN_FLIGHT: usize = 8;
-    let held = Held::behind(Config { in_flight_max: IN_FLIGHT, ..Config::default() }).await;
+    let held = Held::behind(Config {
+        limits: Limits { in_flight_max: IN_FLIGHT as u32, ..Limits::default() },
+        ..Config::default()
+    })
+    .await;
     let ids: Vec<_> = (0..IN_FLIGHT).map(|number| format!("o-{number}")).collect();
     let order = |(number, id): (usize, &String)| held.order(id, ["wait=1", "respond-async"][number % 2]).into_future();
     let answers = join_all(ids.iter().enumerate().map(order)).await;

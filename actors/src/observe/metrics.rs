@@ -18,7 +18,7 @@ use prometheus_client::{
 use shop_domain::kind::Kind;
 use tokio::time::timeout;
 
-use super::{ANSWER_WAIT, Connected, Observed, dead_letters};
+use super::{ANSWER_WAIT, Connected, Observed, dead_letters, held};
 use crate::{
     counts::Counts,
     kind_host::{PartitionView, View},
@@ -106,6 +106,7 @@ pub(super) async fn numbers(hosts: &[Arc<Observed>]) -> Registry {
     let connected: Vec<_> = hosts.iter().filter_map(|host| host.connections().clone()).collect();
     of_connections(&mut registry, &connected);
     of_logs(&mut registry, &connected, &views).await;
+    of_pauses(&mut registry, hosts);
     if let Some(count) = dead_letters(hosts).await {
         let letters = Number::default();
         letters.set(count);
@@ -181,6 +182,17 @@ fn of_connections(registry: &mut Registry, connected: &[Arc<Connected>]) {
     }
     registry.register("nats_connects", "Times that NATS was connected, the first one included", connects);
     registry.register("nats_slow_consumers", "Times that messages were dropped for want of room", dropped);
+}
+
+/// Whether the doors hold what changes something.
+fn of_pauses(registry: &mut Registry, hosts: &[Arc<Observed>]) {
+    let (seconds, run_out) = (Gauge::<f64, AtomicU64>::default(), Counter::<u64>::default());
+    seconds.set(held(hosts).unwrap_or_default().as_secs_f64());
+    // Hosts in one process hear the same words.
+    run_out.inc_by(hosts.iter().map(|host| host.pauses_run_out.load(Relaxed)).max().unwrap_or_default());
+    let meaning = "For how long the doors hold what changes something; 0 when they do not";
+    registry.register_with_unit("doors_held", meaning, Unit::Seconds, seconds);
+    registry.register("pauses_run_out", "Pauses of the doors that were not renewed, and ended by themselves", run_out);
 }
 
 /// How far each log goes and was read: the difference is how far behind the host is.

@@ -8,6 +8,7 @@ use std::{
     io::Write,
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,7 +20,7 @@ use shop_nats::{connection::Connection, discovery::Announced, layout::Layout, to
 use super::{Answered, Common, NO, OperatorError, Out, UNKNOWN, hosts, no, say, snapshots_of};
 use crate::{
     outbox::Logs,
-    repartition::{self, Repartition, RepartitionError, Written},
+    repartition::{self, GetsOn, Repartition, RepartitionError, Written},
     snapshot::Snapshots,
 };
 
@@ -155,7 +156,8 @@ async fn carry_out(
     let (followed, hold) = (begin.elapsed(), Instant::now());
     say(&"the doors hold what changes something");
     let holding = connection.hold_doors();
-    let outcome = change(repartition).await;
+    let owner = holding.owner();
+    let outcome = change(repartition, Arc::new(move || owner.renew())).await;
     let changed = Instant::now();
     if let Ok(Changed { next, .. }) = &outcome
         && is_served
@@ -195,12 +197,15 @@ struct Changed {
     wrote: Duration,
 }
 
-async fn change(repartition: Repartition) -> Result<Changed, RepartitionError> {
+/// The pause of the doors is renewed whenever it `gets_on`: when it does not, they open by themselves.
+async fn change(repartition: Repartition, gets_on: GetsOn) -> Result<Changed, RepartitionError> {
     let begin = Instant::now();
     let everything = repartition.settle().await?;
     let settled = begin.elapsed();
     say(&"nothing is under way any more; writing all that there is");
-    let ready = everything.rewrite().await?;
+    gets_on();
+    let ready = everything.rewrite_telling(Arc::clone(&gets_on)).await?;
+    gets_on();
     let wrote = begin.elapsed() - settled;
     let (next, written) = (ready.next().clone(), ready.written.clone());
     ready.commit().await?;

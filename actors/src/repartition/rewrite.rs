@@ -10,7 +10,7 @@ use shop_domain::kind::Kind;
 use shop_nats::subject::partition_of;
 use twox_hash::xxhash3_64::Hasher;
 
-use super::{RepartitionError, Written};
+use super::{GetsOn, RepartitionError, Written};
 use crate::{
     changes::{Changed, Changes},
     joined::joined,
@@ -20,6 +20,8 @@ use crate::{
 
 /// All heaps together may have so many bytes of items.
 const HEAPS_BYTES: usize = 32 * 1024 * 1024;
+/// After so many items it is said that it gets on.
+const ITEMS_A_PIECE: u64 = 4_096;
 /// About what an item takes beside its key and its value.
 const ITEM_BYTES: usize = 128;
 
@@ -51,16 +53,19 @@ struct Heap {
 }
 
 impl Rewrite {
-    pub(super) async fn run(self, snapshots: &Snapshots) -> Result<Written, RepartitionError> {
+    pub(super) async fn run(self, snapshots: &Snapshots, gets_on: &GetsOn) -> Result<Written, RepartitionError> {
         let Self { kind, before, after, partitions, begin } = self;
-        let sorted = tokio::task::spawn_blocking(move || sort(&before, &*after, partitions, &begin));
+        let sorting_on = Arc::clone(gets_on);
+        let sorted = tokio::task::spawn_blocking(move || sort(&before, &*after, partitions, &begin, &*sorting_on));
         let (read, shelves) = joined(sorted).await?;
         let (mut found, mut bytes) = (Tally::default(), 0);
         for (partition, shelf) in (0..).zip(shelves) {
             let frozen = shelf.freeze()?.ok_or(RepartitionError::Different(kind))?;
             let kept = snapshots.write((kind, partition), frozen, Pace::at_once()).await?;
             bytes += kept.bytes;
-            let count = move |_: &_, items: &mut Items<'_>| Tally::of(items, partition, partitions);
+            gets_on();
+            let reading_on = Arc::clone(gets_on);
+            let count = move |_: &_, items: &mut Items<'_>| Tally::of(items, partition, partitions, &*reading_on);
             found = found.and(snapshots.read((kind, partition), kept.name, count).await?);
         }
         if found != read {
@@ -76,6 +81,7 @@ fn sort(
     after: &dyn Store,
     partitions: u16,
     begin: &Meta,
+    gets_on: &dyn Fn(),
 ) -> Result<(Tally, Vec<SharedShelf>), SnapshotError> {
     let shelves = (0..partitions).map(|partition| after.shelf(partition)).collect::<Result<Vec<_>, _>>()?;
     let heap = |shelf: &SharedShelf| Heap { shelf: Arc::clone(shelf), changes: Changes::default(), bytes: 0 };
@@ -86,6 +92,7 @@ fn sort(
         let Some(frozen) = shelf.freeze()? else { continue };
         frozen.each(&mut |item| {
             tally.count(&item);
+            tally.is_a_piece().then(gets_on);
             let heap = &mut heaps[usize::from(partition_of(&item.id, partitions))];
             heap.put(item);
             if heap.bytes >= bytes_max { Ok(heap.write(begin)?) } else { Ok(()) }
@@ -117,15 +124,20 @@ impl Heap {
 
 impl Tally {
     /// Of what a new partition has, as far as it belongs there.
-    fn of(items: &mut Items<'_>, partition: u16, partitions: u16) -> Result<Self, SnapshotError> {
+    fn of(items: &mut Items<'_>, partition: u16, partitions: u16, gets_on: &dyn Fn()) -> Result<Self, SnapshotError> {
         let mut tally = Self::default();
         for item in items {
             let item = item?;
             if partition_of(&item.id, partitions) == partition {
                 tally.count(&item);
+                tally.is_a_piece().then(gets_on);
             }
         }
         Ok(tally)
+    }
+
+    fn is_a_piece(&self) -> bool {
+        self.items.is_multiple_of(ITEMS_A_PIECE)
     }
 
     fn count(&mut self, Item { id, row, value }: &Item) {
@@ -190,7 +202,7 @@ mod tests {
             let before = shelves(1_000, from);
             let folder = tempfile::tempdir().unwrap();
             let after = SledStore::open(folder.path(), Kind::Wallet).unwrap();
-            let (tally, shelves) = sort(&before, &after, to, &meta(7)).unwrap();
+            let (tally, shelves) = sort(&before, &after, to, &meta(7), &|| ()).unwrap();
             assert_eq!((tally.items, tally.entities), (3_000, 1_000));
             let (mut expected, mut found) = (Vec::new(), Vec::new());
             before.iter().for_each(|shelf| expected.extend(items(shelf)));
@@ -210,7 +222,7 @@ mod tests {
     #[test]
     fn what_is_missing_changed_twice_or_elsewhere_is_noticed() {
         let before = items(&shelves(50, 1)[0]);
-        let of = |items: &[Item]| Tally::of(&mut items.iter().cloned().map(Ok), 0, 1).unwrap();
+        let of = |items: &[Item]| Tally::of(&mut items.iter().cloned().map(Ok), 0, 1, &|| ()).unwrap();
         assert_eq!(of(&before), of(&before.iter().rev().cloned().collect::<Vec<_>>()), "in whatever order");
         let mut twice = before.clone();
         twice[0] = twice[1].clone();
@@ -219,7 +231,7 @@ mod tests {
         for other in [&before[1..], &twice, &changed] {
             assert_ne!(of(other), of(&before));
         }
-        let elsewhere = Tally::of(&mut before.iter().cloned().map(Ok), 0, 2).unwrap();
+        let elsewhere = Tally::of(&mut before.iter().cloned().map(Ok), 0, 2, &|| ()).unwrap();
         assert!(elsewhere.items < of(&before).items);
     }
 }

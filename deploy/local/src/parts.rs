@@ -10,7 +10,7 @@ use shop_actors::{
     host,
     observe::Observed,
 };
-use shop_bridge_http::{self as bridge_http, Host, Origin};
+use shop_bridge_http::{self as bridge_http, Host, Origin, limits::Limits};
 use shop_domain::kind::Kind;
 use shop_nats::{access::Access, connection::Connection, topology::Topology};
 use tokio::net::TcpListener;
@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) cors_origins: Vec<Origin>,
     /// Under which hosts the bridge may be asked.
     pub(crate) allow_hosts: Vec<Host>,
+    /// What the bridge takes at a time.
+    pub(crate) limits: Limits,
 }
 
 /// Serves one kind until `shutdown`, then drains and returns.
@@ -65,9 +67,9 @@ pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> 
 
 /// Serves HTTP on `listener` until `shutdown`, then answers what it has begun and returns.
 pub(crate) async fn bridge(settings: Settings, listener: TcpListener, shutdown: Shutdown) -> Outcome {
-    let Settings { bridge_nats, bridge_observed: observed, cors_origins, allow_hosts, .. } = settings;
+    let Settings { bridge_nats, bridge_observed: observed, cors_origins, allow_hosts, limits, .. } = settings;
     let connection = Connection::connect_bridge(&bridge_nats).await?;
-    let config = bridge_http::Config { cors_origins, allow_hosts, ..Default::default() };
+    let config = bridge_http::Config { cors_origins, allow_hosts, limits, ..Default::default() };
     let bridge = bridge_http::run_observed(config, observed, connection.clone(), listener, shutdown);
     // Boxed, because the compiler cannot see through warp's future that it is `Send`.
     let bridge: BoxFuture<'_, ()> = Box::pin(bridge);

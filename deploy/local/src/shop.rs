@@ -193,6 +193,7 @@ impl Shop {
             bridge_observed,
             cors_origins: options.cors_origins,
             allow_hosts: options.allow_hosts,
+            limits: options.limits,
         };
         if let Nats::Foreign(_) = nats {
             // Here once, so that not every part of the shop says that it waits.

@@ -2,11 +2,18 @@
 //!
 //! Owns connections and the three paths. What there is to see, the parts say.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
-use http_body_util::Full;
+use http_body_util::Full as Body;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
@@ -15,17 +22,30 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+    registry::Registry,
+};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::Semaphore};
+use shop_limits::listener::{Full, Listener, Room};
+use tokio::{net::TcpListener, time::timeout};
 
 use crate::{Numbers, Page};
 
-/// Most who look at a time; one more waits until another has gone.
-const CONNECTIONS_MAX: usize = 64;
+/// Most who look at a time, and from one address: another one, which is told so, may be the one that restarts the process.
+const ROOM: Room = Room { in_all: 64, of_address: 48 };
 /// How long a client may take to say what to look at.
-const HEADER_WAIT: Duration = Duration::from_secs(10);
-/// Pause after a connection could not be accepted: most likely there are no file handles left.
-const ACCEPT_RETRY: Duration = Duration::from_millis(200);
+const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
+/// Largest head of a request, in bytes.
+const HEAD_BYTES_MAX: usize = 16_384;
+/// How long all of it may take, until the client has read the answer.
+const TIME_MAX: Duration = Duration::from_secs(30);
+/// What a client is told for whom there is no room.
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n\
+    content-length: 46\r\nretry-after: 1\r\nconnection: close\r\n\r\ntoo many look at this process now; try again\r\n";
+/// The limits of who looks, in the order in which a listener knows them.
+const LIMITS: [&str; 3] = ["connections", "address", "files"];
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -42,36 +62,46 @@ pub trait Observable: Send + Sync {
     fn numbers(&self) -> BoxFuture<'_, Numbers>;
 }
 
+/// How often connections were turned away, by [`LIMITS`].
+type Struck = [AtomicU64; LIMITS.len()];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfLimit {
+    limit: &'static str,
+}
+
 /// The parts that are looked at together, the one first that says most.
 type Parts = Arc<[Arc<dyn Observable>]>;
 
-/// Answers for ever, about these parts together. Who may ask is for the address to decide: any `Host` is served.
+/// Answers for ever, about these parts together. Who may ask is for the address to decide: any `Host` is served. A
+/// connection is for one request: so none of them is idle.
 pub async fn serve(listener: TcpListener, parts: Vec<Arc<dyn Observable>>) {
-    let parts: Parts = parts.into();
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (parts, struck): (Parts, _) = (parts.into(), Arc::<Struck>::default());
+    let counting = Arc::clone(&struck);
+    let full = move |full: Full| {
+        counting[full as usize].fetch_add(1, Relaxed);
+    };
+    let mut listener = Listener::new(listener, ROOM, NO_ROOM, full);
     loop {
-        let permit = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
-        let socket = match listener.accept().await {
-            Ok((socket, _)) => socket,
-            Err(error) => {
-                tracing::warn!("cannot accept a client that wants to look at this process: {error}");
-                tokio::time::sleep(ACCEPT_RETRY).await;
-                continue;
-            }
-        };
-        let parts = Arc::clone(&parts);
+        let (socket, place) = listener.accept().await;
+        let (parts, struck) = (Arc::clone(&parts), Arc::clone(&struck));
         tokio::spawn(async move {
-            let answer = service_fn(|request| answer(request, Arc::clone(&parts)));
+            let answer = service_fn(|request| answer(request, Arc::clone(&parts), Arc::clone(&struck)));
             let mut connection = http1::Builder::new();
-            connection.timer(TokioTimer::new()).header_read_timeout(HEADER_WAIT);
-            // A client that went away has seen enough.
-            let _ = connection.serve_connection(TokioIo::new(socket), answer).await;
-            drop(permit);
+            connection.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX);
+            connection.max_buf_size(HEAD_BYTES_MAX).keep_alive(false);
+            // A client that went away has seen enough, and one that does not read does not want to see.
+            let _ = timeout(TIME_MAX, connection.serve_connection(TokioIo::new(socket), answer)).await;
+            drop(place);
         });
     }
 }
 
-async fn answer(request: Request<Incoming>, parts: Parts) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+    parts: Parts,
+    struck: Arc<Struck>,
+) -> Result<Response<Body<Bytes>>, Infallible> {
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
     Ok(match request.uri().path() {
         "/healthz" | "/readyz" | "/metrics" if !is_read => page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n"),
@@ -82,7 +112,8 @@ async fn answer(request: Request<Incoming>, parts: Parts) -> Result<Response<Ful
             page(code, JSON, status.to_string())
         }
         "/metrics" => {
-            let numbers = join_all(parts.iter().map(|part| part.numbers())).await;
+            let mut numbers = join_all(parts.iter().map(|part| part.numbers())).await;
+            numbers.push(turned_away(&struck));
             let names: Vec<_> = parts.iter().map(|part| part.part()).collect();
             let accept = request.headers().get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
             let Page { content_type, text } = Page::new(&names, &numbers, accept);
@@ -107,16 +138,25 @@ async fn ready(parts: &Parts) -> (bool, Value) {
     (is_ready, status)
 }
 
-fn page(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+/// How often there was no room for who wanted to look.
+fn turned_away(struck: &Struck) -> Numbers {
+    let mut registry = Registry::with_prefix("shop");
+    let family = Family::<OfLimit, Counter>::default();
+    for (limit, times) in LIMITS.into_iter().zip(struck) {
+        family.get_or_create(&OfLimit { limit }).inc_by(times.load(Relaxed));
+    }
+    registry.register("observe_limit_reached", "Connections to these pages that were turned away", family);
+    Numbers::of(&registry)
+}
+
+fn page(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body<Bytes>> {
     let response = Response::builder().status(status).header(CONTENT_TYPE, content_type);
     let response = response.header(X_CONTENT_TYPE_OPTIONS, "nosniff").header(CACHE_CONTROL, "no-store");
-    response.body(Full::new(body.into())).expect("the headers are right")
+    response.body(Body::new(body.into())).expect("the headers are right")
 }
 
 #[cfg(test)]
 mod tests {
-    use prometheus_client::registry::Registry;
-
     use super::*;
 
     struct Part(&'static str, bool);

@@ -9,6 +9,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
+use shop_bridge_http::limits::Limits;
 use shop_local::Options;
 use tokio::net::TcpStream;
 
@@ -123,8 +124,9 @@ async fn a_name_that_its_owner_points_to_a_bridge_is_none_of_the_bridges() {
     }
     assert_eq!(asked_as(&shop, "GET http://localhost/wallets/alice", "localhost").await.0, 200);
 
+    let limits = Limits { http2: true, ..Limits::default() };
     let names = ["shop.default.svc", "10.0.0.7"].map(|host| host.parse().unwrap()).to_vec();
-    let shop = shop.reopen_as(|options| Options { allow_hosts: names, ..options }).await;
+    let shop = shop.reopen_as(|options| Options { allow_hosts: names, limits: limits.clone(), ..options }).await;
     for (host, status) in [
         ("SHOP.default.svc.:8080", 200),
         ("10.0.0.7", 200),

@@ -177,7 +177,7 @@ async fn each_kind_may_be_down_while_the_others_answer() {
     // Without the products nobody can be asked for a price; without page and deliveries all is taken.
     shop.shop.stop_kind(Kind::Product).await.unwrap();
     let unpriced = json!({ "id": "o-2", "user": "alice", "product": "apple", "quantity": 1 });
-    retry_after(problem(shop.post("/orders", unpriced.clone()).prefer("wait=0").await, 503, "unavailable"));
+    retry_after(problem(shop.post("/orders", unpriced.clone()).prefer("wait=1").await, 503, "unavailable"));
     shop.get("/orders/o-2").await.refused(404, "not_found");
     shop.shop.start_kind(Kind::Product).await.unwrap();
     shop.shop.stop_kind(Kind::Delivery).await.unwrap();

@@ -3,7 +3,7 @@
 use std::future::IntoFuture;
 
 use async_nats::jetstream;
-use serde_json::json;
+use serde_json::{Value, json};
 use shop_domain::{kind::Kind, logic::Logic};
 use shop_nats::frame::Upgrade;
 use shop_tests::cluster::{ALL_KINDS, Cluster, delete};
@@ -29,11 +29,9 @@ async fn a_forged_upgrade_stops_one_kind_until_an_operator_lets_it_be_skipped() 
     let at = append(&log, Kind::Wallet, FORGED.into()).await;
     let skip = format!("dead skip wallet/{at}");
 
-    let ready = || shop.get("/readyz").into_future();
-    eventually("that wallets stop", ready, |answer: &Answer| answer.body["kinds"]["wallet"] != "ready")
-        .await
-        .has("/kinds/wallet", "unavailable")
-        .has("/kinds/order", "ready");
+    let kinds = async || shop.readiness().await["bridge"]["kinds"].clone();
+    let stopped = eventually("that wallets stop", kinds, |kinds: &Value| kinds["wallet"] != "ready").await;
+    assert_eq!((&stopped["wallet"], &stopped["order"]), (&json!("unavailable"), &json!("ready")));
     // The others go on: an order waits for its wallet.
     let order = json!({ "id": "o-2", "user": "alice", "product": "pear", "quantity": 2 });
     shop.post("/orders", order).prefer("respond-async").await.is(202);
@@ -42,8 +40,9 @@ async fn a_forged_upgrade_stops_one_kind_until_an_operator_lets_it_be_skipped() 
     // After a start as well.
     let shop = shop.reopen(|folder| std::fs::remove_dir_all(folder.join("hosts")).unwrap()).await;
     shop.get("/products/pear").await.is(200);
-    let ready = || shop.get("/readyz").into_future();
-    ready().await.has("/kinds/wallet", "unavailable").has("/kinds/product", "ready");
+    let kinds = async || shop.readiness().await["bridge"]["kinds"].clone();
+    let begun = kinds().await;
+    assert_eq!((&begun["wallet"], &begun["product"]), (&json!("unavailable"), &json!("ready")));
     let said = tool(&shop, "audit").await.exits(2);
     assert!(said.stderr.contains("logic version 9999 is needed"), "{said:?}");
     assert!(said.stderr.contains(&format!("shop {skip}")), "{said:?}");
@@ -67,7 +66,7 @@ async fn a_forged_upgrade_stops_one_kind_until_an_operator_lets_it_be_skipped() 
     tool(&shop, &format!("{skip} --yes")).await.exits(0).says(&["is skipped from now on"]);
     let status = || shop.get("/orders/o-2").into_future();
     eventually("the order", status, |answer: &Answer| answer.body["status"] == "CONFIRMED").await;
-    eventually("readiness", ready, |answer: &Answer| answer.body["status"] == "ready").await;
+    eventually("readiness", kinds, |kinds: &Value| kinds["wallet"] == "ready").await;
     let said = tool(&shop, &format!("{skip} --yes")).await.exits(0);
     assert!(said.stderr.contains("is skipped already"), "{said:?}");
     let is_told = async |shop: &TestShop| {

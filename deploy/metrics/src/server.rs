@@ -2,14 +2,7 @@
 //!
 //! Owns connections and the three paths. What there is to see, the parts say.
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
@@ -62,9 +55,6 @@ pub trait Observable: Send + Sync {
     fn numbers(&self) -> BoxFuture<'_, Numbers>;
 }
 
-/// How often connections were turned away, by [`LIMITS`].
-type Struck = [AtomicU64; LIMITS.len()];
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfLimit {
     limit: &'static str,
@@ -76,17 +66,20 @@ type Parts = Arc<[Arc<dyn Observable>]>;
 /// Answers for ever, about these parts together. Who may ask is for the address to decide: any `Host` is served. A
 /// connection is for one request: so none of them is idle.
 pub async fn serve(listener: TcpListener, parts: Vec<Arc<dyn Observable>>) {
-    let (parts, struck): (Parts, _) = (parts.into(), Arc::<Struck>::default());
-    let counting = Arc::clone(&struck);
+    let parts: Parts = parts.into();
+    let (mut own, turned_away) = (Registry::with_prefix("shop"), Family::<OfLimit, Counter>::default());
+    let times = LIMITS.map(|limit| turned_away.get_or_create_owned(&OfLimit { limit }));
+    own.register("observe_limit_reached", "Connections to these pages that were turned away", turned_away);
+    let own = Arc::new(own);
     let full = move |full: Full| {
-        counting[full as usize].fetch_add(1, Relaxed);
+        times[full as usize].inc();
     };
     let mut listener = Listener::new(listener, ROOM, NO_ROOM, full);
     loop {
         let (socket, place) = listener.accept().await;
-        let (parts, struck) = (Arc::clone(&parts), Arc::clone(&struck));
+        let (parts, own) = (Arc::clone(&parts), Arc::clone(&own));
         tokio::spawn(async move {
-            let answer = service_fn(|request| answer(request, Arc::clone(&parts), Arc::clone(&struck)));
+            let answer = service_fn(|request| answer(request, Arc::clone(&parts), Arc::clone(&own)));
             let mut connection = http1::Builder::new();
             connection.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX);
             connection.max_buf_size(HEAD_BYTES_MAX).keep_alive(false);
@@ -100,7 +93,7 @@ pub async fn serve(listener: TcpListener, parts: Vec<Arc<dyn Observable>>) {
 async fn answer(
     request: Request<Incoming>,
     parts: Parts,
-    struck: Arc<Struck>,
+    own: Arc<Registry>,
 ) -> Result<Response<Body<Bytes>>, Infallible> {
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
     Ok(match request.uri().path() {
@@ -113,7 +106,7 @@ async fn answer(
         }
         "/metrics" => {
             let mut numbers = join_all(parts.iter().map(|part| part.numbers())).await;
-            numbers.push(turned_away(&struck));
+            numbers.push(Numbers::of(&own));
             let names: Vec<_> = parts.iter().map(|part| part.part()).collect();
             let accept = request.headers().get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok());
             let Page { content_type, text } = Page::new(&names, &numbers, accept);
@@ -136,17 +129,6 @@ async fn ready(parts: &Parts) -> (bool, Value) {
         status[name] = other;
     }
     (is_ready, status)
-}
-
-/// How often there was no room for who wanted to look.
-fn turned_away(struck: &Struck) -> Numbers {
-    let mut registry = Registry::with_prefix("shop");
-    let family = Family::<OfLimit, Counter>::default();
-    for (limit, times) in LIMITS.into_iter().zip(struck) {
-        family.get_or_create(&OfLimit { limit }).inc_by(times.load(Relaxed));
-    }
-    registry.register("observe_limit_reached", "Connections to these pages that were turned away", family);
-    Numbers::of(&registry)
 }
 
 fn page(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body<Bytes>> {

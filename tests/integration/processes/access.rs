@@ -69,8 +69,9 @@ async fn a_cluster_that_encrypts_and_lets_in_only_whom_it_knows_is_used_with_a_k
     // The hosts begin anew: as long as it is told that nothing was done, it may be sent again.
     let top_up = async || {
         let answer = client.post("/wallets/alice/top-up", &json!({ "amount": 1 })).await;
-        let is_not_done = answer.status == 503 && answer.json(503)["done"] == false;
-        (!is_not_done).then_some(answer)
+        // It has no key: it is called retryable only where nothing was done.
+        let may_be_sent_again = answer.status == 503 && answer.json(503)["retryable"] == true;
+        (!may_be_sent_again).then_some(answer)
     };
     until("a top-up is done", top_up).await.json(200);
     cluster.spawn("tool", "reader", "audit --snapshots snapshots").explains().await;

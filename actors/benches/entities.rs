@@ -57,8 +57,15 @@ fn place() -> Envelope {
     let mut envelope = to("o-1", message);
     let reply = Some(ReplyTo { inbox: "_INBOX.1234567890123456789012.1".into(), format: Format::Msgpack });
     let fingerprint = envelope.message.fingerprint();
-    envelope.request =
-        Some(Request { key: None, key_as_given: None, fingerprint, reply, ticket: None, precondition: None });
+    envelope.request = Some(Request {
+        key: None,
+        key_as_given: None,
+        fingerprint,
+        reply,
+        ticket: None,
+        precondition: None,
+        caller: None,
+    });
     envelope
 }
 

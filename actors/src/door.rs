@@ -17,6 +17,7 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, future::select_all};
 use shop_domain::{
+    caller::{Caller, Owner},
     delivery,
     id::Id,
     kind::Kind,
@@ -86,6 +87,7 @@ pub struct Door {
 /// A request that was read and is worth an effort.
 struct Admitted {
     command: Command,
+    caller: Option<Caller>,
     /// Nobody waits for the answer when there is none.
     reply: Option<ReplyTo>,
     key: Option<Named>,
@@ -170,7 +172,7 @@ impl Door {
     /// Sends a request on its way: plain writes at once and in their order, the rest beside it.
     async fn admit(self: &Arc<Self>, incoming: Incoming, tasks: &TaskTracker) {
         let since = Instant::now();
-        let Incoming { target, body, inbox, idempotency_keys, traceparent, respond_async, tickets, conditions } =
+        let Incoming { target, caller, body, inbox, idempotency_keys, traceparent, respond_async, tickets, conditions } =
             incoming;
         let format = format_of(&body);
         let reply = inbox.map(|inbox| ReplyTo { inbox: inbox.into(), format });
@@ -178,9 +180,11 @@ impl Door {
             let key = key::read(&idempotency_keys)?;
             let ticket = command::ticket(&tickets, &command, key.is_some())?;
             let precondition = command::precondition(&conditions, &command)?;
-            Ok((command, key, ticket, precondition))
+            let caller = command::caller(caller)?;
+            self.let_through(caller.as_ref(), &command)?;
+            Ok((command, caller, key, ticket, precondition))
         });
-        let (command, key, ticket, precondition) = match read {
+        let (command, caller, key, ticket, precondition) = match read {
             Ok(read) => read,
             Err(problem) => {
                 self.answers.stats.request(since.elapsed());
@@ -188,7 +192,7 @@ impl Door {
             }
         };
         let trace = traceparent;
-        let admitted = Admitted { command, reply, key, ticket, precondition, trace, respond_async, since };
+        let admitted = Admitted { command, caller, reply, key, ticket, precondition, trace, respond_async, since };
         if admitted.is_quick(self.reads.newest_logic()) {
             return self.serve(admitted).await;
         }
@@ -205,20 +209,21 @@ impl Door {
     }
 
     async fn serve(&self, admitted: Admitted) {
-        let Admitted { command, reply, key, ticket, precondition, trace, respond_async, since } = admitted;
+        let Admitted { command, caller, reply, key, ticket, precondition, trace, respond_async, since } = admitted;
         match command {
-            Command::Read(query) => match (self.read(query, precondition).await, reply) {
+            Command::Read(query) => match (self.read(query, caller, precondition).await, reply) {
                 (Ok(response), Some(to)) => self.answers.send(to, Response { traceparent: trace, ..response }).await,
                 (Ok(_), None) => {}
                 (Err(problem), reply) => self.refuse(reply, &problem, trace).await,
             },
             Command::Write { to, message, how_much } => {
                 let fingerprint = message.fingerprint();
-                let checked = match self.check(&message, ticket.as_ref()) {
-                    Ok(()) => self.precondition(&to, &message, precondition).await,
-                    Err(problem) => Err(problem),
+                let checked = async {
+                    self.check(&message, ticket.as_ref())?;
+                    self.is_heeded(caller.as_ref(), &to).await?;
+                    self.precondition(&to, &message, precondition).await
                 };
-                let precondition = match checked {
+                let precondition = match checked.await {
                     Ok(precondition) => precondition,
                     Err(problem) => {
                         self.refuse(reply, &problem, trace).await;
@@ -229,8 +234,8 @@ impl Door {
                     Ok(message) => {
                         let (key, key_as_given) = key.map(|Named { key, as_given }| (key, as_given)).unzip();
                         let key_as_given = key_as_given.flatten();
-                        let request = Some(Request { key, key_as_given, fingerprint, reply, ticket, precondition });
-                        let envelope = Envelope { to, message, request, trace: trace.map(Into::into) };
+                        let request = Request { key, key_as_given, fingerprint, reply, ticket, precondition, caller };
+                        let envelope = Envelope { to, message, request: Some(request), trace: trace.map(Into::into) };
                         let mut pending = Pending { envelope, tell_accepted: None, since };
                         if respond_async {
                             self.promise(&mut pending).await;
@@ -244,11 +249,48 @@ impl Door {
         self.answers.stats.request(since.elapsed());
     }
 
+    /// Refuses what a caller may not move, or see, as far as that is known before it is looked at. What is another's is
+    /// not there for who may not see it.
+    fn let_through(&self, caller: Option<&Caller>, command: &Command) -> Result<(), Problem> {
+        let Some(caller) = caller else { return Ok(()) };
+        let kind = self.kind;
+        match command {
+            Command::Write { to, message, .. } if !caller.may_move(&Owner::of(to, message)) => {
+                Err(Refusal::Forbidden { kind, id: to.clone(), caller: caller.name.clone() }.problem())
+            }
+            Command::Read(query) if !caller.may_see(&query.owner(kind)) => Err(match query {
+                Query::Of(id, _) | Query::KeyScope(id, _) => Refusal::NotFound { kind, id: id.clone() }.problem(),
+                Query::Products(_) | Query::Quotes(_) | Query::Status => unreachable!("the shop's is on show"),
+            }),
+            Command::Write { .. } | Command::Read(_) => Ok(()),
+        }
+    }
+
+    /// Whether the entity heeds who asks: before that it would let everybody move everything.
+    async fn is_heeded(&self, caller: Option<&Caller>, to: &Id) -> Result<(), Problem> {
+        if caller.is_none() || self.reads.goes_by(Logic::V5, to).await? {
+            return Ok(());
+        }
+        let detail = "callers are not heeded here: the shop has to be upgraded to logic version 5 first";
+        Err(Problem::new(Code::UNAVAILABLE, detail).retryable(false))
+    }
+
     /// Answers a question, unless who asks has the answer already.
-    async fn read(&self, query: Query, precondition: Option<Precondition>) -> Result<Response, Problem> {
-        let entity = query.entity().cloned();
+    async fn read(
+        &self,
+        query: Query,
+        caller: Option<Caller>,
+        precondition: Option<Precondition>,
+    ) -> Result<Response, Problem> {
+        let (entity, owner) = (query.entity().cloned(), query.owner(self.kind));
         let _turn = if query.is_list() { Some(self.lists.take().await.ok_or_else(too_many_lists)?) } else { None };
-        let Found { json, current } = self.reads.answer(query).await?;
+        let found = self.reads.answer(query).await?;
+        if let (Some(caller), Some(id), Owner::Unknown) = (caller, &entity, owner)
+            && !caller.may_see(&found.owner())
+        {
+            return Err(Refusal::NotFound { kind: self.kind, id: id.clone() }.problem());
+        }
+        let Found { json, current } = found;
         let version = if let Current::At(version) = current { Some(version) } else { None };
         let verdict = precondition.map_or(Verdict::Holds, |precondition| precondition.judge(current));
         match (verdict, entity) {
@@ -272,7 +314,7 @@ impl Door {
         precondition: Option<Precondition>,
     ) -> Result<Option<Precondition>, Problem> {
         let Some(precondition) = precondition else { return Ok(None) };
-        if self.reads.counts_versions(to).await? {
+        if self.reads.goes_by(Logic::V4, to).await? {
             return Ok(Some(precondition));
         }
         let current = if message.makes() { Current::Absent } else { Current::Untagged };
@@ -391,6 +433,7 @@ impl Admitted {
     fn is_quick(&self, newest_logic: u32) -> bool {
         match &self.command {
             Command::Write { .. } if self.precondition.is_some() && newest_logic < Logic::V4.number() => false,
+            Command::Write { .. } if self.caller.is_some() && newest_logic < Logic::V5.number() => false,
             Command::Write { .. } if self.respond_async && self.reply.is_some() => false,
             Command::Write { message: Message::Order(order::Message::Place(place)), .. } => {
                 place.lines.iter().all(|line| line.unit_price.is_some())

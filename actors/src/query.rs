@@ -10,6 +10,7 @@ use futures::future::try_join_all;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 use shop_domain::{
+    caller::Owner,
     encode::encode,
     entity::State,
     id::{Id, ProductId, UserId},
@@ -49,6 +50,16 @@ pub enum Query {
 }
 
 impl Query {
+    /// Whose it is that a question is about, as far as the question itself says.
+    pub fn owner(&self, kind: Kind) -> Owner {
+        match (self, kind) {
+            (Self::Of(id, _), Kind::Wallet | Kind::Mypage) => Owner::Customer(id.clone()),
+            (Self::KeyScope(_, user), _) => Owner::Customer(user.clone().into()),
+            (Self::Of(..), Kind::Order | Kind::Delivery) => Owner::Unknown,
+            (Self::Of(..), Kind::Product) | (Self::Products(_) | Self::Quotes(_) | Self::Status, _) => Owner::Shop,
+        }
+    }
+
     /// The entity that it shows with its version, if it is one.
     pub const fn entity(&self) -> Option<&Id> {
         match self {
@@ -78,6 +89,17 @@ pub struct Found {
     pub json: Vec<u8>,
     /// The version of what it shows.
     pub current: Current,
+}
+
+impl Found {
+    /// Whose it is, where what is shown says so: an order and a delivery do.
+    pub fn owner(&self) -> Owner {
+        #[derive(Deserialize)]
+        struct Head {
+            user: Id,
+        }
+        serde_json::from_slice(&self.json).map_or(Owner::Unknown, |Head { user }| Owner::Customer(user))
+    }
 }
 
 /// What is asked about an entity.
@@ -185,15 +207,15 @@ impl Reads {
         self.local.view.borrow().newest_logic().max(self.logic)
     }
 
-    /// Whether versions are counted where an entity is.
-    pub async fn counts_versions(&self, id: &Id) -> Result<bool, Problem> {
-        // Then no program is left that would overlook a precondition in the log.
-        if self.newest_logic() >= Logic::V4.number() {
+    /// Whether a logic version is in force where an entity is.
+    pub async fn goes_by(&self, logic: Logic, id: &Id) -> Result<bool, Problem> {
+        // Then no program is left that would overlook in the log what that version heeds.
+        if self.newest_logic() >= logic.number() {
             return Ok(true);
         }
         let number = partition_of(id, self.partitions);
-        let logic = self.here_or_there(number, self.local.logic(number, id), || Question::Logic(id.clone())).await?;
-        Ok(logic >= Logic::V4.number())
+        let in_force = self.here_or_there(number, self.local.logic(number, id), || Question::Logic(id.clone())).await?;
+        Ok(in_force >= logic.number())
     }
 
     /// Whether an entity is known to exist.

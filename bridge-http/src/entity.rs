@@ -4,6 +4,7 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use shop_domain::{
+    caller::{Caller, Reach},
     id::{CallerKey, Id, InvalidId, InvalidKey},
     kind::Kind,
     problem::{Code, Problem},
@@ -22,6 +23,9 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x6f0b_6d3c_58a1_4e53_9d0b_27c1_94aa_e1f
 
 /// The same for the keys that belong to a customer.
 const NAMESPACE_BY_USER: Uuid = Uuid::from_u128(0x1d94_0c7e_e2b3_4f68_a5d1_8837_6fb0_29ce);
+
+/// The same for the keys that belong to a caller who is not the customer.
+const NAMESPACE_BY_CALLER: Uuid = Uuid::from_u128(0x8a52_f7c4_13d9_4b0e_b6e8_52f1_0d7a_934b);
 
 /// The entity that the path names. It goes into a subject, so that it is checked here and not
 /// only by the door.
@@ -52,9 +56,14 @@ pub(crate) struct OfKey {
 }
 
 /// The entity that the request creates: the body's `id`; without one, what follows from the
-/// idempotency key; without that, a fresh one. A body that cannot be read, or whose `id` is not even a
+/// idempotency key, which is the caller's own; without that, a fresh one. A customer's wallet has the customer's name. A body that cannot be read, or whose `id` is not even a
 /// text, goes to the door under such an id all the same: the door says what is wrong with it.
-pub(crate) fn new(kind: Kind, body: &[u8], key: Option<&CallerKey>) -> Result<New, Box<Problem>> {
+pub(crate) fn new(
+    kind: Kind,
+    body: &[u8],
+    key: Option<&CallerKey>,
+    caller: Option<&Caller>,
+) -> Result<New, Box<Problem>> {
     #[derive(Default, Deserialize)]
     struct Peek {
         #[serde(default)]
@@ -66,7 +75,16 @@ pub(crate) fn new(kind: Kind, body: &[u8], key: Option<&CallerKey>) -> Result<Ne
     if let Value::String(id) = id {
         return id.parse().map(New::Named).map_err(|error: InvalidId| invalid("/id", &error.to_string()));
     }
+    if let (Kind::Wallet, Some(Caller { name, reach: Reach::Own })) = (kind, caller) {
+        return Ok(New::Named(name.clone()));
+    }
     let Some(key) = key.map(CallerKey::as_str) else { return Ok(New::Named(id_of(Uuid::now_v7()))) };
+    if let Some(Caller { name, .. }) = caller.filter(|caller| user.as_str() != Some(caller.name.as_str())) {
+        // For a customer, or for nobody: that is told apart by a part of its own, which may be empty.
+        let user = user.as_str().unwrap_or_default();
+        let own = Uuid::new_v5(&NAMESPACE_BY_CALLER, format!("{kind}/{name}/{user}/{key}").as_bytes());
+        return Ok(New::Named(id_of(own)));
+    }
     let shared = id_of(Uuid::new_v5(&NAMESPACE, format!("{kind}/{key}").as_bytes()));
     match user.as_str().and_then(|user| user.parse::<Id>().ok()) {
         Some(user) if kind == Kind::Order => {
@@ -126,7 +144,7 @@ mod tests {
     }
 
     fn named(kind: Kind, body: &[u8], key: Option<&CallerKey>) -> Id {
-        match new(kind, body, key).unwrap() {
+        match new(kind, body, key, None).unwrap() {
             New::Named(id) => id,
             of_key @ New::OfKey(_) => panic!("{of_key:?}"),
         }
@@ -151,7 +169,7 @@ mod tests {
         let body = br#"{"stock":1,"id":"apple"}"#;
         assert_eq!(named(Kind::Product, body, Some(&key("k"))).as_str(), "apple");
         for bad in [r#"{"id":"a.b"}"#, r#"{"id":""}"#, r#"{"id":"*"}"#] {
-            assert_eq!(pointer_of(new(Kind::Product, bad.as_bytes(), None)), "/id");
+            assert_eq!(pointer_of(new(Kind::Product, bad.as_bytes(), None, None)), "/id");
         }
     }
 
@@ -164,7 +182,7 @@ mod tests {
         assert_ne!(id, named(Kind::Product, b"{}", Some(&key("k"))));
         let order_of = |user: &str| {
             let body = json!({ "user": user }).to_string();
-            match new(Kind::Order, body.as_bytes(), Some(&key("k"))).unwrap() {
+            match new(Kind::Order, body.as_bytes(), Some(&key("k")), None).unwrap() {
                 New::OfKey(of_key) => of_key,
                 named @ New::Named(_) => panic!("{named:?}"),
             }
@@ -176,6 +194,27 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_staff_leads_elsewhere_than_the_same_key_of_the_customer_or_of_others() {
+        let id_for = |kind: Kind, name: &str, reach: Reach, body: &str| {
+            let caller = Caller { name: name.parse().unwrap(), reach };
+            match new(kind, body.as_bytes(), Some(&key("k")), Some(&caller)).unwrap() {
+                New::Named(id) | New::OfKey(OfKey { own: id, .. }) => id.to_string(),
+            }
+        };
+        let order = r#"{"user":"alice"}"#;
+        let by_alice = id_for(Kind::Order, "alice", Reach::Own, order);
+        // A customer's own, also from before there were callers.
+        assert_eq!(by_alice, "74563a54-e024-5dd1-801c-a6891d565952");
+        assert_eq!(by_alice, id_for(Kind::Order, "alice", Reach::Any, order));
+        let others = ["mary", "paul"].map(|name| id_for(Kind::Order, name, Reach::Any, order));
+        assert!(others[0] != others[1] && !others.contains(&by_alice), "{others:?}");
+        let products = ["mary", "paul"].map(|name| id_for(Kind::Product, name, Reach::Any, "{}"));
+        assert_ne!(products[0], products[1]);
+        assert_eq!(id_for(Kind::Wallet, "alice", Reach::Own, "{}"), "alice");
+        assert_eq!(id_for(Kind::Wallet, "alice", Reach::Own, r#"{"id":"bob"}"#), "bob");
+    }
+
+    #[test]
     fn who_gives_neither_gets_a_fresh_id() {
         let fresh = || named(Kind::Order, br#"{"user":"alice"}"#, None);
         assert_ne!(fresh(), fresh());
@@ -184,7 +223,7 @@ mod tests {
     #[test]
     fn a_body_that_cannot_be_read_is_left_to_the_door() {
         for body in ["", "{", r#"{"id":7}"#, r#"{"id":null}"#, r#"{"id":"a","id":"b"}"#] {
-            assert!(new(Kind::Wallet, body.as_bytes(), None).is_ok(), "{body}");
+            assert!(new(Kind::Wallet, body.as_bytes(), None, None).is_ok(), "{body}");
         }
     }
 

@@ -71,9 +71,10 @@ impl Wait {
 }
 
 /// The request that voids the ticket of a write to this entity.
-pub(crate) fn void(kind: Kind, id: &Id, ticket: Ticket, traceparent: Option<String>) -> Request {
+pub(crate) fn void(kind: Kind, id: &Id, ticket: Ticket, write: &Request) -> Request {
     let void = Request::new(subject::door(kind, id.as_str(), "void"), Bytes::new());
-    Request { traceparent, ticket: Some(ticket), ..void }
+    let Request { caller, traceparent, .. } = write.clone();
+    Request { caller, traceparent, ticket: Some(ticket), ..void }
 }
 
 /// Of which kinds an entity has shown that it heeds tickets. What the log of one does it does from then on for ever.

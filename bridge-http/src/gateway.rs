@@ -242,7 +242,7 @@ impl Gateway {
         let wait = Wait::begin(prefer.wait());
         let id = match route.about {
             About::Existing => existing,
-            About::New => Some(match entity::new(route.kind, &arguments, key.as_ref())? {
+            About::New => Some(match entity::new(route.kind, &arguments, key.as_ref(), None)? {
                 New::Named(id) => id,
                 New::OfKey(of_key) => self.order_of_key(route, of_key, wait).await?,
             }),
@@ -253,6 +253,7 @@ impl Gateway {
                 Some(id) => subject::door(route.kind, id.as_str(), route.verb),
                 None => subject::door_of_kind(route.kind, route.verb),
             },
+            caller: None,
             body: arguments,
             idempotency_key: key.map(|key| key.to_header()),
             traceparent: headers.get("traceparent").and_then(|context| context.to_str().ok()).map(str::to_owned),
@@ -279,7 +280,7 @@ impl Gateway {
     async fn ask_once(&self, request: Request, id: &Id, asked: &Asked, wait: Wait) -> Result<Response, Box<Problem>> {
         let Asked { route, prefer, .. } = asked;
         let ticket = wait.ticket();
-        let void = fate::void(route.kind, id, ticket.clone(), request.traceparent.clone());
+        let void = fate::void(route.kind, id, ticket.clone(), &request);
         let request = Request { ticket: Some(ticket.clone()), ..request };
         let mut errand = Errand::new(route.kind, request, false, wait.left(), prefer.wait());
         let mut answer = pin!(self.doors.ask(&mut errand));

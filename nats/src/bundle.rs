@@ -10,6 +10,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shop_domain::{
+    caller::Reach,
     encode::{self, encode},
     version::Version,
 };
@@ -57,6 +58,11 @@ struct Numbered<'a> {
     target: &'a str,
     #[serde(with = "serde_bytes")]
     body: &'a [u8],
+    /// The name of the caller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    caller: Option<&'a str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reach: Option<Reach>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     idempotency_key: Option<&'a str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,6 +90,8 @@ pub(crate) fn encode_requests<'a>(prefix: &str, requests: impl Iterator<Item = (
         number,
         target: request.subject.get(prefix.len()..).unwrap_or_default(),
         body: &request.body,
+        caller: request.caller.as_ref().map(|caller| caller.name.as_str()),
+        reach: request.caller.as_ref().map(|caller| caller.reach),
         idempotency_key: request.idempotency_key.as_deref(),
         traceparent: request.traceparent.as_deref(),
         respond_async: request.respond_async,
@@ -94,12 +102,18 @@ pub(crate) fn encode_requests<'a>(prefix: &str, requests: impl Iterator<Item = (
     encode(&Requests { requests: requests.map(numbered).collect() }).into()
 }
 
-/// The requests of a bundle, whose message wants its answer at `reply_to`; none when it is no bundle.
-pub(crate) fn decode_requests(payload: &Bytes, reply_to: Option<&str>) -> Option<Vec<Incoming>> {
+/// The requests of a bundle, whose message wants its answer at `reply_to`; none when it is no bundle. Where the message
+/// itself is of a caller, so is each of them, whatever it says: the server has let that caller speak, and no other.
+pub(crate) fn decode_requests(
+    payload: &Bytes,
+    reply_to: Option<&str>,
+    speaker: Option<&(String, Reach)>,
+) -> Option<Vec<Incoming>> {
     let inbox = reply_to?.rsplit_once('.')?.0;
     let Requests { requests } = encode::decode(payload).ok()?;
     let incoming = |request: Numbered<'_>| Incoming {
         target: request.target.to_owned(),
+        caller: speaker.cloned().or(request.caller.map(|name| (name.to_owned(), request.reach.unwrap_or_default()))),
         body: payload.slice_ref(request.body),
         inbox: Some(format!("{inbox}.{}", request.number)),
         idempotency_keys: request.idempotency_key.into_iter().map(str::to_owned).collect(),
@@ -207,7 +221,7 @@ fn cut<T>(items: Vec<T>, bytes_of: impl Fn(&T) -> usize, bytes_max: usize) -> Ve
 
 #[cfg(test)]
 mod tests {
-    use shop_domain::problem::Code;
+    use shop_domain::{caller::Caller, problem::Code};
 
     use super::*;
 
@@ -228,12 +242,16 @@ mod tests {
                 if_match: vec!["\"7\"".to_owned(), "*".to_owned()],
                 if_none_match: vec!["W/\"8\"".to_owned()],
             },
+            caller: Some(Caller { name: "alice".parse().unwrap(), reach: Reach::Any }),
             ..request("shop.order.o-1.place", r#"{"user":"alice"}"#)
         };
         let get = request("shop.order.o-2.get", "");
         let bundle = encode_requests("shop.order.", [(7, &place), (9, &get)].into_iter());
-        let [first, second] = &decode_requests(&bundle, Some("_INBOX.shop.b.b3")).unwrap()[..] else { panic!("two") };
+        let [first, second] = &decode_requests(&bundle, Some("_INBOX.shop.b.b3"), None).unwrap()[..] else {
+            panic!("two")
+        };
         assert_eq!((&*first.target, &first.body[..]), ("o-1.place", &place.body[..]));
+        assert_eq!((&first.caller, &second.caller), (&Some(("alice".to_owned(), Reach::Any)), &None));
         assert_eq!(
             (first.inbox.as_deref(), &first.idempotency_keys[..]),
             (Some("_INBOX.shop.b.7"), &["k".to_owned()][..])
@@ -246,12 +264,23 @@ mod tests {
     }
 
     #[test]
+    fn in_a_bundle_of_one_caller_no_request_is_anothers() {
+        let caller = Some(Caller { name: "bob".parse().unwrap(), reach: Reach::Any });
+        let of_bob = Request { caller, ..request("shop.order.o-1.get", "") };
+        let bundle =
+            encode_requests("shop.order.", [(7, &of_bob), (8, &request("shop.order.o-2.get", ""))].into_iter());
+        let alice = ("alice".to_owned(), Reach::Own);
+        let requests = decode_requests(&bundle, Some("_INBOX.a.b3"), Some(&alice)).unwrap();
+        assert!(requests.iter().all(|request| request.caller.as_ref() == Some(&alice)), "{requests:?}");
+    }
+
+    #[test]
     fn what_is_no_trace_context_does_not_come_in() {
         for wrong in ["a\nb", "a\rb", "00-1", "\0"] {
             let traceparent = Some(wrong.to_owned());
             let get = Request { traceparent, ..request("shop.order.o-2.get", "") };
             let bundle = encode_requests("shop.order.", [(7, &get)].into_iter());
-            let requests = decode_requests(&bundle, Some("_INBOX.shop.b.b3")).unwrap();
+            let requests = decode_requests(&bundle, Some("_INBOX.shop.b.b3"), None).unwrap();
             assert_eq!((requests.len(), requests[0].traceparent.as_deref()), (1, None), "{wrong:?}");
         }
     }
@@ -259,10 +288,10 @@ mod tests {
     #[test]
     fn what_is_no_bundle_is_none() {
         let bundle = encode_requests("shop.order.", [(7, &request("shop.order.o-1.get", ""))].into_iter());
-        assert!(decode_requests(&bundle, None).is_none());
-        assert!(decode_requests(&bundle, Some("inbox")).is_none());
+        assert!(decode_requests(&bundle, None, None).is_none());
+        assert!(decode_requests(&bundle, Some("inbox"), None).is_none());
         for payload in [&b""[..], b"{}", b"\xff\xff", &bundle[..bundle.len() - 1]] {
-            assert!(decode_requests(&Bytes::copy_from_slice(payload), Some("_INBOX.shop.b.b3")).is_none());
+            assert!(decode_requests(&Bytes::copy_from_slice(payload), Some("_INBOX.shop.b.b3"), None).is_none());
             assert!(decode_answers(&Bytes::copy_from_slice(payload)).is_none());
         }
     }

@@ -233,7 +233,7 @@ impl Service {
     fn endpoint(&self) -> Value {
         json!({
             "name": self.kind.as_str(),
-            "subject": subject::doors(self.kind),
+            "subject": subject::doors(self.kind)[0].0,
             "queue_group": QUEUE_GROUP,
             "metadata": {},
         })

@@ -4,7 +4,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_nats::{Message, RequestErrorKind};
 use bytes::Bytes;
+use futures::future::{join_all, try_join_all};
 use shop_domain::{
+    caller::Reach,
     kind::Kind,
     problem::{Code, Problem},
     version::Version,
@@ -35,7 +37,8 @@ const HEADER_BYTES_MAX: usize = 4 * 1024;
 #[derive(Debug)]
 pub struct Listener {
     kind: Kind,
-    requests: QueueSubscription,
+    /// One of each kind of subjects, see [`subject::doors`].
+    requests: [QueueSubscription; 4],
     /// Cancelled when clients are not told any more that this kind is served here, which ends with the connection.
     undiscovered: CancellationToken,
     is_closed: bool,
@@ -48,6 +51,8 @@ pub struct Listener {
 pub struct Incoming {
     /// What follows `shop.<kind>.`: `<id>.<verb>`, or a verb for the whole kind.
     pub target: String,
+    /// For whom it is made, if the subject, or the bridge, says so.
+    pub caller: Option<(String, Reach)>,
     /// JSON, MessagePack or nothing.
     pub body: Bytes,
     /// Where the caller waits; nowhere when the request was only published.
@@ -101,9 +106,9 @@ impl Connection {
     /// however long there is none.
     pub async fn listen(&self, kind: Kind, stats: &Arc<Stats>) -> Result<Listener, ListenError> {
         let failed = |reason: String| ListenError { kind, reason };
-        let leaving = subject::door_of_kind(kind, "leaving");
-        let subscribed = self.queue_subscribe(subject::doors(kind), leaving).await;
-        let requests = subscribed.map_err(|error| failed(error.to_string()))?;
+        let subscribe = subject::doors(kind).map(|(subject, leaving)| self.queue_subscribe(subject, leaving));
+        let requests = try_join_all(subscribe).await.map_err(|error| failed(error.to_string()))?;
+        let Ok(requests) = <[_; 4]>::try_from(requests) else { unreachable!("as many as there are subjects") };
         let undiscovered = self.announce(kind, Arc::clone(stats)).await.map_err(failed)?;
         if self.is_clustered() {
             self.witness().await.map_err(failed)?;
@@ -186,11 +191,7 @@ impl Listener {
             if let Some(incoming) = self.unpacked.pop_front() {
                 return Some(incoming);
             }
-            let message = tokio::select! {
-                biased;
-                message = self.requests.next() => message?,
-                () = self.undiscovered.cancelled(), if !self.is_closed => return None,
-            };
+            let message = self.next_message().await?;
             if let Some(reply) = message.reply.as_ref().filter(|reply| !inbox::is_a_callers(reply)) {
                 // It could not be told what came of it, and whoever listens there must not be told.
                 tracing::debug!("a request on {} that wants its answer at {reply} is ignored", message.subject);
@@ -205,8 +206,27 @@ impl Listener {
         }
     }
 
+    async fn next_message(&mut self) -> Option<Message> {
+        let [plain, own, any, bundled] = &mut self.requests;
+        if self.is_closed {
+            for requests in [plain, own, any, bundled] {
+                if let Some(message) = requests.next().await {
+                    return Some(message);
+                }
+            }
+            return None;
+        }
+        tokio::select! {
+            message = plain.next() => message,
+            message = own.next() => message,
+            message = any.next() => message,
+            message = bundled.next() => message,
+            () = self.undiscovered.cancelled() => None,
+        }
+    }
+
     fn read(&self, message: Message) -> Incoming {
-        let prefix = "shop.".len() + self.kind.as_str().len() + ".".len();
+        let (caller, target) = subject::target(self.kind, &message.subject);
         let headers = message.headers.unwrap_or_default();
         // Names without regard to case, as in HTTP: a key that is overlooked would move money twice.
         let all = |wanted: &str| -> Vec<String> {
@@ -214,7 +234,8 @@ impl Listener {
             named.flat_map(|(_, values)| values.iter().map(|value| value.as_str().to_owned())).collect()
         };
         Incoming {
-            target: message.subject.get(prefix..).unwrap_or_default().to_owned(),
+            target: target.to_owned(),
+            caller: caller.map(|(name, reach)| (name.to_owned(), reach)),
             inbox: message.reply.as_ref().map(ToString::to_string),
             idempotency_keys: all(header::IDEMPOTENCY_KEY),
             traceparent: all(header::TRACEPARENT).pop().filter(|trace| trace_context(trace).is_some()),
@@ -228,14 +249,15 @@ impl Listener {
     /// Takes no further requests.
     pub async fn close(&mut self) {
         self.is_closed = true;
-        self.requests.close().await;
+        join_all(self.requests.each_mut().map(QueueSubscription::close)).await;
     }
 }
 
 impl Incoming {
     /// The requests in it, if it is a bundle.
     fn bundle(&self) -> Option<Vec<Self>> {
-        let bundle = (self.target == bundle::VERB).then(|| bundle::decode_requests(&self.body, self.inbox.as_deref()));
+        let decode = || bundle::decode_requests(&self.body, self.inbox.as_deref(), self.caller.as_ref());
+        let bundle = (self.target == bundle::VERB).then(decode);
         bundle?
     }
 }

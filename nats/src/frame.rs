@@ -409,7 +409,7 @@ mod tests {
             let upgrade = [&[VERSION, UPGRADE_MAP][..], &bytes[2..]].concat();
             assert!(Payload::decode(Kind::Wallet, &upgrade).is_err());
             let bundle = Bytes::copy_from_slice(&bytes[1..]);
-            assert!(crate::bundle::decode_requests(&bundle, Some("_INBOX.shop.b.b3")).is_none());
+            assert!(crate::bundle::decode_requests(&bundle, Some("_INBOX.shop.b.b3"), None).is_none());
             assert!(crate::bundle::decode_answers(&bundle).is_none());
         }
     }

@@ -20,6 +20,7 @@ use crate::{
     connection::Connection,
     lasting::Lasting,
     request::{Reply, Request, RequestError, read_reply},
+    subject,
 };
 
 /// Most requests in one bundle: all that one host takes in before it looks at others.
@@ -171,8 +172,14 @@ async fn send(connection: &Connection, inbox: &str, requests: &mut mpsc::Receive
         }
         let bytes_max = connection.bundle_bytes_max();
         let bytes_of = |(_, request): &Numbered| bundle::request_bytes(request);
-        for (prefix, requests) in
-            bundle::by_place(taken.drain(..), |(_, request)| kind_prefix(&request.subject), bytes_of, bytes_max)
+        // A host from before there were callers must not take theirs.
+        let for_callers = taken.extract_if(.., |(_, request)| request.caller.is_some()).collect::<Vec<_>>();
+        let cut = |requests: Vec<Numbered>| {
+            bundle::by_place(requests, |(_, request)| kind_prefix(&request.subject), bytes_of, bytes_max)
+        };
+        let plain = cut(std::mem::take(&mut taken)).into_iter().map(|bundle| (bundle, false));
+        for ((prefix, requests), is_for_callers) in
+            plain.chain(cut(for_callers).into_iter().map(|bundle| (bundle, true)))
         {
             last_bundle += 1;
             let requests = callers.put_into(last_bundle, requests);
@@ -180,7 +187,12 @@ async fn send(connection: &Connection, inbox: &str, requests: &mut mpsc::Receive
                 continue;
             }
             let payload = bundle::encode_requests(&prefix, requests.iter().map(|(number, one)| (*number, &**one)));
-            let (subject, reply_to) = (format!("{prefix}{}", bundle::VERB), format!("{inbox}.b{last_bundle}"));
+            let subject = if is_for_callers {
+                subject::bundle_for_callers(prefix.trim_start_matches("shop.").trim_end_matches('.'))
+            } else {
+                format!("{prefix}{}", bundle::VERB)
+            };
+            let reply_to = format!("{inbox}.b{last_bundle}");
             if let Err(error) = connection.client().publish_with_reply(subject, reply_to, payload).await {
                 tracing::warn!("{} requests could not be sent: {error}", requests.len());
             }

@@ -13,7 +13,7 @@ use std::{fmt, str::FromStr};
 use shop_domain::kind::Kind;
 
 use self::{
-    Role::{Bridge, Feed, Host, Operator, Reader},
+    Role::{Bridge, Customer, Feed, Host, Operator, Reader, Staff},
     Way::{Ask, AskMany, Hear, Publish, Subscribe},
 };
 
@@ -22,8 +22,12 @@ use self::{
 pub enum Role {
     /// `shop serve`: doors, logs, streams.
     Host,
-    /// `shop bridge`, and whoever else orders over NATS: knocks at doors, and nothing else.
+    /// `shop bridge`, and any other program that is trusted to say for whom it asks: knocks at doors, and nothing else.
     Bridge,
+    /// A program that orders over NATS as one customer, whose name the key has: sees and moves what is that customer's.
+    Customer,
+    /// A program of one member of the staff, whose name the key has: sees and moves what is anybody's.
+    Staff,
     /// The tools that change something: `upgrade`, `dead requeue`, `dead skip`, `link repair`, `trim`, `backup`, `restore`,
     /// `repartition`.
     Operator,
@@ -48,8 +52,9 @@ pub enum Way {
     Hear,
 }
 
-/// Everything that is allowed; nothing else is. `<kind>` stands for each kind, `<key>` for the client's public key.
-const TABLE: [(Role, Way, &[&str]); 19] = [
+/// Everything that is allowed; nothing else is. `<kind>` stands for each kind, `<key>` for the client's public key,
+/// `<name>` for the name that the key has.
+const TABLE: [(Role, Way, &[&str]); 26] = [
     // Answers go to inboxes of clients of its own account, and by way of the server to those of others (`_R_`).
     (Host, Publish, &["_INBOX.>", "_R_.>", "shop.<kind>.*", "shop.<kind>.*.*", "shop.nobody.status"]),
     (Host, Publish, &["shop.log.>", "shop.dead.>", "shop.layout", "shop.hosts.>", "shop.holders.>"]),
@@ -57,12 +62,19 @@ const TABLE: [(Role, Way, &[&str]); 19] = [
     (Host, Publish, &["$JS.API.STREAM.CREATE.*", "$JS.API.STREAM.UPDATE.*", "$JS.API.STREAM.PURGE.*"]),
     (Host, Publish, &["$JS.API.CONSUMER.CREATE.*.>", "$JS.API.CONSUMER.MSG.NEXT.*.*"]),
     (Host, Subscribe, &["_INBOX.<key>.>", "shop.<kind>.>", "shop.hosts.>", "shop.holders.>", "shop.hold"]),
+    (Host, Subscribe, &["shop.by.*.<kind>.>", "shop.staff.*.<kind>.>", "shop.callers.<kind>.>"]),
+    (Host, Publish, &["shop.by.*.<kind>.>", "shop.staff.*.<kind>.>", "shop.callers.<kind>.*"]),
     (Host, Subscribe, &["shop.servers.status", "$SRV.>", ELECTIONS]),
     // A whole shop in one process, bridge and all, on a nats-server of its own.
     (Host, Publish, &["shop.servers.status"]),
     // Of JetStream, nothing.
     (Bridge, Publish, &["shop.<kind>.*", "shop.<kind>.*.*", "shop.nobody.status", "shop.servers.status"]),
+    (Bridge, Publish, &["shop.by.*.<kind>.>", "shop.staff.*.<kind>.>", "shop.callers.<kind>.bundle"]),
     (Bridge, Subscribe, &["_INBOX.<key>.>", "shop.hold"]),
+    (Customer, Publish, &["shop.by.<name>.<kind>.*", "shop.by.<name>.<kind>.*.*", "shop.nobody.status"]),
+    (Customer, Subscribe, &["_INBOX.<key>.>"]),
+    (Staff, Publish, &["shop.staff.<name>.<kind>.*", "shop.staff.<name>.<kind>.*.*", "shop.nobody.status"]),
+    (Staff, Subscribe, &["_INBOX.<key>.>"]),
     (Operator, Publish, &["shop.log.>", "shop.dead.>", "shop.layout", "shop.hold", "$SRV.>", "shop.nobody.status"]),
     (Operator, Publish, &["shop.<kind>.*.get", "shop.<kind>.status", "shop.wallet.*.statement", "shop.product.list"]),
     (Operator, Publish, &["$JS.API.INFO", "$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.*"]),
@@ -92,7 +104,7 @@ pub struct Row {
     pub role: Role,
     /// How.
     pub way: Way,
-    /// Where, with `<key>` in place of a public key.
+    /// Where, with `<key>` in place of a public key and `<name>` in place of a name: see [`Key::subject`](crate::server::Key::subject).
     pub subject: String,
 }
 
@@ -118,23 +130,30 @@ fn of_each_kind(subject: &str) -> Vec<String> {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 5] = [Host, Bridge, Operator, Reader, Feed];
+    pub const ALL: [Self; 7] = [Host, Bridge, Customer, Staff, Operator, Reader, Feed];
 
     /// As files, options and configurations call it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Host => "host",
             Bridge => "bridge",
+            Customer => "customer",
+            Staff => "staff",
             Operator => "operator",
             Reader => "reader",
             Feed => "feed",
         }
     }
 
+    /// Whether a key of it is always called after whom it speaks for.
+    pub const fn speaks_for_one(self) -> bool {
+        matches!(self, Customer | Staff)
+    }
+
     /// The account that it comes from.
     pub const fn account(self) -> &'static str {
         match self {
-            Host | Bridge | Operator => ACCOUNT,
+            Host | Bridge | Customer | Staff | Operator => ACCOUNT,
             Reader => "READER",
             Feed => "FEED",
         }
@@ -144,7 +163,9 @@ impl Role {
     pub(crate) const fn purpose(self) -> &'static str {
         match self {
             Host => "shop serve: doors, logs, streams",
-            Bridge => "shop bridge: asks at doors, hears the answers, and whether doors are held",
+            Bridge => "shop bridge: asks at doors for any caller, hears the answers, and whether doors are held",
+            Customer => "asks at doors as the customer that it is called after",
+            Staff => "asks at doors as the member of the staff that it is called after, about everybody's",
             Operator => {
                 "tools that change something: upgrade, dead requeue and skip, link repair, trim, backup, restore, repartition"
             }
@@ -165,7 +186,7 @@ impl fmt::Display for Role {
 
 /// There is no such role.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no role: there are host, bridge, operator, reader and feed")]
+#[error("{0:?} is no role: there are host, bridge, customer, staff, operator, reader and feed")]
 pub struct NoRole(String);
 
 impl FromStr for Role {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::{HeaderMap, Request as NatsRequest, RequestErrorKind};
 use bytes::Bytes;
 use shop_domain::{
+    caller::Caller,
     problem::{Code, HELD, WAITING},
     ticket::Ticket,
     version::Version,
@@ -14,13 +15,16 @@ use tokio::time::timeout;
 use crate::{
     connection::Connection,
     header::{self, Headers, InvalidValue, trace_context},
+    subject,
 };
 
 /// A request to a door.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Where to, see [`crate::subject::door`].
+    /// Where to, see [`crate::subject::door`]: without the caller.
     pub subject: String,
+    /// For whom it is made; the client's own when there is none.
+    pub caller: Option<Caller>,
     /// JSON, or MessagePack; nothing for a verb without arguments.
     pub body: Bytes,
     /// The caller's idempotency key, unchecked: the door checks it.
@@ -40,6 +44,7 @@ impl Request {
     pub fn new(subject: String, body: impl Into<Bytes>) -> Self {
         Self {
             subject,
+            caller: None,
             body: body.into(),
             idempotency_key: None,
             traceparent: None,
@@ -137,7 +142,8 @@ impl Connection {
     /// Sends a request and waits for the answer, at most `wait`.
     pub async fn request(&self, request: Request, wait: Duration) -> Result<Reply, RequestError> {
         let headers = headers_of(&request);
-        let Request { subject, body, .. } = request;
+        let Request { subject, caller, body, .. } = request;
+        let subject = subject::door_for(caller.as_ref(), &subject);
         let headers = match headers {
             Ok(headers) => headers,
             Err(error) => return Err(RequestError::Failed { subject, source: error.into() }),

@@ -26,6 +26,15 @@ pub struct Key {
     pub public: String,
 }
 
+impl Key {
+    /// A subject of the table as it is for this key.
+    pub fn subject(&self, subject: &str) -> String {
+        let Self { role, name, public } = self;
+        let own = name.strip_prefix(role.as_str()).and_then(|name| name.strip_prefix('-')).unwrap_or(name);
+        subject.replace("<key>", public).replace("<name>", own)
+    }
+}
+
 /// A configuration in which keys are switched on.
 pub fn with_keys(configuration: &str, keys: &[Key]) -> String {
     switched_on(configuration, "accounts {", |_| accounts(keys))
@@ -71,10 +80,11 @@ pub fn accounts(keys: &[Key]) -> String {
     text + "}\n"
 }
 
-fn user(Key { role, name, public }: &Key, table: &[Row]) -> String {
+fn user(key: &Key, table: &[Row]) -> String {
+    let Key { role, name, public } = key;
     let own = |of: fn(Way) -> bool| {
         let rows = table.iter().filter(move |row| row.role == *role && of(row.way));
-        rows.map(|row| row.subject.replace("<key>", public)).collect::<Vec<_>>()
+        rows.map(|row| key.subject(&row.subject)).collect::<Vec<_>>()
     };
     let publish = own(|way| matches!(way, Way::Publish | Way::Ask | Way::AskMany));
     let subscribe = own(|way| matches!(way, Way::Subscribe | Way::Hear));
@@ -178,8 +188,14 @@ mod tests {
     use super::*;
 
     fn examples() -> Vec<Key> {
-        let key =
-            |role: Role| Key { role, name: role.to_string(), public: format!("U{}...", role.as_str().to_uppercase()) };
+        let key = |role: Role| {
+            let own = match role {
+                Role::Customer => "-alice",
+                Role::Staff => "-mary",
+                Role::Host | Role::Bridge | Role::Operator | Role::Reader | Role::Feed => "",
+            };
+            Key { role, name: format!("{role}{own}"), public: format!("U{}...", role.as_str().to_uppercase()) }
+        };
         Role::ALL.map(key).to_vec()
     }
 
@@ -187,6 +203,12 @@ mod tests {
     fn the_configurations_hold_what_is_made_from_the_table() {
         let block = accounts(&examples()).lines().map(|line| format!("# {line}\n")).collect::<String>();
         for (name, configuration) in [("local.conf", LOCAL), ("cluster.conf", CLUSTER)] {
+            if std::env::var_os("SHOP_WRITE_PAGES").is_some() {
+                let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("server").join(name);
+                let own = configuration.find("# accounts {\n").expect("it holds accounts");
+                std::fs::write(file, configuration[..own].to_owned() + &block).unwrap();
+                continue;
+            }
             assert!(configuration.ends_with(&block), "nats/server/{name} should end with:\n{block}");
         }
     }

@@ -1,6 +1,12 @@
 //! Every subject and stream name of the shop.
 
-use shop_domain::{id::Id, kind::Kind};
+use shop_domain::{
+    caller::{Caller, Reach},
+    id::Id,
+    kind::Kind,
+};
+
+use crate::bundle;
 
 /// Where bytes go that could not be read as a frame.
 pub const DEAD_STREAM: &str = "SHOP_DEAD";
@@ -34,9 +40,59 @@ pub fn door_of_kind(kind: Kind, verb: &str) -> String {
     format!("shop.{kind}.{verb}")
 }
 
-/// `shop.<kind>.>`: all that the doors of a kind listen to.
-pub fn doors(kind: Kind) -> String {
-    format!("shop.{kind}.>")
+/// The same for a caller: `shop.by.<caller>.<kind>.…` for whom sees and moves only what is its own, and
+/// `shop.staff.<caller>.<kind>.…` for whom sees and moves all. `door` is the subject without a caller.
+pub fn door_for(caller: Option<&Caller>, door: &str) -> String {
+    match (caller, door.strip_prefix("shop.")) {
+        (Some(Caller { name, reach }), Some(door)) => format!("{}.{name}.{door}", prefix_of(*reach)),
+        (_, _) => door.to_owned(),
+    }
+}
+
+/// What the subjects begin with on which callers with that reach speak.
+const fn prefix_of(reach: Reach) -> &'static str {
+    match reach {
+        Reach::Own => "shop.by",
+        Reach::Any => "shop.staff",
+    }
+}
+
+/// `shop.callers.<kind>.bundle`: where a bridge sends bundles of requests for callers. A host from before there were
+/// callers, which would take each for the bridge's own, does not listen there.
+pub(crate) fn bundle_for_callers(kind: &str) -> String {
+    format!("shop.callers.{kind}.{}", bundle::VERB)
+}
+
+/// All that the doors of a kind listen to: `shop.<kind>.>`; and for callers `shop.by.*.<kind>.>`,
+/// `shop.staff.*.<kind>.>` and `shop.callers.<kind>.>`. Each with a subject of it that nobody else uses or minds.
+pub(crate) fn doors(kind: Kind) -> [(String, String); 4] {
+    let for_callers = |prefix: &str, any: &str, one: &str| {
+        (format!("{prefix}{any}.{kind}.>"), format!("{prefix}{one}.{kind}.leaving"))
+    };
+    [
+        for_callers("shop", "", ""),
+        for_callers(prefix_of(Reach::Own), ".*", ".leaving"),
+        for_callers(prefix_of(Reach::Any), ".*", ".leaving"),
+        for_callers("shop.callers", "", ""),
+    ]
+}
+
+/// What stands behind `shop.<kind>.` in the subject of a request, and the caller that it names, unchecked.
+pub(crate) fn target(kind: Kind, subject: &str) -> (Option<(&str, Reach)>, &str) {
+    for reach in [Reach::Own, Reach::Any] {
+        let rest = subject.strip_prefix(prefix_of(reach)).and_then(|rest| rest.strip_prefix('.'));
+        let named = rest.and_then(|rest| rest.split_once('.'));
+        if let Some((name, target)) = named.and_then(|(name, rest)| Some((name, behind(kind, rest)?))) {
+            return (Some((name, reach)), target);
+        }
+    }
+    let plain = subject.strip_prefix("shop.").and_then(|rest| behind(kind, rest));
+    let bundle = || (subject == bundle_for_callers(kind.as_str())).then_some(bundle::VERB);
+    (None, plain.or_else(bundle).unwrap_or_default())
+}
+
+fn behind(kind: Kind, rest: &str) -> Option<&str> {
+    rest.strip_prefix(kind.as_str())?.strip_prefix('.')
 }
 
 /// `shop.hosts.<kind>`: where the hosts of a kind tell each other that they are there.
@@ -147,6 +203,26 @@ mod tests {
             assert_eq!(elected(&election(&stream(kind))), Some(kind));
         }
         assert_eq!(elected(&election(DEAD_STREAM)), None);
+    }
+
+    #[test]
+    fn a_request_for_a_caller_names_it_in_its_subject() {
+        let alice = |reach| Caller { name: "alice".parse().unwrap(), reach };
+        let order = door(Kind::Order, "o-1", "get");
+        for (caller, subject) in [
+            (None, "shop.order.o-1.get"),
+            (Some(alice(Reach::Own)), "shop.by.alice.order.o-1.get"),
+            (Some(alice(Reach::Any)), "shop.staff.alice.order.o-1.get"),
+        ] {
+            assert_eq!(door_for(caller.as_ref(), &order), subject);
+            let named = caller.as_ref().map(|caller| (caller.name.as_str(), caller.reach));
+            assert_eq!(target(Kind::Order, subject), (named, "o-1.get"));
+            assert_eq!(target(Kind::Wallet, subject), (None, ""));
+        }
+        assert_eq!(target(Kind::Order, "shop.callers.order.bundle"), (None, "bundle"));
+        for other in ["shop.callers.order.o-1.get", "shop.by.order.o-1.get", "shop.by.a.b.order.o-1.get", "shop"] {
+            assert_eq!(target(Kind::Order, other), (None, ""), "{other}");
+        }
     }
 
     #[test]

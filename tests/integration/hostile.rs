@@ -167,7 +167,8 @@ async fn append_with_trace(nats: &Client, trace: &str) {
     let reply = ReplyTo { inbox: "_INBOX.shop.stranger.9".into(), format: Default::default() };
     let fingerprint = message.fingerprint();
     let reply = Some(reply);
-    let request = Request { key: None, key_as_given: None, fingerprint, reply, ticket: None, precondition: None };
+    let request =
+        Request { key: None, key_as_given: None, fingerprint, reply, ticket: None, precondition: None, caller: None };
     let envelope =
         Envelope { to: "alice".parse().unwrap(), message, request: Some(request), trace: Some(trace.into()) };
     let source = Source { origin: Origin::Door, epoch: 71 };

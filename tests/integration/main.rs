@@ -3,6 +3,7 @@
 mod backup;
 mod browsers;
 mod bundles;
+mod callers;
 mod concurrency;
 mod contract;
 mod entity_tags;

@@ -74,7 +74,7 @@ fn base64_url(bytes: &[u8]) -> String {
 }
 
 /// A shop whose nats-server lets in who has a key; `more` keys are there besides one for each role.
-async fn shop_with_keys(more: &[&str]) -> TestShop {
+pub(crate) async fn shop_with_keys(more: &[&str]) -> TestShop {
     TestShop::open_as(|options| {
         let names: Vec<_> = more.iter().map(|name| name.parse().unwrap()).collect();
         Keys::make(&options.data_dir.join("keys"), &names).unwrap();

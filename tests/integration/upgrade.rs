@@ -41,15 +41,15 @@ pub(crate) async fn host_of(cluster: &Cluster) -> Process {
 }
 
 /// A shop whose logs were made before there was a second logic version, with a host and a bridge of today.
-struct OldShop {
-    cluster: Cluster,
-    url: String,
-    host: Process,
-    client: Client,
+pub(crate) struct OldShop {
+    pub(crate) cluster: Cluster,
+    pub(crate) url: String,
+    pub(crate) host: Process,
+    pub(crate) client: Client,
 }
 
 impl OldShop {
-    async fn open() -> Self {
+    pub(crate) async fn open() -> Self {
         let mut cluster = Cluster::without_processes(PARTITIONS).await;
         let url = cluster.nats().url();
         logs_of_an_old_shop(&url).await;

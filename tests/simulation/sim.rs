@@ -255,7 +255,8 @@ impl Sim {
         let Asked { to, message, key, ticket, inbox, .. } = self.asked[number].clone();
         let (kind, fingerprint) = (message.kind(), message.fingerprint());
         let reply = Some(ReplyTo { inbox, format: Format::Json });
-        let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket, precondition: None });
+        let (precondition, caller) = (None, None);
+        let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket, precondition, caller });
         let envelope = Envelope { to, message, request, trace: None };
         if let Some(door) = self.former_door(kind, &envelope.to) {
             return door.let_in(number, &envelope);

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use self::state::State;
 use crate::{
+    caller::{Caller, Owner},
     delivery::Delivery,
-    id::Id,
+    id::{Id, Key},
     kind::Kind,
     logic::Logic,
     message::{Envelope, Message, ReplyTo},
@@ -106,7 +107,7 @@ impl Answer {
 
 /// Who asked, as long as the answer is open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Caller {
+pub struct Asker {
     /// Where the answer goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply: Option<ReplyTo>,
@@ -144,7 +145,7 @@ pub struct Context<'a> {
     /// How entities behave where the message stands in the log.
     pub logic: Logic,
     kind: Kind,
-    caller: Option<Caller>,
+    caller: Option<Asker>,
     key: Option<Box<str>>,
     /// Of the command, where tickets are in force.
     ticket: Option<Ticket>,
@@ -207,7 +208,7 @@ impl Context<'_> {
     }
 
     /// Takes the caller of this command, to answer it later.
-    pub fn take_caller(&mut self) -> Option<Caller> {
+    pub fn take_caller(&mut self) -> Option<Asker> {
         self.caller.take()
     }
 
@@ -227,8 +228,8 @@ impl Context<'_> {
     }
 
     /// Answers a caller that waited, and keeps the answer.
-    pub fn answer_to(&mut self, caller: Caller, answer: Answer) {
-        let Caller { reply, answer_row, key, fingerprint, trace } = caller;
+    pub fn answer_to(&mut self, caller: Asker, answer: Answer) {
+        let Asker { reply, answer_row, key, fingerprint, trace } = caller;
         let key = key.filter(|_| answer_row.as_deref() == Some(ANSWER_TO_PLACING));
         let kept = KeptAnswer { fingerprint, key, answer };
         if let Some(row) = answer_row {
@@ -241,7 +242,7 @@ impl Context<'_> {
 
     /// Why a caller is refused whose key or order id came with another body before; an order was placed with
     /// `first_key` then.
-    pub fn reused(&self, caller: &Caller, first_key: Option<&str>) -> Refusal {
+    pub fn reused(&self, caller: &Asker, first_key: Option<&str>) -> Refusal {
         if self.logic < Logic::V3 {
             return Refusal::IdempotencyKeyReused;
         }
@@ -265,7 +266,7 @@ impl Context<'_> {
     }
 
     /// The answer to whoever asks once more what was answered before, and whether it is that.
-    fn repeat(&self, kept: KeptAnswer, caller: &Caller) -> (Answer, bool) {
+    fn repeat(&self, kept: KeptAnswer, caller: &Asker) -> (Answer, bool) {
         if kept.fingerprint == caller.fingerprint {
             (kept.answer, true)
         } else {
@@ -305,6 +306,18 @@ impl Context<'_> {
         true
     }
 
+    /// Refuses a command for a caller who may not move what it is about. Nothing is kept of it: it would be kept beside
+    /// what is another's.
+    fn refuse_by_owner(&mut self, caller: Option<Caller>, state: &State, message: &Message) -> bool {
+        let Some(caller) = caller else { return false };
+        if caller.may_move(&Owner::in_state(self.id, message, state)) {
+            return false;
+        }
+        let refusal = Refusal::Forbidden { kind: self.kind, id: self.id.clone(), caller: caller.name };
+        self.reply(Answer::refused(&refusal, self.logic), false, false);
+        true
+    }
+
     /// Refuses a command whose precondition does not hold, unless it is one once more that is under way.
     fn refuse_by_precondition(&mut self, state: &State, message: &Message) -> bool {
         let (Some(precondition), Some(caller)) = (&self.precondition, &mut self.caller) else { return false };
@@ -325,7 +338,7 @@ impl Context<'_> {
     /// Gives an answer that is not to be kept.
     fn reply(&mut self, answer: Answer, replayed: bool, ticketed: bool) {
         let caller = self.caller.take();
-        self.effects.extend(caller.and_then(|Caller { reply, trace, .. }| {
+        self.effects.extend(caller.and_then(|Asker { reply, trace, .. }| {
             Some(Effect::Reply(Reply { to: reply?, answer, replayed, ticketed, trace }))
         }));
     }
@@ -349,7 +362,9 @@ impl State {
     /// When the message is not for this kind of entity, or a row that it names is not loaded:
     /// the host routes and loads by the same envelope.
     pub fn handle(&mut self, envelope: Envelope, now: Timestamp, logic: Logic, rows: &mut Rows) -> Vec<Effect> {
-        let answer_row = answer_row(&envelope);
+        let caller = envelope.request.as_ref().and_then(|request| request.caller.clone());
+        let caller = caller.filter(|_| logic >= Logic::V5);
+        let answer_row = answer_row(&envelope, caller.as_ref());
         let Envelope { to, message, request, trace } = envelope;
         let kind = message.kind();
         let is_void = matches!(message, Message::Void(_));
@@ -359,7 +374,7 @@ impl State {
         });
         let ticket = request.as_ref().and_then(|request| request.ticket.clone()).filter(|_| logic >= Logic::V3);
         let precondition = request.as_ref().and_then(|request| request.precondition.clone());
-        let caller = request.map(|request| Caller {
+        let asker = request.map(|request| Asker {
             reply: request.reply,
             answer_row,
             key: key.clone().filter(|_| logic >= Logic::V3),
@@ -373,7 +388,7 @@ impl State {
             now,
             logic,
             kind,
-            caller,
+            caller: asker,
             key,
             ticket,
             precondition,
@@ -383,8 +398,10 @@ impl State {
             rows,
             effects,
         };
-        let is_answered =
-            ctx.answer_from_memory() || ctx.answer_from_ticket(is_void) || ctx.refuse_by_precondition(self, &message);
+        let is_answered = ctx.refuse_by_owner(caller, self, &message)
+            || ctx.answer_from_memory()
+            || ctx.answer_from_ticket(is_void)
+            || ctx.refuse_by_precondition(self, &message);
         if !is_answered {
             match (&mut *self, message) {
                 (Self::Wallet(wallet), Message::Wallet(message)) => wallet.handle(message, &mut ctx),
@@ -414,21 +431,30 @@ pub fn rows(envelope: &Envelope) -> Vec<RowKey> {
     };
     let ticket = envelope.request.as_ref().and_then(|request| request.ticket.as_ref());
     rows.extend(ticket.map(Ticket::row));
-    rows.extend(answer_row(envelope));
+    let kept = answer_row(envelope, None);
+    // Which of the two it is depends on the logic version, which is not known here.
+    if let Some(caller) = envelope.request.as_ref().and_then(|request| request.caller.as_ref()) {
+        rows.extend(answer_row(envelope, Some(caller)).filter(|row| Some(row) != kept.as_ref()));
+    }
+    rows.extend(kept);
     rows
 }
 
 /// The row that keeps the answer to placing an order.
 const ANSWER_TO_PLACING: &str = "answer/";
 
-/// The row that keeps the answer to a command: by its key, and for `place` by the order itself,
-/// because an order's id is its key. (A key is never empty, so the two cannot meet.)
-fn answer_row(envelope: &Envelope) -> Option<RowKey> {
+/// The row that keeps the answer to a command: by its caller, if callers are heeded, and its key; and for `place` by the
+/// order itself, because an order's id is its key. (A key is never empty and has no slash, so that no two can meet.)
+fn answer_row(envelope: &Envelope, caller: Option<&Caller>) -> Option<RowKey> {
     let request = envelope.request.as_ref()?;
     if let Message::Order(order::Message::Place(_)) = envelope.message {
         return Some(ANSWER_TO_PLACING.into());
     }
-    request.key.as_ref().map(|key| format!("answer/{key}").into())
+    let row = |key: &Key| match caller {
+        Some(Caller { name, .. }) => format!("answer/{name}/{key}").into(),
+        None => format!("answer/{key}").into(),
+    };
+    request.key.as_ref().map(row)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Nothing here knows a clock, a random number, a thread, a file or a socket: the same state
 //! and the same message with the same context make the same new state and the same effects.
 
+pub mod caller;
 pub mod delivery;
 pub mod encode;
 pub mod entity;

@@ -31,6 +31,8 @@ pub enum Logic {
     V3 = 3,
     /// Versions are counted, and preconditions heeded: see [`version`](crate::version).
     V4 = 4,
+    /// Callers are heeded: see [`caller`](crate::caller). A key is its caller's own, where there is one.
+    V5 = 5,
 }
 
 /// A version that this program does not know.
@@ -40,9 +42,9 @@ pub struct UnknownLogic(pub u32);
 
 impl Logic {
     /// Every version.
-    pub const ALL: [Self; 4] = [Self::V1, Self::V2, Self::V3, Self::V4];
+    pub const ALL: [Self; 5] = [Self::V1, Self::V2, Self::V3, Self::V4, Self::V5];
     /// The version that a new shop begins with.
-    pub const NEWEST: Self = Self::V4;
+    pub const NEWEST: Self = Self::V5;
 
     /// The version's number, as it is written in logs and checkpoints.
     pub const fn number(self) -> u32 {
@@ -88,10 +90,10 @@ mod tests {
 
     #[test]
     fn a_version_of_a_newer_program_is_refused_in_words_that_help() {
-        let error = Logic::try_from(5).unwrap_err();
+        let error = Logic::try_from(6).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "logic version 5 is needed, and this program knows only those up to 4: use a newer one"
+            "logic version 6 is needed, and this program knows only those up to 5: use a newer one"
         );
     }
 

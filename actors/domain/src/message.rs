@@ -6,6 +6,7 @@ use fnv::FnvHasher;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    caller::Caller,
     delivery,
     encode::encode,
     id::{Id, Key},
@@ -114,6 +115,9 @@ pub struct Request {
     /// entity has become meanwhile is told the first answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precondition: Option<Precondition>,
+    /// For whom it is made, where that is known; heeded from the fifth logic version on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<Caller>,
 }
 
 /// Where an answer goes, and how it is written.

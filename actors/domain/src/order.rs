@@ -14,7 +14,7 @@ pub use self::price::price;
 pub use self::view::{CancelRefused, Facts, Status, View};
 use crate::{
     delivery,
-    entity::{Answer, Caller, Context, Entity},
+    entity::{Answer, Asker, Context, Entity},
     id::{Id, ProductId, UserId},
     kind::Kind,
     logic::Logic,
@@ -139,10 +139,10 @@ pub struct Placed {
     pub version: Version,
     /// Who waits for the outcome of placing it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub placers: Vec<Caller>,
+    pub placers: Vec<Asker>,
     /// Who waits for the outcome of cancelling it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub cancellers: Vec<Caller>,
+    pub cancellers: Vec<Asker>,
 }
 
 /// One line of an order.
@@ -226,8 +226,8 @@ impl Order {
 
     /// Whether a command repeats one that has come before and is not answered yet, so that nothing new is asked of
     /// the order. Of one that was answered the answer is kept.
-    pub(crate) fn is_asked_already(&self, message: &Message, caller: &Caller) -> bool {
-        let is_same = |other: &Caller| caller.answer_row.is_some() && other.answer_row == caller.answer_row;
+    pub(crate) fn is_asked_already(&self, message: &Message, caller: &Asker) -> bool {
+        let is_same = |other: &Asker| caller.answer_row.is_some() && other.answer_row == caller.answer_row;
         match (self, message) {
             // The order's id is the key of placing it.
             (Self::Placed(_), Message::Place(_)) => true,
@@ -287,7 +287,7 @@ impl Placed {
             callers::wait(&mut self.placers, caller, ctx);
         } else {
             let refusal = ctx.reused(&caller, first.and_then(|first| first.key.as_deref()));
-            ctx.answer_to(Caller { answer_row: None, ..caller }, Answer::refused(&refusal, ctx.logic));
+            ctx.answer_to(Asker { answer_row: None, ..caller }, Answer::refused(&refusal, ctx.logic));
         }
     }
 
@@ -312,14 +312,14 @@ impl Placed {
     /// Remembers that the order is to be cancelled, and who waits for it.
     fn accept_cancel(&mut self, reason: Option<Box<str>>, ctx: &mut Context<'_>) {
         if let Some(caller) = ctx.take_caller() {
-            let reused = |other: &Caller| {
+            let reused = |other: &Asker| {
                 caller.answer_row.is_some()
                     && other.answer_row == caller.answer_row
                     && other.fingerprint != caller.fingerprint
             };
             if self.cancellers.iter().any(reused) {
                 let refused = Answer::refused(&ctx.reused(&caller, None), ctx.logic);
-                return ctx.answer_to(Caller { answer_row: None, ..caller }, refused);
+                return ctx.answer_to(Asker { answer_row: None, ..caller }, refused);
             }
             callers::wait(&mut self.cancellers, caller, ctx);
         }

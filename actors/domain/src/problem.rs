@@ -29,6 +29,8 @@ codes! {
     INVALID = "invalid", 422, "The request breaks a rule";
     /// Not JSON, or a bad query string.
     MALFORMED = "malformed", 400, "The request cannot be read";
+    /// It is known who asks, who may not do that: a scope is missing (the fact `scope`), or it is another's.
+    FORBIDDEN = "forbidden", 403, "Forbidden";
     /// A page of another site asks for a change, and that site is not let do so.
     CROSS_SITE = "cross_site", 403, "Cross-site request";
     /// No such product, wallet, order, delivery or route.

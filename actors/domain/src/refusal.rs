@@ -122,6 +122,15 @@ pub enum Refusal {
         /// How it is.
         current: Current,
     },
+    /// The caller may not move it.
+    Forbidden {
+        /// What the request is about.
+        kind: Kind,
+        /// Its id.
+        id: Id,
+        /// Who asked.
+        caller: Id,
+    },
     /// A number breaks a rule; before logic version 3 also a sum that leaves the range.
     Invalid {
         /// The member of the body, as a JSON pointer (RFC 6901).
@@ -149,6 +158,7 @@ impl Refusal {
             Self::Overloaded { .. } => Code::OVERLOADED,
             Self::LimitExceeded { .. } => Code::LIMIT_EXCEEDED,
             Self::PreconditionFailed { .. } => Code::PRECONDITION_FAILED,
+            Self::Forbidden { .. } => Code::FORBIDDEN,
             Self::Invalid { .. } => Code::INVALID,
         }
     }
@@ -235,6 +245,10 @@ impl Refusal {
                 .fact("needed", *needed)
                 .fact("errors", json!([{ "pointer": &**pointer, "detail": &**detail }])),
             Self::PreconditionFailed { kind, id, current } => precondition_failed(*kind, id, *current),
+            Self::Forbidden { kind, id, caller } => {
+                let (what, who) = (quoted(id.as_str()), quoted(caller.as_str()));
+                about(problem(format!("the {kind} {what} is not for {who} to change")), *kind, id)
+            }
             Self::Invalid { pointer, detail } => problem(format!("{pointer} {detail}"))
                 .fact("errors", json!([{ "pointer": &**pointer, "detail": &**detail }])),
         }

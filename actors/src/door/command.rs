@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use shop_domain::{
+    caller::{Caller, Reach},
     delivery,
-    id::{Id, ProductId},
+    id::{Id, InvalidId, ProductId},
     kind::Kind,
     message::Message,
     money::{AMOUNT_MAX, Money, Quantity},
@@ -75,6 +76,15 @@ pub fn ticket(tickets: &[String], command: &Command, has_key: bool) -> Result<Op
         }
         (Command::Write { .. } | Command::Read(_), _) => Ok(ticket),
     }
+}
+
+/// Reads for whom a request is made, if that is said.
+pub fn caller(caller: Option<(String, Reach)>) -> Result<Option<Caller>, Problem> {
+    let read = |(name, reach): (String, Reach)| {
+        let name = name.parse().map_err(|error: InvalidId| invalid("/caller", &error.to_string()))?;
+        Ok(Caller { name, reach })
+    };
+    caller.map(read).transpose()
 }
 
 /// Reads what is demanded of the entity, if something is.

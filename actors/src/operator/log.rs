@@ -108,7 +108,8 @@ fn for_people(step: &Step<Seen>, out: &mut Out) -> std::io::Result<()> {
             };
             let verdict = verdict.as_ref().map(ToString::to_string).unwrap_or_default();
             let (source, message) = (words::source(*source), words::line_of(&envelope.message));
-            writeln!(out, "{place}  {source:<11}  {number:>6}  {}  {message}{verdict}{mark}", envelope.to)
+            let by = words::by(words::caller(envelope));
+            writeln!(out, "{place}  {source:<11}  {number:>6}  {}  {message}{by}{verdict}{mark}", envelope.to)
         }),
     }
 }
@@ -140,6 +141,7 @@ fn for_programs(step: &Step<Seen>, out: &mut Out) -> std::io::Result<()> {
                 "fate": words::fate(*fate),
                 "entity": envelope.to,
                 "key": envelope.request.as_ref().and_then(|request| request.key.as_ref()),
+                "caller": words::caller(envelope).map(|caller| &caller.name),
                 "message": words::json_of(&envelope.message),
             });
             verdict.clone().unwrap_or_default().add_to(&mut message);

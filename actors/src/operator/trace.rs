@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, io::Write, process::ExitCode};
 use clap::Args;
 use serde_json::{Value, json};
 use shop_domain::{
+    caller::Caller,
     id::{Id, OrderId},
     kind::Kind,
     message::Message,
@@ -38,6 +39,8 @@ pub(super) struct Moment {
     pub(super) place: (Kind, u64, u16),
     pub(super) entity: Id,
     pub(super) message: Message,
+    /// For whom it was asked, if that is known; none of what other entities have sent.
+    caller: Option<Caller>,
     pub(super) verdict: Verdict,
     /// The link and the number that it came with; none from a door.
     came: Option<Numbered>,
@@ -141,6 +144,7 @@ impl Moment {
             place: (step.kind, step.sequence, step.partition),
             entity: envelope.to.clone(),
             message: envelope.message.clone(),
+            caller: words::caller(envelope).cloned(),
             verdict: verdict.clone(),
             came,
             sent: handled.sent.iter().map(|sent| (layout, here, sent.to, sent.number)).collect(),
@@ -149,10 +153,10 @@ impl Moment {
 
     fn for_people(&self, since_ms: u64, out: &mut Out) -> std::io::Result<()> {
         let (kind, sequence, partition) = self.place;
-        let Self { time, entity, message, verdict, .. } = self;
+        let Self { time, entity, message, caller, verdict, .. } = self;
         let undo = if words::is_undo(message) { "undo: " } else { "" };
         write!(out, "{time}  +{since_ms:>5} ms  {:<8}  {sequence:>8}  {partition:>9}  ", kind.as_str())?;
-        writeln!(out, "{entity}  {undo}{}{verdict}", words::line_of(message))
+        writeln!(out, "{entity}  {undo}{}{}{verdict}", words::line_of(message), words::by(caller.as_ref()))
     }
 
     fn for_programs(&self, since_ms: u64) -> Value {
@@ -165,6 +169,7 @@ impl Moment {
             "partition": partition,
             "entity": self.entity,
             "message": words::json_of(&self.message),
+            "caller": self.caller.as_ref().map(|caller| &caller.name),
             "undo": words::is_undo(&self.message),
         });
         self.verdict.add_to(&mut line);

@@ -268,6 +268,7 @@ impl Findings {
             | Refusal::Overloaded { .. }
             | Refusal::LimitExceeded { .. }
             | Refusal::PreconditionFailed { .. }
+            | Refusal::Forbidden { .. }
             | Refusal::Invalid { .. } => None,
         }
     }
@@ -427,6 +428,7 @@ impl Before {
                 | Refusal::Overloaded { .. }
                 | Refusal::LimitExceeded { .. }
                 | Refusal::PreconditionFailed { .. }
+                | Refusal::Forbidden { .. }
                 | Refusal::Invalid { .. },
                 _,
             ) => String::new(),

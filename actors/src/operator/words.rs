@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use shop_domain::{
+    caller::{Caller, Reach},
     delivery,
     entity::State,
     id::Id,
@@ -57,6 +58,20 @@ pub(super) const fn fate(fate: Fate) -> &'static str {
 /// Where and why a partition stands still.
 pub(super) fn parked((kind, partition): Place, Parked { sequence, id, panic }: &Parked) -> String {
     format!("{kind}/{partition} is parked at sequence {sequence}: {kind} {id} panics there: {panic}")
+}
+
+/// For whom a message was asked, if it came from outside and that is known.
+pub(super) fn caller(envelope: &Envelope) -> Option<&Caller> {
+    envelope.request.as_ref()?.caller.as_ref()
+}
+
+/// The same at the end of a line.
+pub(super) fn by(caller: Option<&Caller>) -> String {
+    match caller {
+        Some(Caller { name, reach: Reach::Own }) => format!("  by {name}"),
+        Some(Caller { name, reach: Reach::Any }) => format!("  by staff {name}"),
+        None => String::new(),
+    }
 }
 
 /// A message in JSON, without the kind that it is for: `{"charge":{"order":"o-1","amount":10}}`.

@@ -23,8 +23,8 @@ pub struct Keygen {
     #[arg(long, value_name = "FOLDER", default_value = "keys")]
     out: PathBuf,
 
-    /// One more key: its role, or its role and a name, as in bridge-2; may be given several times. With a key of its own
-    /// a process has inboxes that no other one can hear
+    /// One more key: its role, or its role and a name, as in bridge-2; of a customer or of staff, whose it is, as in
+    /// customer-alice; may be given several times. With a key of its own a process has inboxes that no other one can hear
     #[arg(long = "key", value_name = "NAME")]
     more: Vec<KeyName>,
 

@@ -73,8 +73,11 @@ pub enum NameError {
     #[error(transparent)]
     NoRole(#[from] NoRole),
     /// It holds what files are not called.
-    #[error("{0:?} is no name for a key: a role, or a role, `-` and letters, digits or `-`, as in bridge-2")]
+    #[error("{0:?} is no name for a key: a role, or a role, `-` and letters, digits, `-` or `_`, as in bridge-2")]
     Characters(String),
+    /// It does not say for whom the key speaks.
+    #[error("a key of a {0} is called after whom it speaks for, as in {0}-alice")]
+    Nobody(Role),
 }
 
 impl Keys {
@@ -143,9 +146,10 @@ impl Keys {
 }
 
 impl KeyName {
-    /// One key for each role.
+    /// One key for each role that speaks for all who ask.
     pub fn of_all_roles() -> Vec<Self> {
-        Role::ALL.map(|role| Self { role, name: role.to_string() }).to_vec()
+        let roles = Role::ALL.into_iter().filter(|role| !role.speaks_for_one());
+        roles.map(|role| Self { role, name: role.to_string() }).collect()
     }
 }
 
@@ -154,14 +158,16 @@ impl FromStr for KeyName {
 
     fn from_str(name: &str) -> Result<Self, NameError> {
         let (role, rest) = name.split_once('-').map_or((name, None), |(role, rest)| (role, Some(rest)));
-        let role = role.parse()?;
+        let role: Role = role.parse()?;
         let is_plain = |rest: &str| {
-            !rest.is_empty() && rest.len() <= 64 && rest.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            !rest.is_empty()
+                && rest.len() <= 64
+                && rest.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
         };
-        if rest.is_none_or(is_plain) {
-            Ok(Self { role, name: name.to_owned() })
-        } else {
-            Err(NameError::Characters(name.to_owned()))
+        match rest {
+            None if role.speaks_for_one() => Err(NameError::Nobody(role)),
+            Some(rest) if !is_plain(rest) => Err(NameError::Characters(name.to_owned())),
+            None | Some(_) => Ok(Self { role, name: name.to_owned() }),
         }
     }
 }
@@ -233,10 +239,15 @@ mod tests {
 
     #[test]
     fn a_key_is_called_after_its_role() {
-        for (name, role) in [("host", Role::Host), ("bridge-2", Role::Bridge), ("reader-alice-phone", Role::Reader)] {
+        for (name, role) in [
+            ("host", Role::Host),
+            ("bridge-2", Role::Bridge),
+            ("reader-alice-phone", Role::Reader),
+            ("customer-a_b", Role::Customer),
+        ] {
             assert_eq!(name.parse::<KeyName>().unwrap().role, role);
         }
-        for other in ["", "root", "bridge-", "bridge_2", "bridge-../host", "host-a b", "-host"] {
+        for other in ["", "root", "bridge-", "bridge_2", "bridge-../host", "host-a b", "-host", "customer", "staff"] {
             assert!(other.parse::<KeyName>().is_err(), "{other}");
         }
     }

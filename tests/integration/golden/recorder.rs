@@ -47,6 +47,7 @@ async fn record() {
         host.kill().await;
         host = host_of(&cluster).await;
         afterwards(&client, half, &rush.finish().await).await;
+        callers(&url).await;
         garbage(&url).await;
         if half == "old" {
             tool_at(&url, "upgrade").await.exits(0);
@@ -108,6 +109,22 @@ async fn afterwards(client: &Client, half: &str, told: &Told) {
     }
     for change in [json!({}), json!({ "name": "product-0" }), json!({ "name": half, "price": 250 })] {
         send(Method::PATCH, "/products/product-0", change).await.json(200);
+    }
+}
+
+/// What an old shop does for no caller, and a new one for those who may.
+async fn callers(nats_url: &str) {
+    let nats = async_nats::connect(nats_url).await.unwrap();
+    for caller in ["by.customer-0", "by.customer-1", "staff.mary", "staff.mary", "staff.paul"] {
+        for (target, body) in [
+            ("wallet.customer-0.top-up", json!({ "amount": 5 })),
+            ("order.new-hasty-0.cancel", json!({})),
+            ("product.product-0.restock", json!({ "quantity": 1 })),
+        ] {
+            let headers = [("Idempotency-Key".parse().unwrap(), "of-a-caller".into())].into_iter().collect();
+            let subject = format!("shop.{caller}.{target}");
+            nats.request_with_headers(subject, headers, body.to_string().into()).await.unwrap();
+        }
     }
 }
 

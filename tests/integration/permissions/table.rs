@@ -13,7 +13,7 @@ use shop_tests::folder::Folder;
 use super::Raw;
 
 /// What a thief would try first, wherever it is in the table or not.
-const TEMPTATIONS: [&str; 34] = [
+const TEMPTATIONS: [&str; 39] = [
     ">",
     "*.>",
     "_INBOX.>",
@@ -33,6 +33,11 @@ const TEMPTATIONS: [&str; 34] = [
     "shop.order.o-1.get",
     "shop.order.o-1.place",
     "shop.order.bundle",
+    "shop.by.>",
+    "shop.by.alice.order.o-1.place",
+    "shop.by.bob.order.bundle",
+    "shop.staff.alice.order.o-1.cancel",
+    "shop.callers.order.bundle",
     "shop.servers.status",
     "shop.event.order.0",
     "$SRV.PING",
@@ -53,13 +58,14 @@ const TEMPTATIONS: [&str; 34] = [
 #[tokio::test]
 async fn a_nats_server_allows_each_role_every_row_of_the_table_and_nothing_else() {
     let folder = Folder::new();
-    let keys = Keys::make(&folder.path().join("keys"), &KeyName::of_all_roles()).unwrap();
+    let named = ["customer-alice", "staff-mary"].map(|name| name.parse().unwrap());
+    let names: Vec<KeyName> = KeyName::of_all_roles().into_iter().chain(named).collect();
+    let keys = Keys::make(&folder.path().join("keys"), &names).unwrap();
     let setup = Setup::alone(0).with_keys(&keys).unwrap();
     let mut server = NatsServer::start_as(setup, &folder.path().join("nats")).await.unwrap();
     let rows = rows();
     // Every subject of any role is tried by all of them, and every inbox.
-    let inboxes =
-        |subject: &str| keys.known().iter().map(|key| subject.replace("<key>", &key.public)).collect::<Vec<_>>();
+    let inboxes = |subject: &str| keys.known().iter().map(|key| key.subject(subject)).collect::<Vec<_>>();
     let patterns: BTreeSet<String> = rows.iter().flat_map(|row| inboxes(&row.subject)).collect();
     let examples = patterns.iter().map(|pattern| pattern.replace('*', "x").replace('>', "x.y"));
     let subjects: BTreeSet<String> =
@@ -71,7 +77,7 @@ async fn a_nats_server_allows_each_role_every_row_of_the_table_and_nothing_else(
         let mut client = Raw::come(&server.address().to_string(), &keys.seed(key)).await;
         let is_in_table = |subject: &str, ways: &[Way]| {
             let own = rows.iter().filter(|row| row.role == role && ways.contains(&row.way));
-            own.map(|row| row.subject.replace("<key>", &key.public)).any(|pattern| covers(&pattern, subject))
+            own.map(|row| key.subject(&row.subject)).any(|pattern| covers(&pattern, subject))
         };
         for subject in &subjects {
             let listens = is_in_table(subject, &[Way::Subscribe, Way::Hear]);

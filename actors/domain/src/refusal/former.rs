@@ -26,6 +26,7 @@ pub(super) fn problem(refusal: &Refusal) -> Problem {
         | Refusal::Overloaded { .. }
         | Refusal::LimitExceeded { .. }
         | Refusal::PreconditionFailed { .. }
+        | Refusal::Forbidden { .. }
         | Refusal::Invalid { .. } => refusal.problem(),
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use shop_domain::{
     delivery::{self, Delivery},
-    entity::{Caller, State},
+    entity::{Asker, State},
     id::Id,
     invariant::always::{self, Cut, Seen},
     kind::Kind,
@@ -208,8 +208,8 @@ fn too_late(delivery_status: delivery::Status) -> Option<CancelRefused> {
     Some(CancelRefused { reason: None, delivery_status, at: AT })
 }
 
-fn caller() -> Caller {
-    Caller { reply: None, answer_row: None, key: None, fingerprint: 0, trace: None }
+fn caller() -> Asker {
+    Asker { reply: None, answer_row: None, key: None, fingerprint: 0, trace: None }
 }
 
 /// Breaks a sound shop, and says what must be found.

@@ -29,6 +29,7 @@ fn every_code_has_one_status_and_one_title_and_is_found_by_its_name() {
     let table = [
         ("invalid", 422, "The request breaks a rule"),
         ("malformed", 400, "The request cannot be read"),
+        ("forbidden", 403, "Forbidden"),
         ("cross_site", 403, "Cross-site request"),
         ("not_found", 404, "Not found"),
         ("method_not_allowed", 405, "Method not allowed"),
@@ -493,6 +494,7 @@ fn a_message_reads_the_rows_that_it_needs_and_no_others() {
             reply: None,
             ticket: None,
             precondition: None,
+            caller: None,
         });
         let answer =
             if matches!(envelope.message, Message::Order(order::Message::Place(_))) { "answer/" } else { "answer/k-1" };

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 use shop_domain::{
+    caller::{Caller, Reach},
     delivery,
     kind::Kind,
     message::{Envelope, Format, Message, ReplyTo, Request},
@@ -183,6 +184,7 @@ fn samples() -> BTreeMap<String, Envelope> {
             reply: Some(ReplyTo { inbox: "_INBOX.a.b".into(), format: Format::Msgpack }),
             ticket: None,
             precondition: None,
+            caller: None,
         }),
         trace: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         ..envelope(wallet::Message::TopUp { amount: money(1) }.into())
@@ -197,6 +199,11 @@ fn samples() -> BTreeMap<String, Envelope> {
         conditional.request.iter_mut().for_each(|request| request.precondition = precondition.clone());
         samples.insert(format!("envelope.full.{name}"), conditional);
     }
+    for (name, reach) in [("own", Reach::Own), ("any", Reach::Any)] {
+        let mut of_a_caller = full.clone();
+        of_a_caller.request.iter_mut().for_each(|request| request.caller = Some(Caller { name: id("alice"), reach }));
+        samples.insert(format!("envelope.full.caller.{name}"), of_a_caller);
+    }
     samples.insert("envelope.full".into(), full);
     let ticket = "0af7651916cd43dd8448eb211c80319c.1700000000000.1700000005000".parse().unwrap();
     let voided = Envelope {
@@ -207,6 +214,7 @@ fn samples() -> BTreeMap<String, Envelope> {
             reply: None,
             ticket: Some(ticket),
             precondition: None,
+            caller: None,
         }),
         ..envelope(Message::Void(Kind::Wallet))
     };

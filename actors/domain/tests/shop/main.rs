@@ -1,6 +1,7 @@
 //! The shop's rules, tried in memory: the saga from end to end, and every case that others got wrong.
 
 mod always;
+mod callers;
 mod contract;
 mod golden;
 mod idempotency;

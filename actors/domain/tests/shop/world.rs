@@ -7,6 +7,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 use shop_domain::{
+    caller::{Caller, Reach},
     delivery,
     entity::{self, Answer, Effect, State},
     id::{Id, Key},
@@ -101,6 +102,22 @@ impl World {
     pub(crate) fn ask_with_ticket(&mut self, to: &str, message: impl Into<Message>, inbox: &str, ticket: &Ticket) {
         let mut envelope = command(to, message.into(), inbox, None);
         envelope.request.iter_mut().for_each(|request| request.ticket = Some(ticket.clone()));
+        self.handle(envelope);
+    }
+
+    /// A command for a caller, under an idempotency key if it is not empty.
+    pub(crate) fn ask_as(
+        &mut self,
+        (name, reach): (&str, Reach),
+        to: &str,
+        message: impl Into<Message>,
+        inbox: &str,
+        key: &str,
+    ) {
+        let key = Some(key).filter(|key| !key.is_empty()).map(|key| key.parse().unwrap());
+        let mut envelope = command(to, message.into(), inbox, key);
+        let caller = Caller { name: id(name), reach };
+        envelope.request.iter_mut().for_each(|request| request.caller = Some(caller.clone()));
         self.handle(envelope);
     }
 
@@ -408,8 +425,8 @@ impl Cut for Now<'_> {
 fn command(to: &str, message: Message, inbox: &str, key: Option<Key>) -> Envelope {
     let fingerprint = message.fingerprint();
     let reply = (!inbox.is_empty()).then(|| ReplyTo { inbox: inbox.into(), format: Format::Json });
-    let (ticket, precondition) = (None, None);
-    let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket, precondition });
+    let (ticket, precondition, caller) = (None, None, None);
+    let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket, precondition, caller });
     Envelope { to: id(to), message, request, trace: None }
 }
 

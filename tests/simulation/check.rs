@@ -20,7 +20,7 @@ use shop_domain::{
 
 use shop_nats::subject::partition_of;
 
-use crate::sim::Sim;
+use crate::sim::{Asked, Sim, TRESPASSER};
 
 type States = BTreeMap<(Kind, Id), State>;
 
@@ -46,6 +46,7 @@ pub(crate) async fn everything(sim: &mut Sim) {
         time_does_not_go_back(sim, &states);
     }
     every_caller_was_answered_with_the_same_bytes(sim);
+    nobody_moved_what_is_anothers(sim);
     everybody_comes_to_the_same_states(sim, &states).await;
 }
 
@@ -68,7 +69,8 @@ fn brought_in(sim: &Sim) -> Totals {
         replies.iter().filter(|reply| reply.answer.error.is_none()).map(|reply| &reply.to.inbox).collect();
     for asked in sim.asked.iter().filter(|asked| asked.ticket.is_none()) {
         // Of several under one key any may have come first; the others are refused.
-        let first = done.contains(&asked.inbox) && keys.insert((asked.message.kind(), &asked.to, &asked.key));
+        let caller = asked.caller.as_ref().map(|caller| &caller.name);
+        let first = done.contains(&asked.inbox) && keys.insert((asked.message.kind(), &asked.to, caller, &asked.key));
         match &asked.message {
             Message::Wallet(wallet::Message::Open { balance }) if made.insert((Kind::Wallet, &asked.to)) => {
                 totals.money += u128::from(balance.get());
@@ -168,11 +170,29 @@ fn every_caller_was_answered_with_the_same_bytes(sim: &Sim) {
         assert_eq!(bodies.len(), 1, "this caller was told different things: {asked:?}");
         let is_place = matches!(asked.message, Message::Order(order::Message::Place(_)));
         if (asked.key.is_some() || is_place) && !reused.contains(&asked.inbox) {
-            by_key.entry((asked.message.kind(), &asked.to, &asked.key)).or_default().extend(bodies);
+            let caller = asked.caller.as_ref().map(|caller| &caller.name);
+            by_key.entry((asked.message.kind(), &asked.to, caller, &asked.key)).or_default().extend(bodies);
         }
     }
     for (key, bodies) in by_key {
         assert_eq!(bodies.len(), 1, "under one key different things were told: {key:?}");
+    }
+}
+
+/// An order that is not there is nobody's; all else is refused.
+fn nobody_moved_what_is_anothers(sim: &Sim) {
+    let is_trespass = |asked: &&Asked| asked.caller.as_ref().is_some_and(|caller| caller.name.as_str() == TRESPASSER);
+    let trespasses: BTreeMap<_, _> = sim.asked.iter().filter(is_trespass).map(|asked| (&asked.inbox, asked)).collect();
+    for reply in sim.replies() {
+        let (code, trespass) = (reply.answer.code(), trespasses.get(&reply.to.inbox));
+        match trespass {
+            Some(asked) => {
+                let is_of_order = asked.message.kind() == Kind::Order;
+                let is_refused = code == Some(Code::FORBIDDEN) || (is_of_order && code == Some(Code::NOT_FOUND));
+                assert!(is_refused, "{asked:?} was answered {reply:?}");
+            }
+            None => assert_ne!(code, Some(Code::FORBIDDEN), "{reply:?}"),
+        }
     }
 }
 

@@ -80,9 +80,28 @@ pub(crate) async fn play(sim: &mut Sim) {
         if sim.shape.logic >= Logic::V3 && sim.chance.u8(0..3) == 0 {
             sim.pay_in();
         }
+        // Before the fifth version callers are not heeded.
+        if sim.shape.logic >= Logic::V5 && sim.asked.len().is_multiple_of(5) {
+            trespass(sim, orders);
+        }
         look(sim, orders);
         let pause_ms = if sim.chance.u8(0..4) == 0 || sim.is_being_cut() { 1_500 } else { 4 };
         pause(sim, pause_ms).await;
+    }
+}
+
+/// A customer asks about what is another's or the shop's, under a key that others use as well.
+fn trespass(sim: &mut Sim, orders: u32) {
+    sim.count(Fault::Trespassed);
+    let number = sim.asked.len();
+    let (user, product) = (USERS[number % USERS.len()], PRODUCTS[number % PRODUCTS.len()]);
+    let order = format!("o-{}", number as u32 % (orders + 1));
+    let key = format!("k-{}", number / 2);
+    match number % 4 {
+        0 => sim.trespass(user, wallet::Message::TopUp { amount: money(9) }, &key),
+        1 => sim.trespass(product, product::Message::Restock { quantity: pieces(9) }, &key),
+        2 => sim.trespass(&order, delivery::Message::Dispatch, &key),
+        _ => sim.trespass(&order, order::Message::Cancel { reason: None }, &key),
     }
 }
 

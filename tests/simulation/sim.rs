@@ -15,6 +15,7 @@ use std::{
 use futures::FutureExt;
 use shop_actors::{repartition::RepartitionError, snapshot::keeper::Schedule, store::memory::MemoryStore};
 use shop_domain::{
+    caller::{Caller, Owner, Reach},
     delivery,
     entity::Reply,
     id::{Id, Key},
@@ -133,6 +134,9 @@ pub(crate) enum Event {
     CutAnew(u64, Result<(), RepartitionError>),
 }
 
+/// Who asks about what is another's.
+pub(crate) const TRESPASSER: &str = "mallory";
+
 /// What a caller asked.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
@@ -140,6 +144,8 @@ pub(crate) struct Asked {
     pub(crate) message: Message,
     pub(crate) key: Option<Key>,
     pub(crate) ticket: Option<Ticket>,
+    /// For whom, if that is said.
+    pub(crate) caller: Option<Caller>,
     pub(crate) inbox: Box<str>,
     /// The caller gave up on the answer, and asked the same again.
     pub(crate) asked_again: bool,
@@ -225,8 +231,18 @@ impl Sim {
 
     /// The client who asked this asks once more.
     pub(crate) fn ask_again(&mut self, request: usize) {
-        let Asked { to, message, key, ticket, .. } = self.asked[request].clone();
-        self.ask_with(to, message, key, ticket);
+        let Asked { to, message, key, ticket, caller, .. } = self.asked[request].clone();
+        let number = self.note_for(caller, to, message, key, ticket);
+        self.let_in(number);
+    }
+
+    /// A customer asks about what is another's, or the shop's.
+    pub(crate) fn trespass(&mut self, to: &str, message: impl Into<Message>, key: &str) {
+        let to = to.parse().expect("the plan names proper ids");
+        let key = Some(key.parse().expect("the plan names proper keys"));
+        let trespasser = Caller { name: TRESPASSER.parse().expect("it is a proper id"), reach: Reach::Own };
+        let number = self.note_for(Some(trespasser), to, message.into(), key, None);
+        self.let_in(number);
     }
 
     fn ask_with(&mut self, to: Id, message: Message, key: Option<Key>, ticket: Option<Ticket>) {
@@ -235,10 +251,55 @@ impl Sim {
     }
 
     fn note(&mut self, to: Id, message: Message, key: Option<Key>, ticket: Option<Ticket>) -> usize {
+        let caller = self.caller_of(&to, &message, ticket.is_some());
+        self.note_for(caller, to, message, key, ticket)
+    }
+
+    fn note_for(
+        &mut self,
+        caller: Option<Caller>,
+        to: Id,
+        message: Message,
+        key: Option<Key>,
+        ticket: Option<Ticket>,
+    ) -> usize {
         let number = self.asked.len();
         let inbox: Box<str> = format!("caller {number}").into();
-        self.asked.push(Asked { to, message, key, ticket, inbox, asked_again: false });
+        self.asked.push(Asked { to, message, key, ticket, caller, inbox, asked_again: false });
         number
+    }
+
+    /// Whose request the next one is: the customer's whose the thing is, that of one of the staff, or that of who says
+    /// nothing. A write and the void of its ticket are the same caller's.
+    fn caller_of(&self, to: &Id, message: &Message, has_ticket: bool) -> Option<Caller> {
+        if self.shape.logic < Logic::V5 {
+            return None;
+        }
+        let staff = || Some(Caller { name: "mary".parse().expect("it is a proper id"), reach: Reach::Any });
+        match self.asked.len() % 3 {
+            0 => match self.customer_of(to, message) {
+                Some(name) => Some(Caller { name, reach: Reach::Own }),
+                None => staff(),
+            },
+            _ if has_ticket => Some(Caller { name: to.clone(), reach: Reach::Own }),
+            1 => staff(),
+            _ => None,
+        }
+    }
+
+    fn customer_of(&self, to: &Id, message: &Message) -> Option<Id> {
+        match Owner::of(to, message) {
+            Owner::Customer(customer) => Some(customer),
+            Owner::Shop => None,
+            // Of an order that is not there, nobody's.
+            Owner::Unknown => {
+                let customer = |asked: &Asked| {
+                    let Message::Order(order::Message::Place(place)) = &asked.message else { return None };
+                    Some(place.user.clone().into())
+                };
+                self.asked.iter().filter(|asked| asked.to == *to).find_map(customer)
+            }
+        }
     }
 
     /// What was frozen long enough comes to its door.
@@ -252,10 +313,10 @@ impl Sim {
         if self.is_held(number) {
             return;
         }
-        let Asked { to, message, key, ticket, inbox, .. } = self.asked[number].clone();
+        let Asked { to, message, key, ticket, caller, inbox, .. } = self.asked[number].clone();
         let (kind, fingerprint) = (message.kind(), message.fingerprint());
         let reply = Some(ReplyTo { inbox, format: Format::Json });
-        let (precondition, caller) = (None, None);
+        let precondition = None;
         let request = Some(Request { key, key_as_given: None, fingerprint, reply, ticket, precondition, caller });
         let envelope = Envelope { to, message, request, trace: None };
         if let Some(door) = self.former_door(kind, &envelope.to) {

@@ -122,6 +122,7 @@ faults! {
     SentAnew = "write without a key sent anew, because it was not done",
     AskedAgain = "request repeated under its key",
     AskedOtherwise = "another request under a key in use",
+    Trespassed = "request for a customer about what is another's",
     NotFound = "refused: not_found",
     AlreadyExists = "refused: already_exists",
     InsufficientBalance = "refused: insufficient_balance",
@@ -131,6 +132,7 @@ faults! {
     NotDispatchable = "refused: not_dispatchable",
     NotDeliverable = "refused: not_deliverable",
     KeyReused = "refused: idempotency_key_reused",
+    Forbidden = "refused: forbidden",
 }
 
 impl Fault {

@@ -398,8 +398,9 @@ impl State {
             rows,
             effects,
         };
-        let is_answered = ctx.refuse_by_owner(caller, self, &message)
-            || ctx.answer_from_memory()
+        // What was told under a key is the caller's own, and stays as it is.
+        let is_answered = ctx.answer_from_memory()
+            || ctx.refuse_by_owner(caller, self, &message)
             || ctx.answer_from_ticket(is_void)
             || ctx.refuse_by_precondition(self, &message);
         if !is_answered {

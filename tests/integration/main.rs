@@ -17,6 +17,7 @@ mod hostile;
 mod http_hygiene;
 mod idempotency;
 mod input;
+mod kubernetes;
 mod limits;
 mod lost_log;
 mod metrics;

@@ -16,11 +16,15 @@ const REMOTE: [(u64, &str); 8] = [
 ];
 
 /// The name of the file system that a folder is on, if that is one of another machine.
+#[cfg(target_os = "linux")]
 pub(super) fn file_system_of(folder: &Path) -> io::Result<Option<&'static str>> {
-    #[cfg(target_os = "linux")]
-    return Ok(remote(rustix::fs::statfs(folder)?.f_type as u64));
-    #[cfg(not(target_os = "linux"))]
-    return folder.metadata().map(|_| None);
+    Ok(remote(rustix::fs::statfs(folder)?.f_type as u64))
+}
+
+/// Other systems do not say it as a number.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn file_system_of(folder: &Path) -> io::Result<Option<&'static str>> {
+    folder.metadata().map(|_| None)
 }
 
 /// Some machines say the type as a number with a sign, which repeats its highest bit above the 32 that count.

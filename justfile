@@ -112,6 +112,23 @@ sbom:
 doc:
     cargo doc --workspace --no-deps --open
 
+# Build the program with snapshots in buckets, and make an image of it without a daemon or a registry: target/shop.tar, an OCI layout
+image name="shop:0.1.0":
+    cargo build --profile dist -p shop --features cloud
+    deploy/image/oci.sh target/dist/shop {{ name }} target/shop.tar
+
+# Try the shop on a cluster of yours: applies it, orders ten apples, takes it away (kubectl and an image that the cluster has are needed)
+kubernetes image *context:
+    deploy/kubernetes/try.sh {{ image }} {{ context }}
+
+# Build the programs of a test cluster into the user's cache, once: half an hour on two cores (it takes root, Go and Debian's packages)
+kubernetes-cluster:
+    tests/kubernetes/build.sh
+
+# Prove on a real Kubernetes on this machine, row by row, what deploy/kubernetes/README.md says (after `just dist` and `just kubernetes-cluster`)
+kubernetes-proof *rows:
+    tests/kubernetes/proof.sh {{ rows }}
+
 # Everything that has to pass before a change lands
 ci:
     .ci/run

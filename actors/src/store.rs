@@ -173,6 +173,17 @@ pub enum StoreError {
         /// What this program writes.
         expected: &'static str,
     },
+    /// The folder is on another machine.
+    #[error(
+        "the data folder {folder} is on {file_system}, where locks and order of writing are not those of a disk: \
+         checkpoints cannot be there, snapshots and backups can; give a --data-dir on a disk of this machine"
+    )]
+    Remote {
+        /// Which folder.
+        folder: PathBuf,
+        /// What kind of file system.
+        file_system: &'static str,
+    },
     /// A file could not be read or written.
     #[error("cannot use the data folder {folder}: {source}")]
     Io {

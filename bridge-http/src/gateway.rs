@@ -48,7 +48,7 @@ use crate::{
     host::{Host, Hosts},
     limits::{Limit, Limits},
     metrics::Metrics,
-    observe,
+    observe::{self, WithoutNats},
     orders::UnderWay,
     prefer::Prefer,
     query,
@@ -81,6 +81,7 @@ pub(crate) struct Gateway {
     cors: Cors,
     hosts: Hosts,
     leaving: AtomicBool,
+    without_nats: WithoutNats,
 }
 
 impl Gateway {
@@ -89,10 +90,11 @@ impl Gateway {
         let (doors, limits) = (Arc::new(Doors::new(connection, config)), Arc::new(config.limits.clone()));
         let permits = Arc::new(Semaphore::new(limits.in_flight_max as usize));
         let (bodies, leaving) = (Bodies::new(Arc::clone(&limits)), AtomicBool::new(false));
+        let without_nats = WithoutNats::default();
         let lists = Turns::new(limits.lists_max as usize, limits.list_wait());
         let (heeded, metrics, cors) = (Heeded::default(), Metrics::new(), Cors::new(config.cors_origins.clone()));
         let hosts = Hosts::new(config.allow_hosts.clone(), listening);
-        Self { doors, heeded, limits, permits, bodies, lists, metrics, cors, hosts, leaving }
+        Self { doors, heeded, limits, permits, bodies, lists, metrics, cors, hosts, leaving, without_nats }
     }
 
     /// From now on whoever asks is told to go to another bridge next time, and is served.
@@ -174,6 +176,19 @@ impl Gateway {
             true => (false, json!({ "status": "leaving" })),
             false => observe::readiness(&self.doors.connection(), self.doors.held_for()).await,
         }
+    }
+
+    /// Why balancers should choose another bridge, if they should.
+    ///
+    /// What is behind a bridge is no reason: it is behind every other bridge as well, and if balancers left out all of
+    /// them together, clients would be refused a connection where each bridge would have waited for them.
+    fn unready(&self) -> Option<&'static str> {
+        if self.leaving.load(Relaxed) {
+            return Some("leaving");
+        }
+        let connection = self.doors.connection();
+        let (is_connected, connects) = (connection.is_connected(), *connection.connects().borrow());
+        self.without_nats.outlasts_waits(is_connected, connects, Instant::now()).then_some("unavailable")
     }
 
     /// What it counts.
@@ -459,9 +474,9 @@ impl Gateway {
     async fn page(&self, page: Page) -> Response {
         match page {
             Page::Health => reply::page("application/json", observe::HEALTHY),
-            Page::Ready => match self.readiness().await {
-                (true, _) => reply::page("application/json", json!({ "status": "ready" }).to_string()),
-                (false, how) => reply::unready(json!({ "status": how["status"] }).to_string()),
+            Page::Ready => match self.unready() {
+                None => reply::page("application/json", json!({ "status": "ready" }).to_string()),
+                Some(why) => reply::unready(json!({ "status": why }).to_string()),
             },
             Page::Description => reply::page("application/json", observe::DESCRIPTION),
             Page::Docs => reply::page("text/html; charset=utf-8", docs::page()),

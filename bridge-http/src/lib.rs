@@ -43,7 +43,7 @@ pub use observe::Observed;
 
 /// How long requests that are under way may take to finish after the stop signal. Whoever waits
 /// longer than that for a settled answer can ask again.
-const STOP_TIME_MAX: Duration = Duration::from_secs(10);
+pub const STOP_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// What can be set.
 #[derive(Clone, Debug)]

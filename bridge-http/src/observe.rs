@@ -3,8 +3,8 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use shop_domain::kind::Kind;
 use shop_metrics::{Numbers, Observable};
 use shop_nats::{connection::Connection, request::Request, subject};
 
-use crate::gateway::Gateway;
+use crate::{gateway::Gateway, prefer::WAIT_SECONDS_MAX};
 
 /// The OpenAPI document: the API with every shape, limit and error.
 pub(crate) const DESCRIPTION: &str = include_str!("../openapi.json");
@@ -73,6 +73,30 @@ impl fmt::Debug for Observed {
     }
 }
 
+/// Since when a bridge was seen without NATS, by those who look at it.
+#[derive(Debug, Default)]
+pub(crate) struct WithoutNats {
+    /// After how many connects it was so first, and when.
+    since: Mutex<Option<(u64, Instant)>>,
+}
+
+impl WithoutNats {
+    /// Whether the bridge has been without NATS for longer than any client can have it wait: from then on it can do
+    /// nothing for clients, and another bridge may be able to.
+    pub(crate) fn outlasts_waits(&self, is_connected: bool, connects: u64, now: Instant) -> bool {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        match *since {
+            _ if is_connected => *since = None,
+            Some((before, first)) if before == connects => {
+                return now.saturating_duration_since(first) > Duration::from_secs(WAIT_SECONDS_MAX);
+            }
+            // It has been connected in between, or is looked at for the first time.
+            _ => *since = Some((connects, now)),
+        }
+        false
+    }
+}
+
 /// Ready when NATS is connected and any kind is served. One that is down is told (`degraded`) but does
 /// not make the bridge unready: my page must stay within reach when orders are down.
 ///
@@ -101,4 +125,25 @@ async fn status_of(kind: Kind, connection: &Connection) -> Value {
     let reply = connection.request(request, STATUS_WAIT).await.ok().filter(|reply| reply.error.is_none());
     let answer: Option<Value> = reply.and_then(|reply| serde_json::from_slice(&reply.body).ok());
     answer.and_then(|answer| answer.get("status").cloned()).unwrap_or_else(|| "unavailable".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bridge_without_nats_is_left_out_once_no_client_can_wait_any_longer() {
+        let (bridge, begin) = (WithoutNats::default(), Instant::now());
+        let outlasts = |is_connected, connects, seconds| {
+            bridge.outlasts_waits(is_connected, connects, begin + Duration::from_secs(seconds))
+        };
+        assert!(!outlasts(true, 1, 0));
+        assert!(!outlasts(false, 1, 10));
+        assert!(!outlasts(false, 1, 40), "a client that came at first may still wait");
+        assert!(outlasts(false, 1, 41));
+        assert!(!outlasts(true, 2, 42));
+        assert!(!outlasts(false, 2, 43), "it was connected meanwhile");
+        assert!(!outlasts(false, 3, 80), "it was connected meanwhile, though nobody looked then");
+        assert!(outlasts(false, 3, 111));
+    }
 }

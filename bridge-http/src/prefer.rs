@@ -7,7 +7,7 @@ use warp::http::{HeaderMap, HeaderName};
 /// The header; `http` has no constant for it.
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 /// Longest wait, in seconds: proxies in front commonly give up after 60.
-const WAIT_SECONDS_MAX: u64 = 30;
+pub(crate) const WAIT_SECONDS_MAX: u64 = 30;
 /// The wait of a caller who does not say, in seconds: far more than an order takes, and
 /// short enough for a person to sit through.
 const WAIT_SECONDS_DEFAULT: u64 = 5;

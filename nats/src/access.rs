@@ -168,7 +168,7 @@ impl FromStr for NatsUrl {
 /// The seed in a file that only its owner can read, and the public key that goes with it.
 pub fn read_seed(file: &Path) -> Result<(String, String), FileError> {
     let text = std::fs::read_to_string(file).map_err(|source| unreadable(file, "--nats-nkey", source))?;
-    let open = private::open_to_others(file).map_err(|source| unreadable(file, "--nats-nkey", source))?;
+    let open = private::secret_open_to_others(file).map_err(|source| unreadable(file, "--nats-nkey", source))?;
     if let Some(mode) = open {
         return Err(FileError::Open { file: file.to_owned(), mode });
     }

@@ -6,18 +6,35 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::Path,
 };
 
 /// All that anybody but its owner could do with a file.
 const OF_OTHERS: u32 = 0o077;
+/// That its group may read it.
+const READABLE_BY_GROUP: u32 = 0o040;
+/// The user who owns what administrators hand out.
+const ROOT: u32 = 0;
 /// That others could change it.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// The permissions of a file or folder, if others than its owner have any.
 pub fn open_to_others(path: &Path) -> io::Result<Option<u32>> {
     Ok(Some(mode(path)?).filter(|mode| mode & OF_OTHERS != 0))
+}
+
+/// The permissions of a file with a secret, if others may read it for whom it is not meant. A file of root's may be
+/// readable by its group: that is how an administrator, or Kubernetes with `fsGroup`, hands a secret to a program.
+pub fn secret_open_to_others(path: &Path) -> io::Result<Option<u32>> {
+    let metadata = fs::metadata(path)?;
+    let (mode, is_mine) = (metadata.mode() & 0o777, metadata.uid() == rustix::process::geteuid().as_raw());
+    Ok(Some(mode).filter(|mode| mode & secret_closed_to(metadata.uid(), is_mine) != 0))
+}
+
+/// What nobody may do with a file with a secret, by its owner.
+fn secret_closed_to(owner: u32, is_mine: bool) -> u32 {
+    if owner == ROOT && !is_mine { OF_OTHERS & !READABLE_BY_GROUP } else { OF_OTHERS }
 }
 
 /// The permissions of a file or folder, if others than its owner could change it.
@@ -76,5 +93,23 @@ mod tests {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!((open_to_others(&file).unwrap(), writable_by_others(&file).unwrap()), (Some(0o644), None));
         fs::remove_dir_all(&place).unwrap();
+    }
+
+    #[test]
+    fn a_secret_of_roots_may_be_handed_out_by_its_group_and_any_other_to_nobody() {
+        let (me, root) = (65_532, 0);
+        let is_open = |owner, is_mine, mode: u32| mode & secret_closed_to(owner, is_mine) != 0;
+        for mode in [0o400, 0o440, 0o640, 0o600] {
+            assert!(!is_open(root, false, mode), "{mode:o}");
+        }
+        for mode in [0o444, 0o460, 0o450, 0o604, 0o444] {
+            assert!(is_open(root, false, mode), "{mode:o}");
+        }
+        for mode in [0o440, 0o640, 0o644, 0o420] {
+            assert!(is_open(me, true, mode) && is_open(root, true, mode) && is_open(1000, false, mode), "{mode:o}");
+        }
+        for mode in [0o400, 0o600] {
+            assert!(!is_open(me, true, mode) && !is_open(root, true, mode), "{mode:o}");
+        }
     }
 }

@@ -18,6 +18,7 @@ mod hostile;
 mod http_hygiene;
 mod idempotency;
 mod input;
+mod kubernetes;
 mod limits;
 mod lost_log;
 mod metrics;

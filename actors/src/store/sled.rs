@@ -14,6 +14,7 @@ mod index;
 mod key;
 mod listing;
 mod merge;
+mod remote;
 mod run;
 mod shelf;
 
@@ -62,6 +63,9 @@ impl SledStore {
         let folder = data_dir.join(kind.as_str());
         let io = |source| StoreError::Io { folder: folder.clone(), source };
         private::make_folder(&folder).map_err(io)?;
+        if let Some(file_system) = remote::file_system_of(&folder).map_err(io)? {
+            return Err(StoreError::Remote { folder, file_system });
+        }
         let lock = lock(&folder)?;
         check_format(&folder)?;
         let database = open_or_set_aside(&folder)?;

@@ -17,8 +17,9 @@ main() {
     for component in "${COMPONENTS[@]}"; do
         build "$component" "k8s.io/kubernetes/cmd/$component"
     done
-    build coredns ./coredns
     build metrics-server sigs.k8s.io/metrics-server/cmd/metrics-server
+    module_of_coredns
+    build coredns .
     command -v kubectl >/dev/null || build kubectl k8s.io/kubernetes/cmd/kubectl
     echo "the programs of Kubernetes $KUBERNETES_VERSION are in $BIN"
 }
@@ -31,7 +32,7 @@ packages() {
     [ ${#missing[@]} -eq 0 ] || DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# One module for all, so that what they share is compiled once. Kubernetes has its parts as folders of its own
+# One module for all but CoreDNS, so that what they share is compiled once. Kubernetes has its parts as folders of its own
 # repository; their published versions take the folders' place, which a module that requires it has to say.
 module() {
     cd "$PROGRAMS/src"
@@ -51,8 +52,15 @@ module() {
     local components=("${COMPONENTS[@]/%/@v$KUBERNETES_VERSION}")
     go get "${components[@]/#/k8s.io/kubernetes/cmd/}" "k8s.io/kubernetes/cmd/kubectl@v$KUBERNETES_VERSION" \
         "go.etcd.io/etcd/server/v3/etcdmain@v$ETCD_VERSION" \
-        "github.com/coredns/coredns/coremain@v$COREDNS_VERSION" "github.com/coredns/coredns/plugin/kubernetes@v$COREDNS_VERSION" \
         "sigs.k8s.io/metrics-server/cmd/metrics-server@v$METRICS_SERVER_VERSION"
+}
+
+# Its release for these client libraries asks for newer versions of others than Kubernetes was built with.
+module_of_coredns() {
+    cd "$PROGRAMS/src/coredns"
+    [ ! -s go.sum ] || return 0
+    echo "module coredns-program" >go.mod
+    go get "github.com/coredns/coredns/coremain@v$COREDNS_VERSION" "github.com/coredns/coredns/plugin/kubernetes@v$COREDNS_VERSION"
 }
 
 build() {

@@ -300,7 +300,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let request = request.body(()).unwrap();
-        (request.headers().clone(), Head::of(&request, has_body))
+        (request.headers().clone(), Head::of(&request, has_body, None))
     }
 
     /// JSON, unless it is said what it is.

@@ -111,7 +111,7 @@ mod tests {
 
     /// What a change is answered that comes with these lines.
     fn asked(lines: &[(&'static str, &str)]) -> Option<&'static str> {
-        let cors = Cors::new(vec!["https://front.example".parse().unwrap()]);
+        let cors = Cors::new(vec!["https://front.example".parse().unwrap()], false);
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());

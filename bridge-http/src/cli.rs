@@ -11,7 +11,11 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Config, Host, Observed, Origin, limits::Limits};
+use crate::{
+    Config, Host, Observed, Origin,
+    auth::{self, Guard, check_address},
+    limits::Limits,
+};
 
 /// How long what is on its way may take to leave at the end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
@@ -39,6 +43,8 @@ pub struct Bridge {
     #[arg(long, env = "SHOP_OBSERVE_ADDR", value_name = "HOST:PORT")]
     observe_addr: Option<String>,
     #[command(flatten)]
+    auth: auth::Options,
+    #[command(flatten)]
     limits: Limits,
 }
 
@@ -54,13 +60,15 @@ impl Bridge {
 }
 
 async fn serve(bridge: Bridge) -> Result<(), Box<dyn Error>> {
-    let Bridge { nats, http_addr, leave_ms, cors_origins, allow_hosts, observe_addr, limits } = bridge;
+    let Bridge { nats, http_addr, leave_ms, cors_origins, allow_hosts, observe_addr, auth, limits } = bridge;
+    check_address(http_addr, &auth)?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let observed = Observed::new();
     let _looking = match observe_addr.filter(|address| !address.is_empty()) {
         Some(address) => Some(observe(&address, &observed).await?),
         None => None,
     };
+    let guard = Guard::open(&auth).await?;
     let connection = tokio::select! {
         connected = Connection::connect_bridge(&nats) => connected?,
         _ = interrupt.recv() => return Ok(()),
@@ -77,7 +85,7 @@ async fn serve(bridge: Bridge) -> Result<(), Box<dyn Error>> {
     let bound = TcpListener::bind(http_addr).await;
     let listener = bound.map_err(|error| format!("cannot listen on {http_addr}: {error}"))?;
     let leave_time = Duration::from_millis(leave_ms);
-    let config = Config { leave_time, cors_origins, allow_hosts, limits, ..Config::default() };
+    let config = Config { leave_time, guard, cors_origins, allow_hosts, limits, ..Config::default() };
     crate::run_observed(config, observed, connection.clone(), listener, stop).await;
     connection.close(CLOSE_LIMIT).await;
     Ok(())

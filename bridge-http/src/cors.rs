@@ -19,9 +19,18 @@ use warp::{
 /// What requests of the shop may carry beyond what every page may send.
 const REQUEST_HEADERS: HeaderValue =
     HeaderValue::from_static("Content-Type, Idempotency-Key, If-Match, If-None-Match, Prefer, traceparent");
+/// The same where it is asked who sends them.
+const REQUEST_HEADERS_OF_CALLERS: HeaderValue = HeaderValue::from_static(
+    "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Prefer, traceparent",
+);
 /// What answers of the shop carry beyond what every page may see.
 const ANSWER_HEADERS: HeaderValue =
     HeaderValue::from_static("ETag, Location, Retry-After, Allow, Idempotency-Replayed, Preference-Applied");
+/// The same where it is asked who sends requests, and how often.
+const ANSWER_HEADERS_TO_CALLERS: HeaderValue = HeaderValue::from_static(
+    "ETag, Location, Retry-After, Allow, Idempotency-Replayed, Preference-Applied, WWW-Authenticate, RateLimit, \
+     RateLimit-Policy",
+);
 /// How long a browser may remember what is allowed, in seconds: a restart with other origins shows soon.
 const MEMORY_SECONDS: HeaderValue = HeaderValue::from_static("600");
 
@@ -78,11 +87,13 @@ impl FromStr for Origin {
 #[derive(Clone, Debug)]
 pub(crate) struct Cors {
     origins: Vec<Origin>,
+    has_guard: bool,
 }
 
 impl Cors {
-    pub(crate) fn new(origins: Vec<Origin>) -> Self {
-        Self { origins }
+    /// For a bridge with a guard, which asks who sends a request, or one without.
+    pub(crate) fn new(origins: Vec<Origin>, has_guard: bool) -> Self {
+        Self { origins, has_guard }
     }
 
     /// Whether pages of that origin are let in.
@@ -108,10 +119,14 @@ impl Cors {
         match methods.filter(|_| is_preflight) {
             Some(methods) => {
                 headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
-                headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS);
+                let requests = if self.has_guard { REQUEST_HEADERS_OF_CALLERS } else { REQUEST_HEADERS };
+                headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, requests);
                 headers.insert(ACCESS_CONTROL_MAX_AGE, MEMORY_SECONDS);
             }
-            None => drop(headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, ANSWER_HEADERS)),
+            None => {
+                let answers = if self.has_guard { ANSWER_HEADERS_TO_CALLERS } else { ANSWER_HEADERS };
+                headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, answers);
+            }
         }
     }
 }
@@ -121,7 +136,7 @@ mod tests {
     use super::*;
 
     fn signed(origins: &[&str], asked: &[(&str, &str)], methods: Option<&str>) -> Vec<String> {
-        let cors = Cors::new(origins.iter().map(|origin| origin.parse().unwrap()).collect());
+        let cors = Cors::new(origins.iter().map(|origin| origin.parse().unwrap()).collect(), false);
         let mut headers = HeaderMap::new();
         for (name, value) in asked {
             headers.append(warp::http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());

@@ -14,6 +14,7 @@ use bytes::{Buf, Bytes};
 use futures::{FutureExt, Stream};
 use serde_json::{Value, json};
 use shop_domain::{
+    caller::Caller,
     id::Id,
     problem::{Code, Problem},
     text::quoted,
@@ -37,6 +38,7 @@ use warp::{
 
 use crate::{
     Config,
+    auth::{Admission, Denial, Guard, Standing},
     body::{self, Arriving, Bodies},
     browser,
     cors::Cors,
@@ -80,6 +82,7 @@ pub(crate) struct Gateway {
     metrics: Metrics,
     cors: Cors,
     hosts: Hosts,
+    guard: Option<Arc<Guard>>,
     leaving: AtomicBool,
     without_nats: WithoutNats,
 }
@@ -92,9 +95,10 @@ impl Gateway {
         let (bodies, leaving) = (Bodies::new(Arc::clone(&limits)), AtomicBool::new(false));
         let without_nats = WithoutNats::default();
         let lists = Turns::new(limits.lists_max as usize, limits.list_wait());
-        let (heeded, metrics, cors) = (Heeded::default(), Metrics::new(), Cors::new(config.cors_origins.clone()));
+        let (guard, heeded, metrics) = (config.guard.clone(), Heeded::default(), Metrics::new());
+        let cors = Cors::new(config.cors_origins.clone(), guard.is_some());
         let hosts = Hosts::new(config.allow_hosts.clone(), listening);
-        Self { doors, heeded, limits, permits, bodies, lists, metrics, cors, hosts, leaving, without_nats }
+        Self { doors, heeded, limits, permits, bodies, lists, metrics, cors, hosts, guard, leaving, without_nats }
     }
 
     /// From now on whoever asks is told to go to another bridge next time, and is served.
@@ -142,8 +146,7 @@ impl Gateway {
         let mut response = match (refusal, &found) {
             (Some(refusal), _) => reply::problem(&refusal),
             (None, Found::Route { number, id }) => {
-                let answer = self.ask_door(&ROUTES[*number], id, &query, &headers, &head, &mut body).await;
-                answer.unwrap_or_else(|problem| reply::problem(&problem))
+                self.answer_route(&ROUTES[*number], id, &query, &headers, &head, &mut body).await
             }
             (None, Found::Page { number }) => self.page(PAGES[*number].1).await,
             (None, Found::OtherMethods { allow, .. }) if method == Method::OPTIONS => reply::options(allow),
@@ -194,6 +197,9 @@ impl Gateway {
     /// What it counts.
     pub(crate) fn numbers(&self) -> Numbers {
         self.metrics.limits.look(&self.bodies, &self.lists, &self.doors);
+        if let Some(guard) = &self.guard {
+            self.metrics.admissions.look(guard);
+        }
         self.metrics.numbers(self.limits.in_flight_max as usize - self.permits.available_permits())
     }
 
@@ -214,6 +220,45 @@ impl Gateway {
         browser::check(method, headers, authority, &self.cors).err().map(Arc::from)
     }
 
+    /// Lets a request in and asks the door that it is for.
+    async fn answer_route<S, B, E>(
+        &self,
+        route: &'static Route,
+        id: &str,
+        query: &str,
+        headers: &HeaderMap,
+        head: &Head,
+        body: &mut Arriving<S>,
+    ) -> Response
+    where
+        S: Stream<Item = Result<B, E>> + Unpin,
+        B: Buf,
+    {
+        let (caller, standing) = self.admit(route, headers, head).await;
+        let answer = match caller {
+            Ok(caller) => self.ask_door(route, id, query, headers, head, caller, body).await,
+            Err(denial) => Ok(reply::denied(denial)),
+        };
+        let mut response = answer.unwrap_or_else(|problem| reply::problem(&problem));
+        standing.tell(&mut response);
+        response
+    }
+
+    /// Who asks, if that is known, or why it is not let in.
+    async fn admit(
+        &self,
+        route: &Route,
+        headers: &HeaderMap,
+        head: &Head,
+    ) -> (Result<Option<Caller>, Denial>, Standing) {
+        let Some(guard) = &self.guard else { return (Ok(None), Standing::default()) };
+        let Admission { caller, standing } = guard.admit(route, headers, head.peer).await;
+        let admissions = &self.metrics.admissions;
+        let caller = caller.inspect(|(means, _)| admissions.admits(*means)).map(|(_, caller)| caller);
+        (caller.inspect_err(|denial| admissions.refuses(denial.refusal)), standing)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a request, of which each is read in its own way")]
     async fn ask_door<S, B, E>(
         &self,
         route: &'static Route,
@@ -221,6 +266,7 @@ impl Gateway {
         query: &str,
         headers: &HeaderMap,
         head: &Head,
+        caller: Option<Caller>,
         body: &mut Arriving<S>,
     ) -> Result<Response, Box<Problem>>
     where
@@ -257,9 +303,9 @@ impl Gateway {
         let wait = Wait::begin(prefer.wait());
         let id = match route.about {
             About::Existing => existing,
-            About::New => Some(match entity::new(route.kind, &arguments, key.as_ref(), None)? {
+            About::New => Some(match entity::new(route.kind, &arguments, key.as_ref(), caller.as_ref())? {
                 New::Named(id) => id,
-                New::OfKey(of_key) => self.order_of_key(route, of_key, wait).await?,
+                New::OfKey(of_key) => self.order_of_key(route, of_key, caller.as_ref(), wait).await?,
             }),
             About::Whole => None,
         };
@@ -268,7 +314,7 @@ impl Gateway {
                 Some(id) => subject::door(route.kind, id.as_str(), route.verb),
                 None => subject::door_of_kind(route.kind, route.verb),
             },
-            caller: None,
+            caller,
             body: arguments,
             idempotency_key: key.map(|key| key.to_header()),
             traceparent: headers.get("traceparent").and_then(|context| context.to_str().ok()).map(str::to_owned),
@@ -332,10 +378,12 @@ impl Gateway {
         &self,
         route: &Route,
         OfKey { user, shared, own }: OfKey,
+        caller: Option<&Caller>,
         wait: Wait,
     ) -> Result<Id, Box<Problem>> {
         let subject = subject::door(route.kind, shared.as_str(), "key-scope");
-        let request = Request::new(subject, json!({ "user": user.as_str() }).to_string());
+        let question = Request::new(subject, json!({ "user": user.as_str() }).to_string());
+        let request = Request { caller: caller.cloned(), ..question };
         let left = wait.question.saturating_duration_since(Instant::now().into());
         let mut errand = Errand::new(route.kind, request, true, left, left);
         let reply = self.doors.ask(&mut errand).await.map_err(|unanswered| match unanswered {

@@ -3,7 +3,10 @@
 //! A server and a proxy that read a head differently can be played off against each other, so that whatever
 //! may be read in two ways is refused.
 
-use std::{net::Ipv6Addr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 
 use shop_domain::problem::{Code, Problem};
 use warp::http::{
@@ -22,6 +25,8 @@ pub(crate) struct Head {
     pub(crate) refusal: Option<Arc<Problem>>,
     /// The host, and most likely the port, that it is meant for.
     pub(crate) authority: Option<Arc<str>>,
+    /// From where it comes, if that is known.
+    pub(crate) peer: Option<IpAddr>,
     /// Whether it shares its connection with others.
     pub(crate) is_http2: bool,
     /// Whether a body comes.
@@ -33,14 +38,15 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// Of this request.
-    pub(crate) fn of<B>(request: &Request<B>, has_body: bool) -> Self {
+    /// Of this request, of a client at that address.
+    pub(crate) fn of<B>(request: &Request<B>, has_body: bool, peer: Option<IpAddr>) -> Self {
         let headers = request.headers();
         let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
         let awaits = |expectation: &[u8]| expectation.eq_ignore_ascii_case(b"100-continue");
         Self {
             refusal: check(request).err().map(Arc::new),
             authority: authority(request).map(Arc::from),
+            peer,
             is_http2: request.version() == Version::HTTP_2,
             has_body,
             declared: length.and_then(|digits| digits.parse().ok()),
@@ -137,7 +143,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let head = Head::of(&request.body(()).unwrap(), false);
+        let head = Head::of(&request.body(()).unwrap(), false, None);
         head.refusal.map(|problem| (problem.code.status, problem.detail.clone()))
     }
 

@@ -5,6 +5,7 @@
 //! bridges may run side by side. `server.rs` and `wire.rs` have the connections; a warp filter is the front;
 //! the table behind it does the routing.
 
+pub mod auth;
 mod body;
 mod browser;
 pub mod cli;
@@ -35,6 +36,7 @@ use shop_nats::connection::Connection;
 use tokio::{net::TcpListener, sync::oneshot};
 use warp::{Filter, Rejection, http::Method};
 
+use auth::Guard;
 pub use cors::{InvalidOrigin, Origin};
 use gateway::{Call, Gateway};
 pub use host::{Host, InvalidHost};
@@ -57,6 +59,8 @@ pub struct Config {
     /// as balancers need to notice. They go by what they know, so that it makes no difference whether
     /// anybody is connected.
     pub leave_time: Duration,
+    /// What knows who asks, if anything does.
+    pub guard: Option<Arc<Guard>>,
     /// Whose pages may use the shop from a browser.
     pub cors_origins: Vec<Origin>,
     /// The hosts under which the bridge may be asked, beside this machine's own names and where it listens.
@@ -65,12 +69,13 @@ pub struct Config {
 
 impl Default for Config {
     /// A minute of insistence: longer than a host takes that
-    /// replays its log. No balancer is waited for, and no page of another site let in.
+    /// replays its log. No balancer is waited for, nobody asked who it is, and no page of another site let in.
     fn default() -> Self {
         Self {
             limits: Limits::default(),
             insistence: Duration::from_secs(60),
             leave_time: Duration::ZERO,
+            guard: None,
             cors_origins: Vec::new(),
             allow_hosts: Vec::new(),
         }
@@ -102,7 +107,8 @@ pub async fn run_observed(
     }
     if let Ok(address) = listener.local_addr() {
         tracing::info!("listening on http://{address}");
-        if let Some(warning) = without_login(address) {
+        let asks_who = config.guard.as_ref().is_some_and(|guard| guard.asks_who());
+        if let Some(warning) = without_login(address).filter(|_| !asks_who) {
             tracing::warn!("{warning}");
         }
     }

@@ -21,6 +21,7 @@ use shop_metrics::Numbers;
 use warp::http::{Method, StatusCode};
 
 use crate::{
+    auth::numbers::Admissions,
     limits::struck::Struck,
     orders::Orders,
     routes::{Found, PAGES, ROUTES},
@@ -31,7 +32,7 @@ pub(crate) const SECONDS: [f64; 13] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
 
 /// The statuses that are answered again and again: their counters are found by their place.
-const STATUSES: [u16; 11] = [200, 201, 202, 400, 404, 405, 409, 413, 415, 422, 503];
+const STATUSES: [u16; 14] = [200, 201, 202, 400, 401, 403, 404, 405, 409, 413, 415, 422, 429, 503];
 
 /// The route of requests that lead nowhere, or cannot be read.
 const UNMATCHED: &str = "unmatched";
@@ -44,6 +45,8 @@ pub(crate) struct Metrics {
     pub(crate) orders: Orders,
     /// The limits that have struck, and how near the others are.
     pub(crate) limits: Struck,
+    /// Who was let in, and who was not.
+    pub(crate) admissions: Admissions,
     registry: Registry,
     in_flight: Gauge<u64, AtomicU64>,
     requests: Family<RequestLabels, Counter>,
@@ -83,6 +86,7 @@ impl Metrics {
         registry.register("request_duration_seconds", "Time from the head of a request to its answer", seconds.clone());
         registry.register("requests_in_flight", "Requests under way to a door", in_flight.clone());
         let (orders, limits) = (Orders::new(&mut registry), Struck::new(&mut registry));
+        let admissions = Admissions::new(&mut registry);
 
         let routes = ROUTES.iter().map(|route| RouteLabels { method: route.method.as_str(), route: route.path });
         let pages = PAGES.iter().map(|(path, _)| RouteLabels { method: "GET", route: path });
@@ -92,7 +96,7 @@ impl Metrics {
             seconds: seconds.get_or_create_owned(&labels),
         });
         let series = series.collect();
-        Self { orders, limits, registry, in_flight, requests, seconds, series }
+        Self { orders, limits, admissions, registry, in_flight, requests, seconds, series }
     }
 
     /// Counts one answer.

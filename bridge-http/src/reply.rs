@@ -10,12 +10,13 @@ use shop_nats::request::Reply;
 use warp::{
     http::{
         HeaderName, HeaderValue, Method, StatusCode,
-        header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER},
+        header::{ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
     },
     reply::Response,
 };
 
 use crate::{
+    auth::Denial,
     browser,
     prefer::Prefer,
     routes::{Found, Route},
@@ -99,6 +100,17 @@ pub(crate) fn problem(problem: &Problem) -> Response {
     response
 }
 
+/// Who asks is not let in.
+pub(crate) fn denied(denial: Denial) -> Response {
+    let Denial { problem, challenge, retry_after, .. } = denial;
+    let retry_after = retry_after.map(|seconds| seconds.to_string());
+    let mut response = error(problem.code, problem.to_json().into(), retry_after.as_deref());
+    if let Some(challenge) = challenge {
+        set(&mut response, WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
 /// The path exists, with these other methods.
 pub(crate) fn other_methods(methods: &str) -> Response {
     let mut response =
@@ -161,7 +173,7 @@ fn error(code: Code, body: Bytes, retry_after: Option<&str>) -> Response {
     let status = status(code.status);
     let mut response = build(status, PROBLEM, body);
     let retry_after = retry_after.and_then(|seconds| HeaderValue::from_str(seconds).ok());
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&status) {
         response.headers_mut().insert(RETRY_AFTER, retry_after.unwrap_or(RETRY_AFTER_DEFAULT));
     }
     response
@@ -181,7 +193,7 @@ fn set_location(response: &mut Response, asked: &Asked) {
 }
 
 fn set(response: &mut Response, name: HeaderName, value: String) {
-    let value = HeaderValue::try_from(value).expect("made from ids and names, which are ASCII");
+    let value = HeaderValue::try_from(value).expect("made from ids, names and words of the bridge, which are ASCII");
     response.headers_mut().insert(name, value);
 }
 

@@ -5,29 +5,32 @@
 use shop_domain::kind::Kind::{self, Delivery, Mypage, Order, Product, Wallet};
 use warp::http::Method;
 
+use crate::auth::scope::Scope::{
+    self, CatalogWrite, DeliveriesWrite, OrdersRead, OrdersWrite, WalletsFund, WalletsRead,
+};
 use About::{Existing, New, Whole};
 use Input::{Body, Nothing, Query};
 use Repeat::{Always, WithKey};
 
 /// Every route that leads to a door. `openapi.json` describes the same ones; a test compares.
 pub static ROUTES: [Route; 17] = [
-    route(POST, "/products", Product, "create", New, Body, WithKey, 201),
-    route(GET, "/products", Product, "list", Whole, Query(&["limit", "after"]), Always, 200),
-    route(GET, "/products/{id}", Product, "get", Existing, Nothing, Always, 200),
-    route(PATCH, "/products/{id}", Product, "change", Existing, Body, WithKey, 200),
-    route(POST, "/products/{id}/restock", Product, "restock", Existing, Body, WithKey, 200),
-    route(POST, "/wallets", Wallet, "open", New, Body, WithKey, 201),
-    route(GET, "/wallets/{id}", Wallet, "get", Existing, Nothing, Always, 200),
-    route(POST, "/wallets/{id}/top-up", Wallet, "top-up", Existing, Body, WithKey, 200),
-    route(GET, "/wallets/{id}/statement", Wallet, "statement", Existing, Query(&["limit", "before"]), Always, 200),
-    route(POST, "/orders", Order, "place", New, Body, Always, 201),
-    route(GET, "/orders/{id}", Order, "get", Existing, Nothing, Always, 200),
-    route(POST, "/orders/{id}/cancel", Order, "cancel", Existing, Body, Always, 200),
-    route(DELETE, "/orders/{id}", Order, "cancel", Existing, Body, Always, 200),
-    route(GET, "/deliveries/{id}", Delivery, "get", Existing, Nothing, Always, 200),
-    route(POST, "/deliveries/{id}/dispatch", Delivery, "dispatch", Existing, Body, WithKey, 200),
-    route(POST, "/deliveries/{id}/deliver", Delivery, "deliver", Existing, Body, WithKey, 200),
-    route(GET, "/mypages/{user}", Mypage, "get", Existing, Query(&["limit", "before"]), Always, 200),
+    route(POST, "/products", Some(CatalogWrite), Product, "create", New, Body, WithKey, 201),
+    route(GET, "/products", None, Product, "list", Whole, Query(&["limit", "after"]), Always, 200),
+    route(GET, "/products/{id}", None, Product, "get", Existing, Nothing, Always, 200),
+    route(PATCH, "/products/{id}", Some(CatalogWrite), Product, "change", Existing, Body, WithKey, 200),
+    route(POST, "/products/{id}/restock", Some(CatalogWrite), Product, "restock", Existing, Body, WithKey, 200),
+    route(POST, "/wallets", Some(WalletsFund), Wallet, "open", New, Body, WithKey, 201),
+    route(GET, "/wallets/{id}", Some(WalletsRead), Wallet, "get", Existing, Nothing, Always, 200),
+    route(POST, "/wallets/{id}/top-up", Some(WalletsFund), Wallet, "top-up", Existing, Body, WithKey, 200),
+    route(GET, "/wallets/{id}/statement", Some(WalletsRead), Wallet, "statement", Existing, NEWEST_FIRST, Always, 200),
+    route(POST, "/orders", Some(OrdersWrite), Order, "place", New, Body, Always, 201),
+    route(GET, "/orders/{id}", Some(OrdersRead), Order, "get", Existing, Nothing, Always, 200),
+    route(POST, "/orders/{id}/cancel", Some(OrdersWrite), Order, "cancel", Existing, Body, Always, 200),
+    route(DELETE, "/orders/{id}", Some(OrdersWrite), Order, "cancel", Existing, Body, Always, 200),
+    route(GET, "/deliveries/{id}", Some(OrdersRead), Delivery, "get", Existing, Nothing, Always, 200),
+    route(POST, "/deliveries/{id}/dispatch", Some(DeliveriesWrite), Delivery, "dispatch", Existing, Body, WithKey, 200),
+    route(POST, "/deliveries/{id}/deliver", Some(DeliveriesWrite), Delivery, "deliver", Existing, Body, WithKey, 200),
+    route(GET, "/mypages/{user}", Some(OrdersRead), Mypage, "get", Existing, NEWEST_FIRST, Always, 200),
 ];
 
 /// What the bridge answers by itself, all with GET; see `observe.rs` and `docs.rs`.
@@ -46,6 +49,8 @@ pub struct Route {
     pub method: Method,
     /// The path; it has at most one parameter, the id of the entity.
     pub path: &'static str,
+    /// What its caller must have been given, where callers are asked who they are. `None`: it is for everybody.
+    pub scope: Option<Scope>,
     /// Whose door it leads to.
     pub kind: Kind,
     /// What the door is asked for.
@@ -184,6 +189,8 @@ impl Route {
     }
 }
 
+const NEWEST_FIRST: Input = Query(&["limit", "before"]);
+
 const GET: Method = Method::GET;
 const POST: Method = Method::POST;
 const PATCH: Method = Method::PATCH;
@@ -193,10 +200,11 @@ const OPTIONS: Method = Method::OPTIONS;
 /// What asks for the methods of all paths together, RFC 9110, section 9.3.7.
 const ALL_PATHS: &str = "*";
 
-#[expect(clippy::too_many_arguments, reason = "the columns of the table: named fields would take nine lines a row")]
+#[expect(clippy::too_many_arguments, reason = "the columns of the table: named fields would take ten lines a row")]
 const fn route(
     method: Method,
     path: &'static str,
+    scope: Option<Scope>,
     kind: Kind,
     verb: &'static str,
     about: About,
@@ -204,7 +212,7 @@ const fn route(
     repeat: Repeat,
     success: u16,
 ) -> Route {
-    Route { method, path, kind, verb, about, input, repeat, success }
+    Route { method, path, scope, kind, verb, about, input, repeat, success }
 }
 
 /// What stands in `path` where `template` has its parameter: one part of a path, never empty.

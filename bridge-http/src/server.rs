@@ -118,6 +118,7 @@ async fn serve_connection<F>(
     F::Future: Send,
 {
     let (line, server) = (Arc::<Line>::default(), connections(&limits));
+    let peer = socket.peer_addr().ok().map(|peer| peer.ip());
     let told = move |limit: Option<Limit>, code: Option<Code>| {
         limit.into_iter().for_each(|limit| gateway.strikes(limit));
         code.into_iter().for_each(|code| gateway.refused_unread(code));
@@ -126,7 +127,7 @@ async fn serve_connection<F>(
     let front = TowerToHyperService::new(warp::service(front));
     let answer = service_fn(move |mut request: Request<Incoming>| {
         let exchange = line.begin();
-        let head = Head::of(&request, !request.body().is_end_stream());
+        let head = Head::of(&request, !request.body().is_end_stream(), peer);
         request.extensions_mut().insert(head);
         let answer = front.call(request);
         async move {

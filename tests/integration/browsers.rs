@@ -9,7 +9,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
-use shop_bridge_http::limits::Limits;
+use shop_bridge_http::{auth, limits::Limits};
 use shop_local::Options;
 use tokio::net::TcpStream;
 
@@ -154,7 +154,8 @@ async fn a_name_that_its_owner_points_to_a_bridge_is_none_of_the_bridges() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bridge_that_listens_everywhere_is_asked_by_any_address_and_by_no_name_of_others() {
-    let shop = TestShop::open_as(|options| Options { http_addr: "0.0.0.0:0".to_owned(), ..options }).await;
+    let auth = auth::Options { allow_anonymous: true, ..auth::Options::default() };
+    let shop = TestShop::open_as(|options| Options { http_addr: "0.0.0.0:0".to_owned(), auth, ..options }).await;
     shop.wallet("alice", 1).await;
     // As Kubernetes and Prometheus do, which know the addresses of pods.
     for (host, status) in [("10.0.0.7:8080", 200), ("[fd00::7]", 200), ("evil.example", 421), ("shop", 421)] {

@@ -52,6 +52,11 @@ pub(crate) fn check(
     if is_json { conforms(&content["schema"], body, "") } else { Ok(()) }
 }
 
+/// What the document says of a method of a path.
+pub(crate) fn operation(method: &str, path: &str) -> &'static Value {
+    &DOCUMENT["paths"][path][method.to_lowercase()]
+}
+
 fn fits(template: &str, path: &str) -> bool {
     let (mut template, mut path) = (template.split('/'), path.split('/'));
     loop {

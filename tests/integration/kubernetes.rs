@@ -75,7 +75,7 @@ async fn every_path_that_a_probe_asks_is_answered() {
 fn every_mount_has_a_volume_and_every_file_that_is_named_lies_in_one() {
     for manifests in Manifests::all() {
         for workload in manifests.workloads() {
-            pods::volumes_fit(&workload, &manifests);
+            pods::volumes_fit(&workload, manifests);
         }
     }
 }
@@ -84,7 +84,7 @@ fn every_mount_has_a_volume_and_every_file_that_is_named_lies_in_one() {
 fn every_pod_may_do_nothing_that_it_need_not() {
     for manifests in Manifests::all() {
         for workload in manifests.workloads() {
-            pods::is_restricted(&workload, &manifests);
+            pods::is_restricted(&workload, manifests);
         }
         let namespace = manifests.of_kind("Namespace").next().expect("there is a namespace");
         assert_eq!(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted");

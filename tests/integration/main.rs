@@ -1,5 +1,6 @@
 //! The whole shop, seen from outside.
 
+mod auth;
 mod backup;
 mod browsers;
 mod bundles;

@@ -29,6 +29,8 @@ codes! {
     INVALID = "invalid", 422, "The request breaks a rule";
     /// Not JSON, or a bad query string.
     MALFORMED = "malformed", 400, "The request cannot be read";
+    /// It is not known who asks, and that has to be known.
+    UNAUTHORIZED = "unauthorized", 401, "Unauthorized";
     /// It is known who asks, who may not do that: a scope is missing (the fact `scope`), or it is another's.
     FORBIDDEN = "forbidden", 403, "Forbidden";
     /// A page of another site asks for a change, and that site is not let do so.
@@ -67,6 +69,8 @@ codes! {
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type", 415, "Unsupported media type";
     /// The host that the request names is none of the bridge's.
     MISDIRECTED = "misdirected", 421, "Misdirected request";
+    /// More was asked than this caller, or this address, may ask in that time.
+    RATE_LIMITED = "rate_limited", 429, "Rate limited";
     /// The head has more lines or bytes than allowed.
     HEADERS_TOO_LARGE = "headers_too_large", 431, "Request header fields too large";
     /// More requests wait than the shop holds at a time.
@@ -84,7 +88,9 @@ impl Code {
     /// Whether the same request may succeed when it is sent again, and do no harm, if the problem does not
     /// say otherwise: nothing was done, for a reason that passes by itself.
     pub const fn is_retryable(self) -> bool {
-        self.status == Self::UNAVAILABLE.status || self.status == Self::REQUEST_TIMEOUT.status
+        self.status == Self::UNAVAILABLE.status
+            || self.status == Self::REQUEST_TIMEOUT.status
+            || self.status == Self::RATE_LIMITED.status
     }
 }
 
@@ -94,6 +100,8 @@ pub const HELD: &str = "held";
 pub const DONE: &str = "done";
 /// The fact that tells an entity on which too many wait from a door that too many use: how many wait.
 pub const WAITING: &str = "waiting";
+/// The fact that names the scope that a caller would need.
+pub const SCOPE: &str = "scope";
 /// The member that says whether the same request may be sent again.
 const RETRYABLE: &str = "retryable";
 

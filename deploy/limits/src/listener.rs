@@ -254,7 +254,8 @@ fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-fn network_of(address: IpAddr) -> IpAddr {
+/// What counts as one address: of IPv6 the network of 64 bits, which is what one customer of a provider has.
+pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),

@@ -7,7 +7,11 @@ use std::{
 };
 
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode, body::Bytes, header::CONTENT_TYPE};
+use hyper::{
+    Method, Request, StatusCode,
+    body::Bytes,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -23,6 +27,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(35);
 pub struct Http {
     address: SocketAddr,
     client: Client<HttpConnector, Full<Bytes>>,
+    authorization: Option<HeaderValue>,
 }
 
 /// What the server answered.
@@ -52,7 +57,13 @@ impl Http {
         // Head and body leave as two writes; without this the second waits 40 ms for an
         // acknowledgement of the first.
         connector.set_nodelay(true);
-        Self { address, client: Client::builder(TokioExecutor::new()).build(connector) }
+        Self { address, client: Client::builder(TokioExecutor::new()).build(connector), authorization: None }
+    }
+
+    /// The same, for a server that asks who it is: it says so in `Authorization`.
+    #[must_use]
+    pub fn authorized(self, authorization: Option<HeaderValue>) -> Self {
+        Self { authorization, ..self }
     }
 
     /// `GET path`.
@@ -95,6 +106,9 @@ impl Http {
         }
         if let Some(key) = key {
             request = request.header("Idempotency-Key", key);
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
         }
         let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let request = request.body(Full::new(bytes)).map_err(|error| failed(error.to_string()))?;

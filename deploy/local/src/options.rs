@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use shop_actors::config::SnapshotOptions;
-use shop_bridge_http::{Host, Origin, limits::Limits};
+use shop_bridge_http::{Host, Origin, auth, limits::Limits};
 use shop_nats::access::{Credentials, NatsUrl};
 
 /// Runs the whole shop on this machine: a nats-server, the five kinds and the HTTP bridge.
@@ -23,6 +23,10 @@ pub struct Options {
     /// beside localhost and the address at which it is served
     #[arg(long = "allow-host", value_name = "HOST", env = "SHOP_ALLOW_HOST", value_delimiter = ',')]
     pub allow_hosts: Vec<Host>,
+
+    /// Who may ask over HTTP, and how often
+    #[command(flatten)]
+    pub auth: auth::Options,
 
     /// What HTTP takes at a time
     #[command(flatten)]
@@ -93,6 +97,7 @@ impl Options {
             http_addr: "127.0.0.1:0".to_owned(),
             cors_origins: Vec::new(),
             allow_hosts: Vec::new(),
+            auth: auth::Options::default(),
             limits: Limits::default(),
             observe_addr: "127.0.0.1:0".to_owned(),
             nats_port: 0,

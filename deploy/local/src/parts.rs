@@ -10,7 +10,7 @@ use shop_actors::{
     host,
     observe::Observed,
 };
-use shop_bridge_http::{self as bridge_http, Host, Origin, limits::Limits};
+use shop_bridge_http::{self as bridge_http, Host, Origin, auth::Guard, limits::Limits};
 use shop_domain::kind::Kind;
 use shop_nats::{access::Access, connection::Connection, topology::Topology};
 use tokio::net::TcpListener;
@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) observed: BTreeMap<Kind, Arc<Observed>>,
     /// How the bridge is.
     pub(crate) bridge_observed: Arc<bridge_http::Observed>,
+    /// What knows who asks the bridge, if anything does.
+    pub(crate) guard: Option<Arc<Guard>>,
     /// Whose pages may use the bridge from a browser.
     pub(crate) cors_origins: Vec<Origin>,
     /// Under which hosts the bridge may be asked.
@@ -67,9 +69,9 @@ pub(crate) async fn host(kind: Kind, settings: Settings, shutdown: Shutdown) -> 
 
 /// Serves HTTP on `listener` until `shutdown`, then answers what it has begun and returns.
 pub(crate) async fn bridge(settings: Settings, listener: TcpListener, shutdown: Shutdown) -> Outcome {
-    let Settings { bridge_nats, bridge_observed: observed, cors_origins, allow_hosts, limits, .. } = settings;
+    let Settings { bridge_nats, bridge_observed: observed, guard, cors_origins, allow_hosts, limits, .. } = settings;
     let connection = Connection::connect_bridge(&bridge_nats).await?;
-    let config = bridge_http::Config { cors_origins, allow_hosts, limits, ..Default::default() };
+    let config = bridge_http::Config { guard, cors_origins, allow_hosts, limits, ..Default::default() };
     let bridge = bridge_http::run_observed(config, observed, connection.clone(), listener, shutdown);
     // Boxed, because the compiler cannot see through warp's future that it is `Send`.
     let bridge: BoxFuture<'_, ()> = Box::pin(bridge);

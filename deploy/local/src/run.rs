@@ -29,6 +29,9 @@ pub fn run(options: Options) -> LocalBoxFuture<'static, ExitCode> {
 }
 
 async fn open(options: Options) -> Result<(), Error> {
+    if options.demo && options.auth.asks_who() {
+        return Err("--demo plays a customer without a token: leave --auth and --api-keys out, or --demo".into());
+    }
     let mut stop = StopSignals::listen()?;
     let telling = options.demo.then_some(if options.verbose { Telling::Whole } else { Telling::Short });
     let ports = options.ports_file.as_deref().map(PortsFile::prepare).transpose()?;

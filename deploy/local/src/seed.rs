@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::Args;
-use hyper::{Method, StatusCode};
+use hyper::{Method, StatusCode, header::HeaderValue};
 use serde_json::{Value, json};
 use tokio::{
     net::lookup_host,
@@ -86,6 +86,10 @@ pub struct Seed {
     /// Where the shop serves HTTP.
     #[arg(long, value_name = "HOST:PORT", env = "SHOP_HTTP_ADDR", default_value = "127.0.0.1:8080")]
     http_addr: String,
+    /// A token or a key, where the shop asks who sends a request: with catalog:write, wallets:fund:any, orders:write:any,
+    /// orders:read:any and deliveries:write
+    #[arg(long, value_name = "TOKEN", env = "SHOP_TOKEN", hide_env_values = true, value_parser = bearer)]
+    token: Option<HeaderValue>,
 }
 
 /// Why the shop is not filled, or not to its end.
@@ -109,6 +113,13 @@ pub enum SeedError {
     },
 }
 
+/// What stands in `Authorization`; it is not shown.
+fn bearer(token: &str) -> Result<HeaderValue, String> {
+    let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| "it is no token".to_owned())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 impl Seed {
     /// Fills the shop, and says what there is.
     pub async fn run(self) -> ExitCode {
@@ -126,10 +137,10 @@ impl Seed {
     }
 
     async fn fill(self) -> Result<String, SeedError> {
-        let Self { http_addr: name } = self;
+        let Self { http_addr: name, token } = self;
         let found = lookup_host(&name).await.map_err(|error| SeedError::Address(name.clone(), error.to_string()))?;
         let none = || SeedError::Address(name.clone(), "nothing has that name".to_owned());
-        let statuses = fill(&Http::new(found.into_iter().next().ok_or_else(none)?)).await?;
+        let statuses = fill(&Http::new(found.into_iter().next().ok_or_else(none)?).authorized(token)).await?;
         let statuses: Vec<_> = statuses.into_iter().map(|(status, count)| format!("{count} {status}")).collect();
         Ok(format!(
             "{} products, {} customers and {} orders are there: {}.\n\n  \

@@ -14,7 +14,10 @@ use shop_actors::{
     observe::{Hosts, Observed},
     operator::{OperatorError, restore::put_back_all},
 };
-use shop_bridge_http as bridge_http;
+use shop_bridge_http::{
+    self as bridge_http,
+    auth::{AuthError, Guard, check_address},
+};
 use shop_domain::kind::Kind;
 use shop_metrics::Observable;
 use shop_nats::{
@@ -139,6 +142,9 @@ pub enum ShopError {
     /// There is no connection to it.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// It cannot be known who asks, or must be.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     /// A part ended, or did not.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -162,6 +168,8 @@ impl Shop {
             return Err(ShopError::NotEmpty { folder });
         }
         let (listener, address) = listen(&options.http_addr).await?;
+        check_address(address, &options.auth)?;
+        let guard = Guard::open(&options.auth).await?;
         let observed: BTreeMap<_, _> = Kind::ALL.into_iter().map(|kind| (kind, Observed::new(&[kind]))).collect();
         let bridge_observed = bridge_http::Observed::new();
         let observing = match &*options.observe_addr {
@@ -191,6 +199,7 @@ impl Shop {
             snapshots: options.snapshots.or_in(&folder.join("snapshots")),
             observed,
             bridge_observed,
+            guard,
             cors_origins: options.cors_origins,
             allow_hosts: options.allow_hosts,
             limits: options.limits,

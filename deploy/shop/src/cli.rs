@@ -7,7 +7,7 @@ use shop_actors::{
     cli::{Serve, stop_signal},
     operator::Tool,
 };
-use shop_bridge_http::cli::Bridge;
+use shop_bridge_http::{auth::new_key::Keys, cli::Bridge};
 use shop_local::{Options, keygen::Nats, seed::Seed};
 use tracing_subscriber::EnvFilter;
 
@@ -30,7 +30,7 @@ enum Command {
     /// Serve some or all kinds until SIGINT or SIGTERM: a host.
     Serve(Serve),
     /// Turn HTTP into NATS requests and back until SIGINT or SIGTERM.
-    Bridge(Bridge),
+    Bridge(Box<Bridge>),
     #[command(flatten)]
     Look(Tool),
     /// Fill a running shop with products, customers and orders to look at. Doing it twice does it once.
@@ -38,6 +38,9 @@ enum Command {
     /// Keys and configurations for nats-servers that let in only whom they know.
     #[command(subcommand)]
     Nats(Nats),
+    /// Keys for programs that ask over HTTP.
+    #[command(subcommand)]
+    Keys(Keys),
     /// Print what makes a shell complete this program's commands and options.
     ///
     /// For example in ~/.bashrc: `source <(shop completions bash)`.
@@ -54,6 +57,7 @@ impl Cli {
             Some(Command::Look(tool)) => tool.run(stop_signal()).await,
             Some(Command::Seed(seed)) => seed.run().await,
             Some(Command::Nats(nats)) => nats.run(),
+            Some(Command::Keys(keys)) => keys.run(),
             Some(Command::Completions(completions)) => completions.print(Self::command()),
         }
     }
@@ -65,7 +69,9 @@ impl Cli {
             None => "warn",
             // What the client says of its connections, they say themselves.
             Some(Command::Serve(_) | Command::Bridge(_)) => "info,async_nats=warn",
-            Some(Command::Look(_) | Command::Seed(_) | Command::Nats(_) | Command::Completions(_)) => "warn",
+            Some(
+                Command::Look(_) | Command::Seed(_) | Command::Nats(_) | Command::Keys(_) | Command::Completions(_),
+            ) => "warn",
         };
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level))
     }

@@ -108,12 +108,15 @@ fn every_component_is_used_and_every_reference_leads_to_one() {
     walk(&DOCUMENT, &mut |node| {
         if let Some(reference) = node.get("$ref").and_then(Value::as_str) {
             resolve(node);
-            used.insert(reference);
+            used.insert(reference.to_owned());
         }
+        let security = node.get("security").map(list).unwrap_or_default();
+        let schemes = security.iter().filter_map(Value::as_object).flat_map(|one| one.keys());
+        used.extend(schemes.map(|scheme| format!("#/components/securitySchemes/{scheme}")));
     });
     for (sort, components) in DOCUMENT["components"].as_object().unwrap() {
         for name in components.as_object().unwrap().keys() {
-            assert!(used.contains(format!("#/components/{sort}/{name}").as_str()), "{sort}/{name} is not used");
+            assert!(used.contains(&format!("#/components/{sort}/{name}")), "{sort}/{name} is not used");
         }
     }
 }

@@ -29,6 +29,7 @@ fn every_code_has_one_status_and_one_title_and_is_found_by_its_name() {
     let table = [
         ("invalid", 422, "The request breaks a rule"),
         ("malformed", 400, "The request cannot be read"),
+        ("unauthorized", 401, "Unauthorized"),
         ("forbidden", 403, "Forbidden"),
         ("cross_site", 403, "Cross-site request"),
         ("not_found", 404, "Not found"),
@@ -48,6 +49,7 @@ fn every_code_has_one_status_and_one_title_and_is_found_by_its_name() {
         ("uri_too_long", 414, "URI too long"),
         ("unsupported_media_type", 415, "Unsupported media type"),
         ("misdirected", 421, "Misdirected request"),
+        ("rate_limited", 429, "Rate limited"),
         ("headers_too_large", 431, "Request header fields too large"),
         ("overloaded", 503, "Overloaded"),
         ("unavailable", 503, "Unavailable"),

@@ -214,7 +214,7 @@ fn a_problem_says_whether_the_request_may_be_sent_again() {
         told["retryable"].as_bool().unwrap()
     };
     for code in Code::ALL {
-        assert_eq!(retryable(Problem::new(*code, "no")), matches!(code.status, 408 | 503), "{}", code.name);
+        assert_eq!(retryable(Problem::new(*code, "no")), matches!(code.status, 408 | 429 | 503), "{}", code.name);
         assert!(!retryable(Problem::new(*code, "no").retryable(false)), "{}", code.name);
         assert!(retryable(Problem::new(*code, "no").retryable(true)), "{}", code.name);
     }

@@ -28,7 +28,7 @@ fn line(name: &str, key: &str, scopes: &[&str]) -> Value {
 }
 
 fn auth_of(file: &Path) -> Auth {
-    Auth { api_keys: Some(file.to_owned()), ..Auth::default() }
+    Auth { api_keys: Some(file.to_owned()), rate_per_caller: Some(0), ..Auth::default() }
 }
 
 async fn shop_with(lines: &[Value]) -> (TestShop, tempfile::TempDir, PathBuf) {

@@ -55,9 +55,10 @@ pub(crate) struct OfKey {
     pub(crate) own: Id,
 }
 
-/// The entity that the request creates: the body's `id`; without one, what follows from the
-/// idempotency key, which is the caller's own; without that, a fresh one. A customer's wallet has the customer's name. A body that cannot be read, or whose `id` is not even a
-/// text, goes to the door under such an id all the same: the door says what is wrong with it.
+/// The entity that the request creates: the body's `id`; without one, a customer's wallet has the customer's name, and
+/// anything else follows from the idempotency key, which is the caller's own; without that, a fresh one. A body that
+/// cannot be read, or whose `id` is not even a text, goes to the door under such an id all the same: the door says what
+/// is wrong with it.
 pub(crate) fn new(
     kind: Kind,
     body: &[u8],

@@ -73,7 +73,7 @@ impl Wait {
 /// The request that voids the ticket of a write to this entity.
 pub(crate) fn void(kind: Kind, id: &Id, ticket: Ticket, write: &Request) -> Request {
     let void = Request::new(subject::door(kind, id.as_str(), "void"), Bytes::new());
-    let Request { caller, traceparent, .. } = write.clone();
+    let (caller, traceparent) = (write.caller.clone(), write.traceparent.clone());
     Request { caller, traceparent, ticket: Some(ticket), ..void }
 }
 

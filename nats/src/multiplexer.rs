@@ -172,29 +172,23 @@ async fn send(connection: &Connection, inbox: &str, requests: &mut mpsc::Receive
         }
         let bytes_max = connection.bundle_bytes_max();
         let bytes_of = |(_, request): &Numbered| bundle::request_bytes(request);
-        // A host from before there were callers must not take theirs.
-        let for_callers = taken.extract_if(.., |(_, request)| request.caller.is_some()).collect::<Vec<_>>();
-        let cut = |requests: Vec<Numbered>| {
-            bundle::by_place(requests, |(_, request)| kind_prefix(&request.subject), bytes_of, bytes_max)
-        };
-        let plain = cut(std::mem::take(&mut taken)).into_iter().map(|bundle| (bundle, false));
-        for ((prefix, requests), is_for_callers) in
-            plain.chain(cut(for_callers).into_iter().map(|bundle| (bundle, true)))
+        for (prefix, requests) in
+            bundle::by_place(taken.drain(..), |(_, request)| kind_prefix(&request.subject), bytes_of, bytes_max)
         {
-            last_bundle += 1;
-            let requests = callers.put_into(last_bundle, requests);
-            if requests.is_empty() {
-                continue;
-            }
-            let payload = bundle::encode_requests(&prefix, requests.iter().map(|(number, one)| (*number, &**one)));
-            let subject = if is_for_callers {
-                subject::bundle_for_callers(prefix.trim_start_matches("shop.").trim_end_matches('.'))
-            } else {
-                format!("{prefix}{}", bundle::VERB)
-            };
-            let reply_to = format!("{inbox}.b{last_bundle}");
-            if let Err(error) = connection.client().publish_with_reply(subject, reply_to, payload).await {
-                tracing::warn!("{} requests could not be sent: {error}", requests.len());
+            let (for_callers, plain) = requests.into_iter().partition(|(_, request)| request.caller.is_some());
+            for (subject, requests) in
+                [(subject::bundle(&prefix), plain), (subject::bundle_for_callers(&prefix), for_callers)]
+            {
+                last_bundle += 1;
+                let requests = callers.put_into(last_bundle, requests);
+                if requests.is_empty() {
+                    continue;
+                }
+                let payload = bundle::encode_requests(&prefix, requests.iter().map(|(number, one)| (*number, &**one)));
+                let reply_to = format!("{inbox}.b{last_bundle}");
+                if let Err(error) = connection.client().publish_with_reply(subject, reply_to, payload).await {
+                    tracing::warn!("{} requests could not be sent: {error}", requests.len());
+                }
             }
         }
     }

@@ -104,7 +104,8 @@ pub struct Row {
     pub role: Role,
     /// How.
     pub way: Way,
-    /// Where, with `<key>` in place of a public key and `<name>` in place of a name: see [`Key::subject`](crate::server::Key::subject).
+    /// Where, with `<key>` in place of a public key and `<name>` in place of a name: see
+    /// [`Key::subject`](crate::server::Key::subject).
     pub subject: String,
 }
 

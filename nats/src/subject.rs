@@ -57,10 +57,16 @@ const fn prefix_of(reach: Reach) -> &'static str {
     }
 }
 
-/// `shop.callers.<kind>.bundle`: where a bridge sends bundles of requests for callers. A host from before there were
-/// callers, which would take each for the bridge's own, does not listen there.
-pub(crate) fn bundle_for_callers(kind: &str) -> String {
-    format!("shop.callers.{kind}.{}", bundle::VERB)
+/// `shop.<kind>.bundle`: where a bridge sends bundles of requests whose subjects begin with `prefix`, `shop.<kind>.`.
+pub(crate) fn bundle(prefix: &str) -> String {
+    format!("{prefix}{}", bundle::VERB)
+}
+
+/// `shop.callers.<kind>.bundle`: the same of requests for callers. A host from before there were callers, which would
+/// take each for the bridge's own, does not listen there.
+pub(crate) fn bundle_for_callers(prefix: &str) -> String {
+    let kind = prefix.strip_prefix("shop.").unwrap_or(prefix);
+    format!("shop.callers.{kind}{}", bundle::VERB)
 }
 
 /// All that the doors of a kind listen to: `shop.<kind>.>`; and for callers `shop.by.*.<kind>.>`,
@@ -87,7 +93,7 @@ pub(crate) fn target(kind: Kind, subject: &str) -> (Option<(&str, Reach)>, &str)
         }
     }
     let plain = subject.strip_prefix("shop.").and_then(|rest| behind(kind, rest));
-    let bundle = || (subject == bundle_for_callers(kind.as_str())).then_some(bundle::VERB);
+    let bundle = || (subject == bundle_for_callers(&format!("shop.{kind}."))).then_some(bundle::VERB);
     (None, plain.or_else(bundle).unwrap_or_default())
 }
 

@@ -8,18 +8,12 @@ use shop_nats::access::read_seed;
 use shop_tests::wait::until;
 
 use crate::{
+    nats_face::Format,
     operator::{tool, tool_at},
     permissions::shop_with_keys,
     shop::TestShop,
     upgrade::OldShop,
 };
-
-/// How a caller writes.
-#[derive(Clone, Copy, Debug)]
-enum Format {
-    Json,
-    Msgpack,
-}
 
 /// A program that speaks as one caller.
 struct Caller {
@@ -31,13 +25,9 @@ struct Caller {
 
 impl Caller {
     async fn ask_with_key(&self, target: &str, body: &Value, key: Option<&str>) -> (u64, Value) {
-        let body = match self.format {
-            Format::Json => body.to_string().into_bytes(),
-            Format::Msgpack => rmp_serde::to_vec_named(body).unwrap(),
-        };
         let headers: HeaderMap = key.into_iter().map(|key| ("Idempotency-Key".parse().unwrap(), key.into())).collect();
         let subject = format!("{}.{target}", self.prefix);
-        let answer = self.nats.request_with_headers(subject.clone(), headers, body.into()).await;
+        let answer = self.nats.request_with_headers(subject.clone(), headers, self.format.write(body).into()).await;
         self.read(&answer.unwrap_or_else(|error| panic!("{subject}: {error}")))
     }
 
@@ -49,11 +39,7 @@ impl Caller {
     fn read(&self, answer: &Message) -> (u64, Value) {
         let status = answer.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error-Code"));
         let status = status.map_or(200, |status| status.as_str().parse().unwrap());
-        let body = match self.format {
-            Format::Json => serde_json::from_slice(&answer.payload).unwrap(),
-            Format::Msgpack => rmp_serde::from_slice(&answer.payload).unwrap(),
-        };
-        (status, body)
+        (status, self.format.read(answer))
     }
 }
 

@@ -27,13 +27,13 @@ use crate::shop::{TestShop, eventually};
 
 /// How a caller writes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Format {
+pub(crate) enum Format {
     Json,
     Msgpack,
 }
 
 impl Format {
-    fn write(self, value: &Value) -> Vec<u8> {
+    pub(crate) fn write(self, value: &Value) -> Vec<u8> {
         match self {
             Self::Json => value.to_string().into_bytes(),
             Self::Msgpack => rmp_serde::to_vec_named(value).unwrap(),
@@ -41,7 +41,7 @@ impl Format {
     }
 
     #[track_caller]
-    fn read(self, message: &Message) -> Value {
+    pub(crate) fn read(self, message: &Message) -> Value {
         let bytes = &message.payload;
         match self {
             Self::Json => serde_json::from_slice(bytes).unwrap_or_else(|error| panic!("{error}: {message:?}")),

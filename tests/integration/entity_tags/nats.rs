@@ -3,14 +3,7 @@
 use async_nats::{Client, HeaderMap, Message};
 use serde_json::{Value, json};
 
-use crate::shop::TestShop;
-
-/// How a caller writes.
-#[derive(Clone, Copy, Debug)]
-enum Format {
-    Json,
-    Msgpack,
-}
+use crate::{nats_face::Format, shop::TestShop};
 
 struct Caller {
     nats: Client,
@@ -27,21 +20,14 @@ impl Caller {
     ) -> (Option<String>, Option<String>, Value) {
         let mut lines = HeaderMap::new();
         headers.iter().for_each(|(name, value)| lines.append(*name, *value));
-        let body = match self.format {
-            Format::Json => body.to_string().into_bytes(),
-            Format::Msgpack => rmp_serde::to_vec_named(&body).unwrap(),
-        };
-        let message = self.nats.request_with_headers(subject.to_owned(), lines, body.into()).await.unwrap();
+        let message =
+            self.nats.request_with_headers(subject.to_owned(), lines, self.format.write(&body).into()).await.unwrap();
         let header = |name: &str| Some(message.headers.as_ref()?.get(name)?.as_str().to_owned());
         (header("Nats-Service-Error-Code"), header("ETag"), self.read(&message))
     }
 
     fn read(&self, message: &Message) -> Value {
-        match self.format {
-            _ if message.payload.is_empty() => Value::Null,
-            Format::Json => serde_json::from_slice(&message.payload).unwrap(),
-            Format::Msgpack => rmp_serde::from_slice(&message.payload).unwrap(),
-        }
+        if message.payload.is_empty() { Value::Null } else { self.format.read(message) }
     }
 }
 

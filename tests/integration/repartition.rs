@@ -119,6 +119,13 @@ async fn a_shop_is_cut_anew_in_the_rush_again_and_again_and_every_answer_stays_a
     shop.close().await;
 }
 
+/// A tool does not say that it could not tell all. It may warn: of a record that a host has appended while the shop was
+/// cut anew, or of a server that it had to ask again.
+#[track_caller]
+fn nothing_is_kept_back(said: &Said) {
+    assert!(!said.stderr.contains("is not told"), "{}", said.stderr);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn until_something_is_trimmed_the_tools_tell_of_all_that_was_before_a_repartitioning() {
     let shop = TestShop::open_with(2).await;
@@ -142,14 +149,15 @@ async fn until_something_is_trimmed_the_tools_tell_of_all_that_was_before_a_repa
         shop.order(order, "alice", order, 1).await;
         for (line, told) in lines.iter().zip(&told) {
             let now = tool(&shop, line).await.exits(0);
-            assert_eq!((&now.stdout, now.stderr.as_str()), (told, ""), "{line} behind {count} partitions");
+            assert_eq!(&now.stdout, told, "{line} behind {count} partitions");
+            nothing_is_kept_back(&now);
         }
         tool(&shop, &format!("trace {order}")).await.exits(0).says(&["1 charged", "CONFIRMED"]);
     }
     let now = tool(&shop, "log wallet").await.exits(0);
     assert!(now.stdout.starts_with(&log), "{}", now.stdout);
     let now = now.says(&["[repartition: 3 partition(s) from here on", "charge order=in-3 amount=1  → 1 charged"]);
-    assert!(now.says(&["[repartition: 1 partition(s) from here on"]).stderr.is_empty());
+    nothing_is_kept_back(&now.says(&["[repartition: 1 partition(s) from here on"]));
     let cuts = tool(&shop, "log order --json").await.exits(0).json();
     let cuts: Vec<_> = cuts.iter().filter_map(|line| line["repartition"]["partitions"].as_u64()).collect();
     assert_eq!(cuts, [3, 1]);

@@ -5,6 +5,7 @@
 //! epoch. It is streamed in both directions, and whatever is read is believed only once its digest
 //! was right; one that is damaged counts as not there.
 
+pub mod candidates;
 pub mod format;
 mod half;
 pub mod keeper;

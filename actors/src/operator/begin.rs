@@ -17,7 +17,11 @@ use super::{Common, OperatorError, say, words};
 use crate::{
     outbox::Logs,
     replay::{self, Course, Entities, Place, Replay},
-    snapshot::{Header, Kept, Name, SnapshotError, Snapshots, Usable, usable},
+    snapshot::{
+        Header, Kept, Name, SnapshotError, Snapshots, Usable,
+        candidates::{Candidates, Order},
+        usable,
+    },
     store::{Items, Meta},
     tape::Tape,
 };
@@ -153,11 +157,12 @@ async fn oldest(
     place: Place,
     identity: &Identity,
 ) -> Result<Option<(Meta, Entities)>, OperatorError> {
-    for Kept { name, .. } in snapshots.list(place, identity.epoch).await?.into_iter().rev() {
+    let mut candidates = Candidates::list(snapshots, place, identity.epoch, Order::OldestFirst).await?;
+    while let Some(Kept { name, .. }) = candidates.next().await? {
         match usable(log, snapshots, place, name, identity, read(snapshots, place, name)).await? {
             Usable::Is(known) => return Ok(Some(known)),
             Usable::IsNot(why) => say(&format_args!("{name} of {} is of no use: {why}", words::place(place))),
-            Usable::Gone => {}
+            Usable::Gone => candidates.is_gone(),
         }
     }
     Ok(None)

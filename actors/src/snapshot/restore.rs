@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use shop_nats::log::{Identity, SharedLog};
 
-use super::{Header, Kept, SnapshotError, Snapshots, Usable, usable};
+use super::{
+    Header, Kept, SnapshotError, Snapshots, Usable,
+    candidates::{Candidates, Order},
+    usable,
+};
 use crate::{
     replay::Place,
     store::{Items, SharedShelf},
@@ -24,14 +28,14 @@ pub async fn where_needed(
     if meta.is_some_and(|meta| meta.epoch != identity.epoch || identity.first_sequence <= meta.needs_from()) {
         return Ok(());
     }
-    let kept = match snapshots.list(place, identity.epoch).await {
+    let mut candidates = match Candidates::list(snapshots, place, identity.epoch, Order::NewestFirst).await {
         Err(error) if identity.first_sequence == 1 => {
             tracing::warn!("{}/{} begins at the beginning of its log: {error}", place.0, place.1);
             return Ok(());
         }
-        kept => kept?,
+        listed => listed?,
     };
-    for Kept { name, bytes, .. } in kept {
+    while let Some(Kept { name, bytes, .. }) = candidates.next().await? {
         let shelf = Arc::clone(shelf);
         let restore =
             move |header: &Header, items: &mut Items<'_>| shelf.restore(&header.meta, header.items_max, items);
@@ -43,7 +47,7 @@ pub async fn where_needed(
                 return Ok(());
             }
             Ok(Usable::IsNot(why)) => tracing::error!("{name} of {}/{} is of no use: {why}", place.0, place.1),
-            Ok(Usable::Gone) => {}
+            Ok(Usable::Gone) => candidates.is_gone(),
             Err(error @ (SnapshotError::Checkpoint(_) | SnapshotError::Log(_))) => return Err(error),
             Err(error) => tracing::error!("{name} of {}/{} is of no use: {error}", place.0, place.1),
         }

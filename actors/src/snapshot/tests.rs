@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    candidates::{Candidates, Order},
     keeper::{Keeper, Schedule},
     retention::Retention,
     *,
@@ -28,8 +29,8 @@ use super::{
 use crate::{
     kind_host::{KindError, KindHost, View},
     outbox::Logs,
-    partition::AttachError,
-    store::sled::SledStore,
+    partition::{AttachError, attach},
+    store::{Store, memory::MemoryStore, sled::SledStore},
     turn::{Role, Turn},
 };
 
@@ -127,6 +128,14 @@ impl World {
         self.sent
     }
 
+    /// One more snapshot of a wallet's partition, by a host that comes and goes.
+    async fn written_anew(&mut self, wallet: &Id) {
+        let last = self.top_up(wallet, 10);
+        let mut running = self.start().await;
+        assert_eq!(running.balance(partition_of(wallet, self.partitions), wallet, last).await, last);
+        running.stop().await;
+    }
+
     /// The files of a partition's snapshots, newest first.
     fn files(&self, partition: u16) -> Vec<PathBuf> {
         let epochs = fs::read_dir(self.folder.path().join(format!("snapshots/wallet/{partition}"))).unwrap();
@@ -203,10 +212,7 @@ async fn a_host_that_lost_its_folder_goes_on_from_the_newest_snapshot_that_is_wh
     let mut world = World::new(1);
     let alice = id("alice");
     for _ in 0..5 {
-        let last = world.top_up(&alice, 10);
-        let mut running = world.start().await;
-        assert_eq!(running.balance(0, &alice, last).await, last);
-        running.stop().await;
+        world.written_anew(&alice).await;
     }
     assert_eq!(world.files(0).len(), KEEP);
 
@@ -424,6 +430,48 @@ async fn a_snapshot_that_another_host_removed_meanwhile_counts_as_not_there() {
     let verified = snapshots.verify(place, name);
     let used = usable(&log, &snapshots, place, name, &identity, verified).await.unwrap();
     assert!(matches!(used, Usable::Gone), "{used:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_snapshots_that_were_listed_are_removed_the_newer_ones_are_looked_at_as_well() {
+    let mut world = World::new(1);
+    let (alice, snapshots) = (id("alice"), world.snapshots());
+    let epoch = world.log.identity(KIND).await.unwrap().epoch;
+    world.written_anew(&alice).await;
+    for order in [Order::NewestFirst, Order::OldestFirst] {
+        let mut candidates = Candidates::list(&snapshots, (KIND, 0), epoch, order).await.unwrap();
+        let mut listed = world.files(0);
+        for _ in 0..KEEP {
+            world.written_anew(&alice).await;
+        }
+        assert!(world.files(0).iter().all(|file| !listed.contains(file)), "all that were listed are removed");
+        while let Some(kept) = candidates.next().await.unwrap() {
+            match snapshots.verify((KIND, 0), kept.name).await {
+                Err(SnapshotError::Gone(_)) => candidates.is_gone(),
+                verified => drop(verified.unwrap()),
+            }
+            listed.push(world.folder.path().join("snapshots").join(kept.name.path((KIND, 0)).as_ref()));
+        }
+        let mut newer = listed.split_off(listed.len() - KEEP);
+        if order == Order::OldestFirst {
+            newer.reverse();
+        }
+        assert_eq!(newer, world.files(0), "{order:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_another_host_wrote_since_the_log_was_looked_at_is_of_use() {
+    let mut world = World::new(1);
+    let log: SharedLog = Arc::new(world.log.clone());
+    let before = log.identity(KIND).await.unwrap();
+    world.written_anew(&id("alice")).await;
+    let last = log.last_sequence(KIND).await.unwrap();
+    assert!(before.last_sequence < last);
+    let shelf = MemoryStore::default().shelf(0).unwrap();
+    restore::where_needed(&world.snapshots(), &log, (KIND, 0), &shelf, &before).await.unwrap();
+    let (meta, _) = attach(&log, KIND, 0, &shelf, &before).await.unwrap();
+    assert_eq!(meta.cursor, last);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,7 +23,11 @@ use std::time::{Duration, SystemTime};
 use shop_domain::{kind::Kind, timestamp::Timestamp};
 use shop_nats::log::{Identity, SharedLog};
 
-use super::{Kept, SnapshotError, Snapshots, Usable, usable};
+use super::{
+    Kept, SnapshotError, Snapshots, Usable,
+    candidates::{Candidates, Order},
+    usable,
+};
 use crate::replay::Place;
 
 /// Records that stay before the oldest snapshot. The record at its cursor is among them, which tells that it
@@ -106,12 +110,14 @@ impl Standing {
         identity: &Identity,
     ) -> Result<Self, SnapshotError> {
         let mut standing = Self { place, oldest: None, useless: vec![] };
-        for kept in snapshots.list(place, identity.epoch).await? {
+        let mut candidates = Candidates::list(snapshots, place, identity.epoch, Order::NewestFirst).await?;
+        while let Some(kept) = candidates.next().await? {
             let verified = snapshots.verify(place, kept.name);
             match usable(log, snapshots, place, kept.name, identity, verified).await? {
+                Usable::Is(_) if standing.oldest.is_some_and(|oldest| oldest.name < kept.name) => {}
                 Usable::Is(_) => standing.oldest = Some(kept),
                 Usable::IsNot(why) => standing.useless.push((kept, why)),
-                Usable::Gone => {}
+                Usable::Gone => candidates.is_gone(),
             }
         }
         Ok(standing)

@@ -26,7 +26,11 @@ use crate::{
     operator::{Progress, say, words},
     outbox::Logs,
     replay::Place,
-    snapshot::{self, Kept, Name, SnapshotError, Snapshots, Usable, usable},
+    snapshot::{
+        self, Kept, Name, SnapshotError, Snapshots, Usable,
+        candidates::{Candidates, Order},
+        usable,
+    },
     tape::Tape,
 };
 
@@ -114,7 +118,8 @@ async fn copy_snapshots(
         let identity = log.identity(kind).await?;
         for partition in 0..identity.partitions {
             let (place, Some(snapshots)) = ((kind, partition), snapshots) else { continue };
-            for Kept { name, .. } in snapshots.list(place, identity.epoch).await? {
+            let mut candidates = Candidates::list(snapshots, place, identity.epoch, Order::NewestFirst).await?;
+            while let Some(Kept { name, .. }) = candidates.next().await? {
                 let file = copy_snapshot(snapshots, place, name, backup);
                 match usable(log, snapshots, place, name, &identity, file).await? {
                     Usable::Is(file) => {
@@ -125,7 +130,7 @@ async fn copy_snapshots(
                     Usable::IsNot(why) => {
                         say(&format_args!("{name} of {} is of no use: {why}", words::place(place)));
                     }
-                    Usable::Gone => {}
+                    Usable::Gone => candidates.is_gone(),
                 }
             }
         }

@@ -3,9 +3,10 @@
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput};
-use shop_actors::{
-    changes::{Changed, Changes},
-    store::{Checkpoint, Meta, Store, sled::SledStore},
+use shop_actors::store::{
+    Checkpoint, Meta, Store,
+    delta::{Changed, Delta},
+    sled::SledStore,
 };
 use shop_domain::{entity::State, kind::Kind, money::Money, timestamp::Timestamp, version::Version, wallet};
 use shop_nats::log::Identity;
@@ -26,7 +27,7 @@ fn checkpoints(criterion: &mut Criterion) {
     for count in STATES {
         let folder = tempfile::tempdir().expect("there should be room for a folder");
         let store = SledStore::open(folder.path(), Kind::Wallet).expect("a new folder can be opened");
-        let shelf = store.shelf(0).expect("a new folder has room for a shelf");
+        let partition_store = store.partition(0).expect("a new folder has room for a partition_store");
         let mut round = 0;
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(BenchmarkId::new("write", count), |bencher| {
@@ -34,7 +35,7 @@ fn checkpoints(criterion: &mut Criterion) {
                 round += 1;
                 checkpoint(round, count)
             };
-            let write = |checkpoint: Checkpoint| shelf.write(&checkpoint).expect("sled can write");
+            let write = |checkpoint: Checkpoint| partition_store.write(&checkpoint).expect("sled can write");
             bencher.iter_batched(next, write, criterion::BatchSize::PerIteration);
         });
     }
@@ -54,6 +55,6 @@ fn checkpoint(round: u64, count: usize) -> Checkpoint {
         let rows = [format!("charge/o-{round}"), format!("entry/{round:016}")];
         Changed { id, state: Some(state.clone()), rows: rows.map(|key| (key.into(), row.clone())).into() }
     });
-    let changes: Changes = changed.collect();
+    let changes: Delta = changed.collect();
     Checkpoint { meta: Meta { cursor: round, ..Meta::new(&Identity::new(2)) }, changes: changes.into() }
 }

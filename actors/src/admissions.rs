@@ -22,8 +22,10 @@ use std::{
 use bytes::Bytes;
 use shop_domain::kind::Kind;
 use shop_nats::{
-    frame::{self, Frame, Origin, Payload, Source},
-    log::Record,
+    log::{
+        Record,
+        frame::{self, Frame, Origin, Payload, Source},
+    },
     subject::partition_of,
 };
 use tokio::sync::oneshot;
@@ -265,7 +267,7 @@ impl Own {
 #[cfg(test)]
 mod tests {
     use shop_domain::{message::Envelope, money::Money, timestamp::Timestamp, wallet};
-    use shop_nats::frame::{EncodedMessage, frames};
+    use shop_nats::log::frame::{EncodedMessage, frames};
 
     use super::*;
 

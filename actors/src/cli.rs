@@ -4,13 +4,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use shop_domain::kind::Kind;
-use shop_nats::{access::Access, topology::Topology};
+use shop_nats::{connection::access::Access, stream::topology::Topology};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
+use crate::host::{
+    self,
     config::{Config, STANDBYS, SnapshotOptions},
-    host,
 };
 
 /// `shop serve`: a host, which runs wallets, products, orders, deliveries and my pages over NATS.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use shop_nats::publisher::Resent;
+use shop_nats::log::publisher::Resent;
 
 /// A number that only grows.
 #[derive(Debug, Default)]

@@ -1,6 +1,7 @@
 //! The door of a kind: lets requests in. Reads are answered; writes are checked, quoted where a
 //! price is missing, and appended to the log. The answer to a write comes from the entity.
 
+pub mod answers;
 pub mod appender;
 pub mod body;
 pub mod command;
@@ -32,9 +33,11 @@ use shop_domain::{
 };
 use shop_limits::turns::Turns;
 use shop_nats::{
-    door::{Incoming, Listener, Response},
     log::SharedLog,
-    request::Request as NatsRequest,
+    rpc::{
+        request::Request as NatsRequest,
+        service::{Incoming, Listener, Response},
+    },
     subject::{self, partition_of},
 };
 use tokio::{
@@ -44,6 +47,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
+    answers::Answers,
     appender::{Acceptance, Appender, Pending},
     body::{format_of, invalid},
     command::Command,
@@ -54,7 +58,6 @@ use self::{
 use crate::{
     admissions::Admissions,
     query::{Found, Outlook, Query, Reads},
-    reply::Answers,
 };
 
 /// Most requests that are being answered or quoted at a time: beyond it the door is overloaded.

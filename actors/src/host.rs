@@ -1,5 +1,10 @@
 //! The host: connects, makes sure of the logs, and runs kinds behind their doors until it is told to stop.
 
+pub mod config;
+pub mod pause;
+pub mod placement;
+pub mod snapshotter;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     pin::pin,
@@ -14,14 +19,18 @@ use futures::{
 use shop_domain::kind::Kind;
 use shop_nats::{
     connection::{ConnectError, Connection},
-    discovery::{Server, Stats},
-    door::ListenError,
-    hold::{DeafError, Words},
+    hosts::pause::{DeafError, Signals},
     jetstream::JetStreamLog,
-    layout::{Decided, LayoutError},
-    log::{LogError, SharedLog},
+    log::{LogError, Logs, SharedLog},
     private,
-    topology::TopologyError,
+    rpc::{
+        discovery::{Server, Stats},
+        service::ListenError,
+    },
+    stream::{
+        layout::{Decided, LayoutError},
+        topology::TopologyError,
+    },
 };
 use tokio::{
     net::TcpListener,
@@ -31,27 +40,22 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use self::{
+    config::Config,
+    pause::Watching,
+    placement::Here,
+    snapshotter::{Keeper, Schedule},
+};
 use crate::{
     admissions::Admissions,
-    config::Config,
-    door::Door,
-    fence::Fence,
-    holding::Watching,
+    door::{Door, answers::Answers},
     joined::unless_cancelled,
-    kind_host::{KindError, KindHost, View, caught_up},
-    members::Here,
+    kind_host::{KindError, KindHost, View, caught_up, read_index::ReadIndex, readiness::Readiness},
     observe::{Connected, Hosts, Observed},
-    outbox::Logs,
-    partition::AttachError,
+    partition::{AttachError, role::RoleWatch},
     query::{Holders, Local, Reads},
-    readiness::Readiness,
-    reply::Answers,
-    snapshot::{
-        SnapshotError, Snapshots,
-        keeper::{Keeper, Schedule},
-    },
+    snapshot::{SnapshotError, Snapshots},
     store::{Store, StoreError, sled::SledStore},
-    turn::Turn,
 };
 
 /// Answers of one kind that wait to be sent.
@@ -281,7 +285,7 @@ impl HostError {
 }
 
 impl Shared {
-    async fn begin(config: &Config, observed: &Arc<Observed>) -> Result<(Self, Watching, Words), HostError> {
+    async fn begin(config: &Config, observed: &Arc<Observed>) -> Result<(Self, Watching, Signals), HostError> {
         let names: Vec<_> = config.kinds.iter().map(|kind| kind.as_str()).collect();
         let names = names.join(",");
         let connect =
@@ -451,7 +455,7 @@ async fn serve(
     let logs = shared.logs.clone();
     let log = shared.log.clone();
     let snapshots = shared.snapshots.as_ref().map(|(snapshots, _)| snapshots.clone());
-    let (decisions, turns) = (0..identity.partitions).map(|_| Turn::new()).unzip();
+    let (decisions, roles) = (0..identity.partitions).map(|_| RoleWatch::new()).unzip();
     let ((ready_to, ready), (absences, absences_of)) = (watch::channel(None), watch::channel(0));
     let (hold, held) = watch::channel(BTreeSet::new());
     let (host, epoch, standbys) = (shared.host.clone(), identity.epoch, shared.standbys);
@@ -462,7 +466,7 @@ async fn serve(
     let mut membership = AbortOnDropHandle::new(tokio::spawn(membership));
     let admissions = Arc::new(Admissions::new(kind, identity.partitions));
     let told = Some(Arc::clone(&admissions));
-    let host = KindHost { kind, log, identity, logs, store, snapshots, replies, view, turns, held, admissions: told };
+    let host = KindHost { kind, log, identity, logs, store, snapshots, replies, view, roles, held, admissions: told };
     let stop_partitions = CancellationToken::new();
     let mut running = tokio::spawn(host.run(stop_partitions.clone()));
     let mut sending = tokio::spawn(answers.clone().run(to_send)).fuse();
@@ -475,13 +479,13 @@ async fn serve(
     });
     let abort_keeping = keeping.as_ref().map(tokio::task::JoinHandle::abort_handle);
     let mut keeping = OptionFuture::from(keeping).fuse();
-    let fence = Fence::new(shared.log.clone(), kind, identity.epoch);
+    let read_index = ReadIndex::new(shared.log.clone(), kind, identity.epoch);
     let readiness =
-        Readiness { kind, view: seen.clone(), fence: fence.clone(), absences: absences_of, ready: ready_to };
+        Readiness { kind, view: seen.clone(), read_index: read_index.clone(), absences: absences_of, ready: ready_to };
     let is_open = shared.observed.begins(kind, seen.clone(), ready.clone());
     let described = seen.clone();
     stats.describe(move || described.borrow().describe(kind));
-    let local = Local::new(kind, identity.partitions, fence.clone(), seen.clone(), ready);
+    let local = Local::new(kind, identity.partitions, read_index.clone(), seen.clone(), ready);
     let holders = Holders::new(kind, shared.decided.generation(), Arc::new(shared.doors.clone()));
     let reads = Reads::new(kind, &identity, local.clone(), holders.clone());
     let opened = async {
@@ -530,7 +534,7 @@ async fn serve(
             Err(_) = &mut sending => "what sends its answers",
             Some(Err(_)) = &mut keeping => "what writes its snapshots",
             _ = &mut membership => "what tells the other hosts that this one is there",
-            () = fence.ended() => "what asks where its log ends",
+            () = read_index.ended() => "what asks where its log ends",
         };
         HostError::Broken { kind, what }
     };

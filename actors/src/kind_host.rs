@@ -1,6 +1,9 @@
 //! The partitions of one kind that this host holds, the one reader that feeds them, and their restarts.
 
+pub mod attach_retry;
 mod dispatch;
+pub mod read_index;
+pub mod readiness;
 mod view;
 
 use std::{
@@ -12,7 +15,7 @@ use std::{
 
 use futures::future::{FusedFuture, FutureExt, pending};
 use shop_domain::{entity::Reply, id::Id, kind::Kind};
-use shop_nats::log::{Identity, LogError, SharedLog};
+use shop_nats::log::{Identity, LogError, Logs, SharedLog};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinError, JoinSet},
@@ -24,14 +27,12 @@ use self::dispatch::{Routes, dispatch};
 pub use self::view::{Parked, PartitionView, View, caught_up};
 use crate::{
     admissions::{Admissions, Known},
-    entities::ApplyError,
-    outbox::Logs,
-    partition::{AttachError, Outlet, Pace, Partition, PartitionError},
-    patience,
-    settle::Settled,
+    partition::{
+        AttachError, Outlet, Partition, PartitionError, Throttle, entities::ApplyError, role::RoleWatch,
+        settle::Settled,
+    },
     snapshot::{SnapshotError, Snapshots},
-    store::{SharedShelf, Store, StoreError},
-    turn::Turn,
+    store::{SharedPartitionStore, Store, StoreError},
 };
 
 /// Records that wait for one partition. Small: the reader ahead of it buffers as well.
@@ -68,7 +69,7 @@ pub struct KindHost {
     /// Where others see what is going on.
     pub view: watch::Sender<Arc<View>>,
     /// Whether it is this host's turn to send and to answer, for each partition.
-    pub turns: Vec<Turn>,
+    pub roles: Vec<RoleWatch>,
     /// Which partitions it is to hold.
     pub held: watch::Receiver<BTreeSet<u16>>,
     /// Where the door is told what became of what it appends, if there is one.
@@ -344,12 +345,12 @@ impl KindHost {
         Troubles { panics, parked }: &Troubles,
         attempt: &CancellationToken,
     ) -> Result<Running, KindError> {
-        let shelves = numbers.iter().map(|number| Ok((*number, self.store.shelf(*number)?)));
-        let shelves = shelves.collect::<Result<Vec<_>, StoreError>>()?;
+        let partition_stores = numbers.iter().map(|number| Ok((*number, self.store.partition(*number)?)));
+        let partition_stores = partition_stores.collect::<Result<Vec<_>, StoreError>>()?;
         // A partition that starts again may have a checkpoint beyond what the log held at the first start.
-        let furthest = furthest(&shelves, &self.identity)?;
+        let furthest = furthest(&partition_stores, &self.identity)?;
         let Identity { epoch, first_sequence, last_sequence, .. } =
-            patience::identity(&self.log, self.kind, furthest, attempt).await?;
+            attach_retry::identity(&self.log, self.kind, furthest, attempt).await?;
         if epoch != self.identity.epoch {
             // Cut into other partitions since this host began: where it begins now says nothing of the log as it was.
             let reason = format!("its epoch is {epoch:016x} instead of {:016x}", self.identity.epoch);
@@ -362,28 +363,30 @@ impl KindHost {
         let counts = Arc::clone(&self.view.borrow().counts);
         let mut after = identity.last_sequence;
         let mut view = View { began_at: after, parked: parked.clone(), counts: Arc::clone(&counts), ..View::default() };
-        for (number, shelf) in shelves {
+        for (number, partition_store) in partition_stores {
             let place = (self.kind, number);
             if let Some(snapshots) = &self.snapshots {
-                patience::restored(snapshots, &self.log, place, &shelf, &identity, attempt).await?;
+                attach_retry::restored(snapshots, &self.log, place, &partition_store, &identity, attempt).await?;
             }
-            let attached = patience::attached(&self.log, place, &shelf, &identity, attempt).await?;
+            let attached = attach_retry::attached(&self.log, place, &partition_store, &identity, attempt).await?;
             let cursor = attached.0.cursor;
             after = after.min(cursor);
             known.insert(number, Known { cursor, links: attached.0.links.clone() });
             let assigned = Arc::new(AtomicU64::new(cursor));
-            let pace = panics.get(&number).map_or(Pace::WhatIsThere, |panicked| Pace::RecordByRecord(panicked.until));
+            let throttle =
+                panics.get(&number).map_or(Throttle::WhatIsThere, |panicked| Throttle::RecordByRecord(panicked.until));
             let (log, logs) = (self.log.clone(), self.logs.clone());
-            let turn = self.turns[usize::from(number)].clone();
-            let outlet = Outlet { replies: self.replies.clone(), counts: Arc::clone(&counts), turn };
+            let role = self.roles[usize::from(number)].clone();
+            let outlet = Outlet { replies: self.replies.clone(), counts: Arc::clone(&counts), role };
             let (partition, settler, handle) =
-                Partition::new(self.kind, number, log, Arc::clone(&shelf), attached, logs, outlet);
+                Partition::new(self.kind, number, log, Arc::clone(&partition_store), attached, logs, outlet);
             let (records, received) = mpsc::channel(PARTITION_BUFFER);
-            let run = partition.run(received, pace, attempt.clone());
+            let run = partition.run(received, throttle, attempt.clone());
             tasks.spawn(async move { (number, run.await) });
             settlers.spawn(settler);
             routes.insert(number, (records, Arc::clone(&assigned)));
-            view.partitions.insert(number, PartitionView { handle, assigned, shelf, snapshot: Arc::default() });
+            view.partitions
+                .insert(number, PartitionView { handle, assigned, partition_store, snapshot: Arc::default() });
         }
         // What a log was cut off of is in the checkpoints, so nobody waits for it.
         let after = after.max(identity.first_sequence.saturating_sub(1));
@@ -449,10 +452,10 @@ impl Troubles {
 }
 
 /// The sequence up to which the log goes at least, if it is the one that the checkpoints are of.
-fn furthest(shelves: &[(u16, SharedShelf)], identity: &Identity) -> Result<u64, StoreError> {
+fn furthest(partition_stores: &[(u16, SharedPartitionStore)], identity: &Identity) -> Result<u64, StoreError> {
     let mut furthest = 0;
-    for (_, shelf) in shelves {
-        let meta = shelf.meta()?.filter(|meta| meta.epoch == identity.epoch);
+    for (_, partition_store) in partition_stores {
+        let meta = partition_store.meta()?.filter(|meta| meta.epoch == identity.epoch);
         furthest = furthest.max(meta.map_or(0, |meta| meta.cursor));
     }
     Ok(furthest)

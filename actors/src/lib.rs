@@ -7,39 +7,20 @@
 //!
 //! Beside it stand the [`operator`]'s tools, which [`replay`] the logs without a host.
 
-pub mod address;
 pub mod admissions;
-pub mod backlog;
-pub mod changes;
+pub mod blob;
 pub mod cli;
-pub mod config;
 pub mod counts;
 pub mod door;
-pub mod entities;
-pub mod entity_actor;
-pub mod fence;
-pub mod holding;
 pub mod host;
 pub mod joined;
 pub mod kind_host;
-pub mod known;
 pub mod link;
-pub mod members;
-pub mod memory;
-pub mod object;
 pub mod observe;
 pub mod operator;
-pub mod outbox;
 pub mod partition;
-pub mod parts;
-pub mod patience;
 pub mod query;
-pub mod readiness;
 pub mod repartition;
 pub mod replay;
-pub mod reply;
-pub mod settle;
 pub mod snapshot;
 pub mod store;
-pub mod tape;
-pub mod turn;

@@ -6,13 +6,14 @@ use std::{collections::BTreeMap, ops::Range};
 
 use serde::{Deserialize, Serialize};
 use shop_domain::kind::Kind;
-use shop_nats::frame::{Origin, Source};
-
-use crate::store::NUMBER_MAX;
+use shop_nats::log::frame::{Origin, Source};
 
 /// Most doors whose numbers a partition remembers. A door that is idle for a minute counts anew,
 /// so it would take this many newer doors within that minute to forget one that still counts on.
 const DOORS_MAX: usize = 256;
+
+/// No log comes that far, nor a link, and nothing overflows that is added to it.
+pub const NUMBER_MAX: u64 = 1 << 62;
 
 /// A partition of a kind, as a target. A log that was made anew is another target: it has had nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ use shop_metrics::{Numbers, Observable};
 use shop_nats::{connection::Connection, log::SharedLog};
 use tokio::{sync::watch, time::timeout};
 
-use crate::{kind_host::View, readiness::Ready};
+use crate::kind_host::{View, readiness::Ready};
 
 /// How long NATS may take to answer while somebody looks: longer is as good as not at all.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);

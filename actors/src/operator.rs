@@ -34,22 +34,18 @@ use std::{
 use clap::{Args, Subcommand};
 use futures::future::LocalBoxFuture;
 use shop_nats::{
-    access::Access,
-    connection::{ConnectError, Connection},
-    dead::DeadError,
-    discovery::Announced,
-    layout::LayoutError,
-    log::{AppendError, LogError},
-    restore::RestoreError,
-    trim::TrimError,
+    connection::{ConnectError, Connection, access::Access},
+    jetstream::{dead::DeadError, restore::RestoreError},
+    log::{AppendError, LogError, TrimError},
+    rpc::discovery::Announced,
+    stream::layout::LayoutError,
 };
 use tokio_util::sync::CancellationToken;
 
 use self::{backup::BackupError, progress::Progress};
 use crate::{
-    replay::{Replay, ReplayError},
+    replay::{Replay, ReplayError, merged_log::TapeError},
     snapshot::{SnapshotError, Snapshots},
-    tape::TapeError,
 };
 
 /// What one may want to know.
@@ -122,7 +118,7 @@ pub enum OperatorError {
     Log(#[from] LogError),
     /// A log cannot be read to its end.
     #[error(transparent)]
-    Tape(#[from] TapeError),
+    MergedLog(#[from] TapeError),
     /// A log cannot be replayed.
     #[error(transparent)]
     Replay(#[from] ReplayError),

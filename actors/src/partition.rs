@@ -1,5 +1,15 @@
 //! The loop of one partition: take what is there, apply it, send what follows, settle behind.
 
+mod attach;
+pub mod backlog;
+pub mod cache;
+pub mod entities;
+pub mod entity_actor;
+pub mod outbox;
+pub mod overlay;
+pub mod role;
+pub mod settle;
+
 use std::{
     sync::{
         Arc,
@@ -16,9 +26,11 @@ use shop_domain::{
     message::Envelope,
 };
 use shop_nats::{
-    frame::{self, Frame, Origin, Payload, Repair, Source, Upgrade},
-    log::{Identity, Record, SharedLog},
-    publisher::{Acknowledged, Resent},
+    log::{
+        Identity, Logs, Record, SharedLog,
+        frame::{self, Frame, Origin, Payload, Repair, Source, Upgrade},
+        publisher::{Acknowledged, Resent},
+    },
     subject::{origin_of_dead, partition_of},
 };
 use tokio::{
@@ -27,21 +39,21 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::attach::hash;
 pub use self::attach::{AttachError, attach, misfit};
-use crate::{
+use self::{
+    attach::hash,
     backlog::Backlog,
-    counts::SharedCounts,
     entities::{Applied, ApplyError, Entities},
     entity_actor::Input,
-    memory::Memory,
-    outbox::{Logs, Numbered, Outbox},
+    outbox::{Numbered, Outbox},
+    overlay::Overlay,
+    role::{PATIENCE, RoleWatch, Sender},
     settle::{ROUNDS_MAX, Round, Settled, Settler, raise},
-    store::{Checkpoint, Meta, SharedShelf, StoreError},
-    turn::{PATIENCE, Sender, Turn},
 };
-
-mod attach;
+use crate::{
+    counts::SharedCounts,
+    store::{Checkpoint, Meta, SharedPartitionStore, StoreError},
+};
 
 /// Most records in one round: bounds what one round holds in memory and how long it takes.
 const ROUND_RECORDS_MAX: usize = 64;
@@ -76,11 +88,11 @@ pub struct Partition {
     last: Bytes,
     /// How its entities behave behind the cursor.
     logic: Logic,
-    memory: Arc<Memory>,
+    memory: Arc<Overlay>,
     entities: Entities,
     outbox: Outbox,
     /// Whether this host sends and answers, or another one.
-    turn: Turn,
+    role: RoleWatch,
     /// What this host would have sent.
     backlog: Backlog,
     receipts: Receipts,
@@ -146,7 +158,7 @@ impl Receipts {
 
 /// How many records a partition takes at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub enum Throttle {
     /// All that wait, up to a limit.
     WhatIsThere,
     /// One, up to this sequence; then all that wait. After a panic in a round that ended there, to
@@ -160,7 +172,7 @@ pub struct Handle {
     /// Which one it is.
     pub number: u16,
     /// What it knows.
-    pub memory: Arc<Memory>,
+    pub memory: Arc<Overlay>,
     /// The sequence up to which everything is settled, as far as this host has heard.
     pub settled: watch::Receiver<u64>,
     /// The sequence up to which all that follows is known to be in the logs.
@@ -174,7 +186,7 @@ pub struct Handle {
     /// How many of its entities are active.
     pub active: Arc<AtomicUsize>,
     /// Whether this host sends and answers, or another one.
-    pub turn: Turn,
+    pub role: RoleWatch,
     /// The number of the logic version that holds behind what was applied.
     pub logic: Arc<AtomicU32>,
 }
@@ -187,7 +199,7 @@ pub struct Outlet {
     /// Where it counts.
     pub counts: SharedCounts,
     /// Whether this host sends and answers, or another one.
-    pub turn: Turn,
+    pub role: RoleWatch,
 }
 
 /// Why a partition stopped.
@@ -219,14 +231,14 @@ impl Partition {
         kind: Kind,
         number: u16,
         log: SharedLog,
-        shelf: SharedShelf,
+        partition_store: SharedPartitionStore,
         (meta, logic): (Meta, Logic),
         logs: Logs,
-        Outlet { replies, counts, turn }: Outlet,
+        Outlet { replies, counts, role }: Outlet,
     ) -> (Self, impl Future<Output = Result<Settled, StoreError>> + Send + 'static, Handle) {
         let cursor = meta.cursor;
         let Identity { partitions, epoch, link_epoch, .. } = *logs.get(&kind).expect("every kind has a log");
-        let memory = Arc::new(Memory::new(shelf.clone(), cursor, logic));
+        let memory = Arc::new(Overlay::new(partition_store.clone(), cursor, logic));
         let origin = Origin::Partition(kind, number);
         let source = Source { origin, epoch: link_epoch };
         let ((settled, settled_at), (saved, saved_at)) = (watch::channel(cursor), watch::channel(cursor));
@@ -234,7 +246,7 @@ impl Partition {
         let (rounds, applied) = mpsc::channel(ROUNDS_MAX);
         let settler = Settler {
             memory: Arc::clone(&memory),
-            shelf,
+            partition_store,
             replies,
             settled,
             proven: proven.clone(),
@@ -259,7 +271,7 @@ impl Partition {
             kept: Arc::clone(&kept),
             saved: saved_at.clone(),
             active: Arc::clone(&active),
-            turn: turn.clone(),
+            role: role.clone(),
             logic: Arc::clone(&logic_shown),
         };
         let partition = Self {
@@ -273,7 +285,7 @@ impl Partition {
             last: Bytes::new(),
             logic,
             memory,
-            turn,
+            role,
             backlog: Backlog::default(),
             receipts,
             proven,
@@ -294,26 +306,26 @@ impl Partition {
     pub async fn run(
         mut self,
         mut records: mpsc::Receiver<Record>,
-        pace: Pace,
+        throttle: Throttle,
         stop: CancellationToken,
     ) -> Result<(), PartitionError> {
         let mut taken = Vec::with_capacity(ROUND_RECORDS_MAX);
         let mut proven = self.proven.subscribe();
         loop {
-            let limit = match pace {
-                Pace::RecordByRecord(until) if self.meta.cursor < until => 1,
-                Pace::RecordByRecord(_) | Pace::WhatIsThere => ROUND_RECORDS_MAX,
+            let limit = match throttle {
+                Throttle::RecordByRecord(until) if self.meta.cursor < until => 1,
+                Throttle::RecordByRecord(_) | Throttle::WhatIsThere => ROUND_RECORDS_MAX,
             };
             let checkpoint_due = self.last_checkpoint + CHECKPOINT_INTERVAL;
             let (is_unsaved, is_saving) = (self.is_unsaved(), self.is_saving());
             let receipt_due = self.receipts.due(self.meta.cursor);
-            let owes_receipt = self.turn.owes_receipts() && self.receipts.is_behind();
+            let owes_receipt = self.role.owes_receipts() && self.receipts.is_behind();
             let kept_since = self.backlog.since();
             // In this order, so that none is kept waiting by a log that always has more.
             let is_whole = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = self.turn.calls(kept_since.unwrap_or_else(Instant::now)), if kept_since.is_some() => {
+                () = self.role.calls(kept_since.unwrap_or_else(Instant::now)), if kept_since.is_some() => {
                     unless_stuck(&stop, self.send_kept()).await.is_some()
                 }
                 () = sleep_until(checkpoint_due), if is_unsaved && !is_saving => {
@@ -370,7 +382,7 @@ impl Partition {
         let messages = self.outbox.number(messages, &mut self.meta.links);
         let sender = tokio::select! {
             biased;
-            sender = self.turn.comes(self.meta.cursor) => sender,
+            sender = self.role.await_output_right(self.meta.cursor) => sender,
             () = stop.cancelled() => return Ok(false),
         };
         Ok(unless_stuck(stop, self.follow_up(sender, messages, replies)).await.is_some())
@@ -431,7 +443,7 @@ impl Partition {
         let until = Instant::now() + PATIENCE;
         let mut known = self.meta.cursor;
         while self.backlog.is_full() {
-            let Some(named) = self.turn.named_receipt(known, until).await else { return self.send_kept().await };
+            let Some(named) = self.role.named_receipt(known, until).await else { return self.send_kept().await };
             known = named;
             if let Some(vouched) = self.look_up(named).await {
                 raise(&self.proven, vouched);
@@ -489,7 +501,7 @@ impl Partition {
                 }
                 Ok(Payload::Frame(frame)) => {
                     if let Some(vouched) = self.receipts.take(&frame, sequence) {
-                        self.turn.trust();
+                        self.role.trust();
                         raise(&self.proven, vouched);
                     }
                     let Frame { source, first, messages, .. } = frame;

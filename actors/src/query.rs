@@ -1,8 +1,8 @@
 //! Reads: answered by a host that holds the partition, as of a moment after they were asked.
 
-mod holders;
 mod local;
 mod outlook;
+mod remote;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -24,12 +24,14 @@ use shop_domain::{
 use shop_nats::{log::Identity, subject::partition_of};
 
 pub use self::{
-    holders::Holders,
     local::{Local, Unread},
     outlook::Outlook,
+    remote::Holders,
 };
 use crate::store::StoreError;
 
+/// Items of a page when nothing else is asked for, and at most.
+pub(crate) const PAGE_ITEMS: (usize, usize) = (50, 1_000);
 /// Most bytes of items in one page: well below what one NATS message carries by default (1 MiB).
 /// A page may hold fewer items than asked for; `next` leads on.
 const PAGE_BYTES_MAX: usize = 512 * 1024;

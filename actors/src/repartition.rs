@@ -4,7 +4,7 @@
 //! hold, and sends nothing. Once the doors hold and all is settled, it has every entity as of one moment at
 //! which no message is under way between any two partitions. It writes them as snapshots under a new epoch, each
 //! entity and its rows where they belong under the new count, and then brings the layout into force that
-//! says so (see [`shop_nats::layout`]).
+//! says so (see [`shop_nats::stream::layout`]).
 //!
 //! All kinds get a new epoch, also those whose count stays: a message's number counts on the link between two
 //! partitions, so when one end changes, the other one must count anew as well, and do so again
@@ -32,21 +32,18 @@ use shop_domain::{
     timestamp::Timestamp,
 };
 use shop_nats::{
-    access::Access,
-    connection::{ConnectError, Connection},
+    connection::{ConnectError, Connection, access::Access},
     jetstream::JetStreamLog,
-    layout::{Cut, Decided, Layout, LayoutError, Layouts},
-    log::{Identity, LogError, SharedLog},
+    log::{Identity, LogError, Logs, PartitionId, SharedLog},
+    stream::layout::{Decided, KindLayout, Layout, LayoutError, Layouts},
 };
 use tokio::time::{Instant, sleep};
 
 use self::{rewrite::Rewrite, standby::Standby};
 use crate::{
     kind_host::KindError,
-    outbox::Logs,
-    replay::Place,
     snapshot::{SnapshotError, Snapshots},
-    store::{Meta, SharedShelf, Store, StoreError, sled::SledStore},
+    store::{Meta, SharedPartitionStore, Store, StoreError, sled::SledStore},
 };
 
 /// How long nothing may have come to any log before the doors are taken to hold: several times what one
@@ -284,7 +281,7 @@ impl Repartition {
         }
         let metas = self.metas()?;
         // Beyond that, something came at the last moment.
-        let is_beyond = |((kind, _), meta): (&Place, &Meta)| meta.cursor > lasts[kind];
+        let is_beyond = |((kind, _), meta): (&PartitionId, &Meta)| meta.cursor > lasts[kind];
         if let Some(obstacle) = links::under_way(&self.logs, &metas) {
             return Err(RepartitionError::Unsettled(obstacle));
         }
@@ -296,7 +293,11 @@ impl Repartition {
     }
 
     /// The layout that follows on the one in force.
-    fn next(&self, lasts: &BTreeMap<Kind, u64>, metas: &BTreeMap<Place, Meta>) -> Result<Layout, RepartitionError> {
+    fn next(
+        &self,
+        lasts: &BTreeMap<Kind, u64>,
+        metas: &BTreeMap<PartitionId, Meta>,
+    ) -> Result<Layout, RepartitionError> {
         let cut = |(kind, last): (&Kind, &u64)| {
             let mut versions = metas.iter().filter(|((of, _), _)| of == kind).map(|(_, meta)| meta.logic);
             let logic = versions.next().expect("a kind has a partition");
@@ -306,7 +307,7 @@ impl Repartition {
             Logic::try_from(logic).map_err(|unknown| RepartitionError::Logic(*kind, unknown))?;
             let log = &self.logs[kind];
             let partitions = self.partitions.get(kind).copied().unwrap_or(log.partitions);
-            Ok((*kind, Cut::behind(log, self.decided.cut(*kind), partitions, self.epoch, *last, logic)))
+            Ok((*kind, KindLayout::behind(log, self.decided.of(*kind), partitions, self.epoch, *last, logic)))
         };
         let kinds = lasts.iter().map(cut).collect::<Result<_, _>>()?;
         Ok(Layout { generation: self.decided.generation() + 1, kinds })
@@ -334,11 +335,11 @@ impl Repartition {
     }
 
     /// The checkpoints of all partitions.
-    fn metas(&self) -> Result<BTreeMap<Place, Meta>, StoreError> {
+    fn metas(&self) -> Result<BTreeMap<PartitionId, Meta>, StoreError> {
         let mut metas = BTreeMap::new();
         for (kind, log) in &self.logs {
             for partition in 0..log.partitions {
-                let meta = self.standbys[kind].shelf(partition)?.meta()?;
+                let meta = self.standbys[kind].partition(partition)?.meta()?;
                 metas.insert((*kind, partition), meta.unwrap_or_else(|| Meta::new(log)));
             }
         }
@@ -367,7 +368,7 @@ impl Settled {
         let Repartition { layouts, snapshots, after, decided, logs, standbys, .. } = repartition;
         let mut written = BTreeMap::new();
         for (kind, cut) in &next.kinds {
-            let before = standbys[kind].shelves(logs[kind].partitions)?;
+            let before = standbys[kind].partition_stores(logs[kind].partitions)?;
             let after = Arc::clone(&after[kind]);
             let begin = Meta { clock: latest(&before)?, ..beginning(&logs[kind], cut) };
             let rewrite = Rewrite { kind: *kind, before, after, partitions: cut.partitions, begin };
@@ -435,7 +436,7 @@ fn stores(folder: &Path) -> Result<Stores, StoreError> {
 }
 
 /// Where a partition begins under the next layout, right behind the last record of the one before.
-fn beginning(log: &Identity, cut: &Cut) -> Meta {
+fn beginning(log: &Identity, cut: &KindLayout) -> Meta {
     let cursor = cut.begins_at - 1;
     Meta {
         logic: cut.logic,
@@ -450,8 +451,9 @@ fn beginning(log: &Identity, cut: &Cut) -> Meta {
 }
 
 /// The latest of some partitions' clocks: whichever of them an entity comes from, its time does not go back.
-fn latest(shelves: &[SharedShelf]) -> Result<Timestamp, StoreError> {
-    let clocks: Result<Vec<_>, _> = shelves.iter().map(|shelf| Ok(shelf.meta()?.map(|meta| meta.clock))).collect();
+fn latest(partition_stores: &[SharedPartitionStore]) -> Result<Timestamp, StoreError> {
+    let clocks: Result<Vec<_>, _> =
+        partition_stores.iter().map(|partition_store| Ok(partition_store.meta()?.map(|meta| meta.clock))).collect();
     clocks.map(|clocks: Vec<_>| clocks.into_iter().flatten().max().unwrap_or_default())
 }
 

@@ -12,8 +12,9 @@
 //!
 //! Owns accepting and applying. Must not send, answer or store anything.
 
-mod acceptor;
 mod course;
+pub mod merged_log;
+mod receiver;
 
 use std::{
     any::Any,
@@ -32,25 +33,27 @@ use shop_domain::{
     rows::{RowKey, Rows},
     timestamp::Timestamp,
 };
-use shop_nats::{log::Record, subject::partition_of};
+use shop_nats::{
+    log::{Logs, PartitionId, Record},
+    subject::partition_of,
+};
 
 pub use self::{
-    acceptor::{Acceptor, Arrival, Content, Fate, Place, ReplayError, Step},
     course::{Course, Layout},
+    receiver::{Arrival, Content, Fate, LinkReceiver, ReplayError, Step},
 };
 use crate::{
     link::Target,
-    outbox::Logs,
     store::{Item, Meta},
 };
 
 /// The entities of some kinds, and the links between their partitions.
 #[derive(Debug)]
 pub struct Replay {
-    links: Acceptor,
+    links: LinkReceiver,
     /// As on a host, an entity belongs to the partition that its messages came to.
-    entities: BTreeMap<Place, Entities>,
-    parked: BTreeMap<Place, Parked>,
+    entities: BTreeMap<PartitionId, Entities>,
+    parked: BTreeMap<PartitionId, Parked>,
 }
 
 /// Where and why a partition stands still.
@@ -92,7 +95,7 @@ pub struct Handled {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sent {
     /// To which partition.
-    pub to: Place,
+    pub to: PartitionId,
     /// Its number on the link to there.
     pub number: u64,
     /// To whom, and what.
@@ -102,11 +105,11 @@ pub struct Sent {
 impl Replay {
     /// Nothing has happened yet.
     pub fn new(course: impl Into<Course>) -> Self {
-        Self { links: Acceptor::new(course), entities: BTreeMap::new(), parked: BTreeMap::new() }
+        Self { links: LinkReceiver::new(course), entities: BTreeMap::new(), parked: BTreeMap::new() }
     }
 
     /// Puts a partition where a snapshot has it.
-    pub fn restore(&mut self, place: Place, meta: &Meta, entities: Entities) -> Result<(), ReplayError> {
+    pub fn restore(&mut self, place: PartitionId, meta: &Meta, entities: Entities) -> Result<(), ReplayError> {
         self.links.restore(place, meta)?;
         self.entities.insert(place, entities);
         Ok(())
@@ -119,7 +122,7 @@ impl Replay {
     }
 
     /// The receiving ends of all links.
-    pub const fn acceptor(&self) -> &Acceptor {
+    pub const fn acceptor(&self) -> &LinkReceiver {
         &self.links
     }
 
@@ -180,11 +183,11 @@ impl Replay {
     }
 
     /// The partitions that are parked.
-    pub fn parked(&self) -> &BTreeMap<Place, Parked> {
+    pub fn parked(&self) -> &BTreeMap<PartitionId, Parked> {
         &self.parked
     }
 
-    fn handle(&mut self, at: Place, sequence: u64, now: Timestamp, logic: Logic, arrival: Arrival) -> Handled {
+    fn handle(&mut self, at: PartitionId, sequence: u64, now: Timestamp, logic: Logic, arrival: Arrival) -> Handled {
         let mut handled = Handled { arrival, waits: false, sent: vec![], replies: vec![] };
         match handled.arrival.fate {
             Fate::Accepted => {}
@@ -316,8 +319,10 @@ mod tests {
         wallet::{self, Wallet},
     };
     use shop_nats::{
-        frame::{self, EncodedMessage, Origin, Source},
-        log::Identity,
+        log::{
+            Identity,
+            frame::{self, EncodedMessage, Origin, Source},
+        },
         memory::{Calm, MemoryLog},
     };
 

@@ -7,12 +7,12 @@
 
 pub mod candidates;
 pub mod format;
-mod half;
-pub mod keeper;
 mod name;
-mod pace;
+mod newest;
+mod partial;
 pub mod restore;
 pub mod retention;
+mod throttle;
 pub mod trim;
 mod usable;
 
@@ -26,20 +26,22 @@ use std::{
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
 use shop_domain::kind::Kind;
-use shop_nats::log::LogError;
+use shop_nats::log::{LogError, PartitionId};
 
 pub use self::{
     format::Header,
     name::Name,
-    pace::Pace,
+    newest::NewestSnapshot,
+    throttle::Throttle,
     usable::{Usable, usable},
 };
 use crate::{
-    address::{self, AddressError},
+    blob::{
+        address::{self, AddressError},
+        object::{self, ObjectError, Received, Take},
+    },
     joined::joined,
-    object::{self, ObjectError, Received, Take},
-    replay::Place,
-    store::{Frozen, Items, Meta, StoreError},
+    store::{CheckpointView, Items, ItemsError, Meta, StoreError},
 };
 
 /// Where snapshots are.
@@ -95,6 +97,19 @@ impl From<ObjectError> for SnapshotError {
     }
 }
 
+impl From<ItemsError> for SnapshotError {
+    fn from(error: ItemsError) -> Self {
+        match error {
+            ItemsError::Store(error) => Self::Checkpoint(error),
+            // The only side that is no checkpoint is an object.
+            ItemsError::Other(error) => match error.downcast::<ObjectError>() {
+                Ok(error) => (*error).into(),
+                Err(error) => Self::Damaged(error.to_string()),
+            },
+        }
+    }
+}
+
 impl From<object_store::Error> for SnapshotError {
     fn from(error: object_store::Error) -> Self {
         ObjectError::from(error).into()
@@ -137,7 +152,7 @@ impl Snapshots {
 
     /// The snapshots of a partition of the log of that epoch, newest first. Those of another log are never
     /// of use: sequences begin again with it.
-    pub async fn list(&self, place: Place, epoch: u64) -> Result<Vec<Kept>, SnapshotError> {
+    pub async fn list(&self, place: PartitionId, epoch: u64) -> Result<Vec<Kept>, SnapshotError> {
         let folder = Name::folder(place, epoch);
         let objects: Vec<_> = self.store.list(Some(&folder)).try_collect().await?;
         let kept = objects.into_iter().filter_map(|object| {
@@ -163,9 +178,9 @@ impl Snapshots {
     /// Writes a checkpoint as a snapshot, and reads it again to be sure of it. It is there as a whole or not at all.
     pub async fn write(
         &self,
-        (kind, partition): Place,
-        frozen: Box<dyn Frozen>,
-        mut pace: Pace,
+        (kind, partition): PartitionId,
+        frozen: Box<dyn CheckpointView>,
+        mut throttle: Throttle,
     ) -> Result<Kept, SnapshotError> {
         let meta = frozen.meta().clone();
         let name = Name::of(&meta);
@@ -173,7 +188,7 @@ impl Snapshots {
         let header = Header { kind, partition, meta, items_max: frozen.items_max() };
         let make = move |take: Take<'_>| {
             format::write(&header, &*frozen, &mut |piece| {
-                pace.keep(piece.len());
+                throttle.keep(piece.len());
                 take(piece)
             })
         };
@@ -184,7 +199,7 @@ impl Snapshots {
     }
 
     /// Reads a snapshot from its first to its last byte, and says up to where it goes.
-    pub async fn verify(&self, place: Place, name: Name) -> Result<Meta, SnapshotError> {
+    pub async fn verify(&self, place: PartitionId, name: Name) -> Result<Meta, SnapshotError> {
         let read_all = |header: &Header, items: &mut Items<'_>| {
             for item in items {
                 item?;
@@ -195,14 +210,14 @@ impl Snapshots {
     }
 
     /// Up to where a snapshot says that it goes; whether that is to be believed only all of it tells.
-    pub async fn meta(&self, place: Place, name: Name) -> Result<Meta, SnapshotError> {
+    pub async fn meta(&self, place: PartitionId, name: Name) -> Result<Meta, SnapshotError> {
         self.read(place, name, |header, _| Ok(header.meta.clone())).await
     }
 
     /// Reads a snapshot, on a thread for blocking work. Its items end with an error if they are not to be believed.
     pub async fn read<T: Send + 'static>(
         &self,
-        place: Place,
+        place: PartitionId,
         name: Name,
         take: impl FnOnce(&Header, &mut Items<'_>) -> Result<T, SnapshotError> + Send + 'static,
     ) -> Result<T, SnapshotError> {
@@ -219,7 +234,7 @@ impl Snapshots {
     }
 
     /// A snapshot as it is stored, to be read on a thread for blocking work.
-    pub async fn open_stored(&self, place: Place, name: Name) -> Result<Received, SnapshotError> {
+    pub async fn open_stored(&self, place: PartitionId, name: Name) -> Result<Received, SnapshotError> {
         Ok(object::open(&*self.store, &name.path(place)).await?)
     }
 
@@ -232,13 +247,13 @@ impl Snapshots {
     }
 
     /// Removes all snapshots of a partition but the newest few, and what hosts that were killed have left half written.
-    pub async fn prune(&self, place: Place, epoch: u64, keep: usize) -> Result<(), SnapshotError> {
+    pub async fn prune(&self, place: PartitionId, epoch: u64, keep: usize) -> Result<(), SnapshotError> {
         for old in self.list(place, epoch).await?.into_iter().skip(keep) {
             self.remove(&old.name.path(place)).await?;
         }
         let Some(folder) = &self.folder else { return Ok(()) };
         let folder = folder.join(Name::folder(place, epoch).as_ref());
-        let swept = tokio::task::spawn_blocking(move || half::sweep(&folder));
+        let swept = tokio::task::spawn_blocking(move || partial::sweep(&folder));
         Ok(joined(swept).await.map_err(ObjectError::from)?)
     }
 

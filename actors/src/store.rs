@@ -2,29 +2,31 @@
 //!
 //! A checkpoint is never the truth: it may be lost at any time, and the log builds it again.
 
+pub mod delta;
 pub mod memory;
 pub mod sled;
 
-use std::{fmt::Debug, io, path::PathBuf, sync::Arc};
+use std::{error::Error, fmt::Debug, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shop_domain::{id::Id, kind::Kind, rows::RowKey, timestamp::Timestamp};
 use shop_nats::log::Identity;
 
-use crate::{changes::Changes, link::Links, snapshot::SnapshotError};
+use self::delta::Delta;
+use crate::link::{Links, NUMBER_MAX};
 
 /// The checkpoints of one kind.
 pub trait Store: Debug + Send + Sync {
     /// Opens the checkpoint of a partition. Whoever has opened it before may read on, and changes nothing any more.
-    fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError>;
+    fn partition(&self, partition: u16) -> Result<SharedPartitionStore, StoreError>;
 
     /// Writes all that is still held back.
     fn flush(&self) -> Result<(), StoreError>;
 }
 
 /// The checkpoint of one partition.
-pub trait Shelf: Debug + Send + Sync {
+pub trait PartitionStore: Debug + Send + Sync {
     /// Up to where the checkpoint goes, if there is one.
     fn meta(&self) -> Result<Option<Meta>, StoreError>;
 
@@ -56,15 +58,15 @@ pub trait Shelf: Debug + Send + Sync {
     fn blocks(&self) -> bool;
 
     /// The checkpoint as it is now, which stays so while others are written; none when there is none.
-    fn freeze(&self) -> Result<Option<Box<dyn Frozen>>, StoreError>;
+    fn freeze(&self) -> Result<Option<Box<dyn CheckpointView>>, StoreError>;
 
     /// Puts another checkpoint in the place of this one: all of it or, after an error, nothing. Its
-    /// items come in the order in which [`Frozen::each`] gives them; there are at most so many.
-    fn restore(&self, meta: &Meta, items_max: u64, items: &mut Items<'_>) -> Result<(), SnapshotError>;
+    /// items come in the order in which [`CheckpointView::each`] gives them; there are at most so many.
+    fn restore(&self, meta: &Meta, items_max: u64, items: &mut Items<'_>) -> Result<(), ItemsError>;
 }
 
 /// A checkpoint that does not change any more.
-pub trait Frozen: Debug + Send {
+pub trait CheckpointView: Debug + Send {
     /// Up to where it goes.
     fn meta(&self) -> &Meta;
 
@@ -72,7 +74,7 @@ pub trait Frozen: Debug + Send {
     fn items_max(&self) -> u64;
 
     /// Hands over every item once: the rows by id and key, then the states by id.
-    fn each(&self, take: &mut dyn FnMut(Item) -> Result<(), SnapshotError>) -> Result<(), SnapshotError>;
+    fn each(&self, take: &mut dyn FnMut(Item) -> Result<(), ItemsError>) -> Result<(), ItemsError>;
 }
 
 /// A state or a row.
@@ -86,14 +88,29 @@ pub struct Item {
     pub value: Bytes,
 }
 
+/// Why items did not get from one place to another.
+#[derive(Debug, thiserror::Error)]
+pub enum ItemsError {
+    /// The checkpoint that they come from or go to.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The other side, which knows its own error again.
+    #[error(transparent)]
+    Other(Box<dyn Error + Send + Sync>),
+}
+
+impl ItemsError {
+    /// Of the side that is no checkpoint.
+    pub fn other(error: impl Error + Send + Sync + 'static) -> Self {
+        Self::Other(Box::new(error))
+    }
+}
+
 /// Items on their way into a checkpoint.
-pub type Items<'a> = dyn Iterator<Item = Result<Item, SnapshotError>> + 'a;
+pub type Items<'a> = dyn Iterator<Item = Result<Item, ItemsError>> + 'a;
 
 /// A partition's checkpoint, shared.
-pub type SharedShelf = Arc<dyn Shelf>;
-
-/// No log comes that far, nor a link, and nothing overflows that is added to it.
-pub const NUMBER_MAX: u64 = 1 << 62;
+pub type SharedPartitionStore = Arc<dyn PartitionStore>;
 
 /// Up to where a partition's checkpoint goes, and in which log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,7 +168,7 @@ pub struct Checkpoint {
     /// Up to where it goes.
     pub meta: Meta,
     /// What changed since the one before.
-    pub changes: Arc<Changes>,
+    pub changes: Arc<Delta>,
 }
 
 /// Why checkpoints cannot be kept.

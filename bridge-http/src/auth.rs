@@ -19,7 +19,6 @@ mod proxy;
 mod rate;
 mod refusal;
 mod ring;
-pub mod scope;
 mod token;
 
 use std::{

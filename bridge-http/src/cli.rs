@@ -4,7 +4,7 @@ use std::{error::Error, net::SocketAddr, process::ExitCode, sync::Arc, time::Dur
 
 use clap::Args;
 use futures::future::LocalBoxFuture;
-use shop_nats::{access::Access, connection::Connection};
+use shop_nats::connection::{Connection, access::Access};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},

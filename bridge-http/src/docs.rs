@@ -8,8 +8,8 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 use shop_domain::problem::Code;
 
-use crate::observe::DESCRIPTION;
-
+/// The OpenAPI document: the API with every shape, limit and error.
+pub(crate) const DESCRIPTION: &str = include_str!("../openapi.json");
 const TEMPLATE: &str = include_str!("../docs.html");
 /// In the order in which a path lists them.
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];

@@ -16,8 +16,10 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use shop_domain::{kind::Kind, problem::Code};
 use shop_nats::{
     connection::Connection,
-    multiplexer::Multiplexer,
-    request::{Reply, Request, RequestError},
+    rpc::{
+        multiplexer::Multiplexer,
+        request::{Reply, Request, RequestError},
+    },
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -25,7 +27,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::{Config, hold::Hold};
+use crate::{Config, pause::Hold};
 
 /// The first pause before a kind that nobody served is asked for again. It doubles.
 const PAUSE_MIN: Duration = Duration::from_millis(10);

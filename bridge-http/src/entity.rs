@@ -10,7 +10,7 @@ use shop_domain::{
     problem::{Code, Problem},
     version::Precondition,
 };
-use shop_nats::request::Conditions;
+use shop_nats::rpc::request::Conditions;
 use uuid::Uuid;
 use warp::http::{
     HeaderMap, HeaderName,

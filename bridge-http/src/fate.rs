@@ -22,7 +22,7 @@ use shop_domain::{
     ticket::{SETTLED_MS, Ticket},
     timestamp::Timestamp,
 };
-use shop_nats::{request::Request, subject};
+use shop_nats::{rpc::request::Request, subject};
 use tokio::time::Instant;
 use uuid::Uuid;
 

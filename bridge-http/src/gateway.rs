@@ -42,7 +42,7 @@ use crate::{
     host::{Host, Hosts},
     limits::{Limit, Limits},
     metrics::Metrics,
-    observe::{self, WithoutNats},
+    readiness::{self, WithoutNats},
     reply,
     routes::{self, Found, PAGES, Page, ROUTES, Route},
 };
@@ -163,7 +163,7 @@ impl Gateway {
         match self.leaving.load(Relaxed) {
             // Who chooses between bridges must choose another one, whatever this one can still do.
             true => (false, json!({ "status": "leaving" })),
-            false => observe::readiness(&self.doors.connection(), self.doors.held_for()).await,
+            false => readiness::of(&self.doors.connection(), self.doors.held_for()).await,
         }
     }
 
@@ -251,12 +251,12 @@ impl Gateway {
 
     async fn page(&self, page: Page) -> Response {
         match page {
-            Page::Health => reply::page("application/json", observe::HEALTHY),
+            Page::Health => reply::page("application/json", readiness::HEALTHY),
             Page::Ready => match self.unready() {
                 None => reply::page("application/json", json!({ "status": "ready" }).to_string()),
                 Some(why) => reply::unready(json!({ "status": why }).to_string()),
             },
-            Page::Description => reply::page("application/json", observe::DESCRIPTION),
+            Page::Description => reply::page("application/json", docs::DESCRIPTION),
             Page::Docs => reply::page("text/html; charset=utf-8", docs::page()),
         }
     }

@@ -1,8 +1,6 @@
 //! What a bridge takes at a time, and for how long it waits for a client: each can be set, and each is counted when it
 //! strikes.
 
-pub(crate) mod struck;
-
 use std::time::Duration;
 
 use clap::{Args, Command, FromArgMatches};

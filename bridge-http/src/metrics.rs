@@ -3,6 +3,9 @@
 //! Labels have few values, whatever clients send: paths are those of the tables, and methods that HTTP has no name for
 //! are `other`.
 
+pub(crate) mod orders;
+pub(crate) mod struck;
+
 use std::{
     sync::{
         OnceLock,
@@ -20,10 +23,9 @@ use shop_domain::problem::Code;
 use shop_metrics::Numbers;
 use warp::http::{Method, StatusCode};
 
+use self::{orders::Orders, struck::Struck};
 use crate::{
     auth::numbers::Admissions,
-    limits::struck::Struck,
-    orders::Orders,
     routes::{Found, PAGES, ROUTES},
 };
 
@@ -156,7 +158,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use shop_metrics::Page;
-    use shop_nats::request::Reply;
+    use shop_nats::rpc::request::Reply;
 
     use super::*;
     use crate::routes;

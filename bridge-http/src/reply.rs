@@ -6,7 +6,7 @@ use shop_domain::{
     id::Id,
     problem::{Code, Problem},
 };
-use shop_nats::request::Reply;
+use shop_nats::rpc::request::Reply;
 use warp::{
     http::{
         HeaderName, HeaderValue, Method, StatusCode,

@@ -5,9 +5,7 @@
 use shop_domain::kind::Kind::{self, Delivery, Mypage, Order, Product, Wallet};
 use warp::http::Method;
 
-use crate::auth::scope::Scope::{
-    self, CatalogWrite, DeliveriesWrite, OrdersRead, OrdersWrite, WalletsFund, WalletsRead,
-};
+use crate::scope::Scope::{self, CatalogWrite, DeliveriesWrite, OrdersRead, OrdersWrite, WalletsFund, WalletsRead};
 use About::{Existing, New, Whole};
 use Input::{Body, Nothing, Query};
 use Repeat::{Always, WithKey};
@@ -251,7 +249,7 @@ mod tests {
     use shop_domain::problem::Code;
 
     use super::*;
-    use crate::observe::DESCRIPTION;
+    use crate::docs::DESCRIPTION;
 
     fn verb_and_id(method: Method, path: &str) -> Option<(&'static str, &str)> {
         match find(&method, path) {

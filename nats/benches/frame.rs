@@ -11,7 +11,7 @@ use shop_domain::{
     wallet,
 };
 use shop_nats::{
-    frame::{self, EncodedMessage, Origin, Payload, Source},
+    log::frame::{self, EncodedMessage, Origin, Payload, Source},
     subject,
 };
 

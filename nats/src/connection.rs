@@ -1,5 +1,12 @@
 //! A connection to NATS that never gives up: it reconnects for ever, and says what it sees.
 
+pub mod access;
+pub(crate) mod inbox;
+pub(crate) mod isolated;
+pub(crate) mod lasting;
+pub(crate) mod queue;
+pub(crate) mod start;
+
 use std::{
     error::Error,
     fmt, io,
@@ -14,13 +21,12 @@ use async_nats::{Client, ConnectErrorKind, Event, Request, RequestError, Request
 use futures::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 
-use crate::{
+use self::{
     access::{Access, FileError},
-    bundle,
-    cut_off::{self, Witness},
+    isolated::Witness,
     start::Wait,
-    subject,
 };
+use crate::subject;
 
 /// Oldest server that the shop runs on: before 2.12, `sync_interval: always` could still
 /// lose acknowledged messages and stream metadata was rewritten on update.
@@ -36,6 +42,9 @@ const CLIENT_CAPACITY: usize = 65_536;
 /// Messages that may wait in one subscription. The host bounds what it takes in long before;
 /// past this the client drops messages and reports a slow consumer, which we log.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
+/// Most bytes of what is put together in one message, unless a single part is larger. Half of the server's default
+/// `max_payload` (1 MiB).
+const BUNDLE_BYTES_MAX: usize = 512 * 1024;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +165,7 @@ impl Connection {
         }
         let (watched, end) = oneshot::channel();
         if client.server_info().cluster.is_some() {
-            tokio::spawn(cut_off::watch(client.clone(), name, witness, end));
+            tokio::spawn(isolated::watch(client.clone(), name, witness, end));
         }
         Ok(Self {
             client,
@@ -215,7 +224,7 @@ impl Connection {
 
     /// Whether the server keeps logs, and answers.
     pub async fn has_jetstream(&self) -> bool {
-        cut_off::is_answered(&self.client, Witness::Leader).await
+        isolated::is_answered(&self.client, Witness::Leader).await
     }
 
     /// Largest payload that the server takes, in bytes.
@@ -225,7 +234,7 @@ impl Connection {
 
     /// Most bytes of what is put together in one message.
     pub(crate) fn bundle_bytes_max(&self) -> usize {
-        bundle::BUNDLE_BYTES_MAX.min(self.payload_bytes_max() / 2)
+        BUNDLE_BYTES_MAX.min(self.payload_bytes_max() / 2)
     }
 
     /// Waits until the server has done all that it was sent before: it answers in turn that nobody listens there.

@@ -44,7 +44,7 @@ pub const FOREIGN_SUBJECT: &str = "Shop-Foreign-Subject";
 /// Message without content, by which a host that leaves comes to the last one that it gets: nobody minds it.
 pub const LEAVING: &str = "Shop-Leaving";
 /// Word that doors are to hold: the public key of the owner of the pause, how often it was renewed, how long it lasts from
-/// then on, and the owner's signature of these; see [`crate::hold::pause`].
+/// then on, and the owner's signature of these; see [`crate::hosts::pause::claim`].
 pub(crate) const PAUSE_OWNER: &str = "Shop-Pause-Owner";
 pub(crate) const PAUSE_RENEWAL: &str = "Shop-Pause-Renewal";
 pub(crate) const PAUSE_MS: &str = "Shop-Pause-Ms";

@@ -1,6 +1,10 @@
 //! The log on NATS JetStream.
 
+pub mod dead;
+pub(crate) mod disruption;
 mod reader;
+pub mod restore;
+pub mod trim;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -18,19 +22,17 @@ use futures::{FutureExt, future::BoxFuture};
 use shop_domain::{kind::Kind, timestamp::Timestamp};
 use tokio::sync::{mpsc, watch};
 
-use self::reader::Reader;
+use self::{disruption::Disruptions, reader::Reader};
 use crate::{
-    connection::Connection,
-    disruption::Disruptions,
-    frame,
+    connection::{Connection, lasting::Lasting},
     header::{self, Headers},
-    lasting::Lasting,
-    layout::{Decided, LayoutError},
-    log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
-    stored::{last_of, message_at},
+    log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record, TrimError, frame},
+    stream::{
+        layout::{Decided, LayoutError},
+        stored::{last_of, message_at},
+        topology::identity_of,
+    },
     subject,
-    topology::identity_of,
-    trim::{self, TrimError},
 };
 
 /// How long an acknowledgement may take before the frame counts as lost and is sent again. A
@@ -111,7 +113,7 @@ impl JetStreamLog {
     pub async fn open_whole(reading: &Connection, publishing: &Connection) -> Result<(Self, Decided), LayoutError> {
         let decided = publishing.decided().await?;
         let begins = |kind| {
-            let now = decided.cut(kind).map_or(1, |cut| cut.begins_at);
+            let now = decided.of(kind).map_or(1, |cut| cut.begins_at);
             let before = decided.before(kind)?.iter().map(|stretch| stretch.begins_at);
             Some((kind, before.chain([now]).collect()))
         };
@@ -350,8 +352,8 @@ impl Log for JetStreamLog {
         .boxed()
     }
 
-    fn cut(&self, kind: Kind, epoch: u64, from: u64) -> BoxFuture<'static, Result<u64, TrimError>> {
-        trim::cut(self.publishing.clone(), kind, epoch, from).boxed()
+    fn trim(&self, kind: Kind, epoch: u64, from: u64) -> BoxFuture<'static, Result<u64, TrimError>> {
+        trim::trim(self.publishing.clone(), kind, epoch, from).boxed()
     }
 
     fn disruptions(&self, kind: Kind) -> watch::Receiver<u64> {

@@ -1,20 +1,26 @@
 //! What the shop needs of a log: append, read on from a position, look up, and know which log it is.
 
-use std::{fmt::Debug, sync::Arc};
+pub mod frame;
+pub mod publisher;
+
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use shop_domain::{kind::Kind, timestamp::Timestamp};
 use tokio::sync::{mpsc, watch};
 
-use crate::{
-    frame::{self, Cause, FrameError, Payload},
-    trim::TrimError,
-};
+use self::frame::{Cause, FrameError, Payload};
 
 /// Records that wait between the reader and the host. Enough to keep both busy; with frames of
 /// the largest size it is 32 MiB.
 pub(crate) const READ_AHEAD: usize = 64;
+
+/// A partition of a kind.
+pub type PartitionId = (Kind, u16);
+
+/// Which log each kind has.
+pub type Logs = BTreeMap<Kind, Identity>;
 
 /// The logs of all kinds.
 pub trait Log: Debug + Send + Sync + 'static {
@@ -41,7 +47,7 @@ pub trait Log: Debug + Send + Sync + 'static {
     fn bury(&self, kind: Kind, epoch: u64, record: Record, reason: String) -> BoxFuture<'static, Result<(), LogError>>;
 
     /// Removes all records of a kind's log before the one at `from`; returns how many those were.
-    fn cut(&self, kind: Kind, epoch: u64, from: u64) -> BoxFuture<'static, Result<u64, TrimError>>;
+    fn trim(&self, kind: Kind, epoch: u64, from: u64) -> BoxFuture<'static, Result<u64, TrimError>>;
 
     /// Changes whenever what was on its way to a kind's log may have been lost.
     fn disruptions(&self, kind: Kind) -> watch::Receiver<u64>;
@@ -52,6 +58,28 @@ pub type SharedLog = Arc<dyn Log>;
 
 /// The acknowledgement of a frame on its way: the sequence at which it is durable.
 pub type Appending = BoxFuture<'static, Result<u64, AppendError>>;
+
+/// Why a log was not cut.
+#[derive(Debug, thiserror::Error)]
+pub enum TrimError {
+    /// The server did not do what it was asked.
+    #[error("cannot cut the log of {kind}: {reason}")]
+    Server {
+        /// Whose log.
+        kind: Kind,
+        /// Why.
+        reason: String,
+    },
+    /// It is not the log that was looked at.
+    #[error("the log of {0} was made anew meanwhile; nothing was cut")]
+    OtherLog(Kind),
+    /// An older shop made it so that nothing is ever cut, and no server takes that back.
+    #[error(
+        "the stream {0} was made by an older version, which forbade for good that anything is taken out of it \
+         (deny_purge); only a log that is made anew can be cut"
+    )]
+    Denied(String),
+}
 
 /// One message of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +96,7 @@ pub struct Record {
     /// subject of this one, makes nats-server store such records (2.15). It is a dead letter, whatever it says, and
     /// counts as one of the first partition.
     pub foreign: Option<Box<str>>,
-    /// Whether an operator has let it be skipped (see [`DeadLetters::skip`](crate::dead::DeadLetters::skip)): then it is
+    /// Whether an operator has let it be skipped (see [`DeadLetters::skip`](crate::jetstream::dead::DeadLetters::skip)): then it is
     /// a dead letter as well.
     pub is_skipped: bool,
 }

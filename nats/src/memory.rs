@@ -25,10 +25,9 @@ use tokio::{
 
 use self::reader::Reader;
 use crate::{
-    layout::Decided,
-    log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record},
-    subject, topology,
-    trim::TrimError,
+    log::{AppendError, Appending, Identity, Log, LogError, READ_AHEAD, Record, TrimError},
+    stream::{layout::Decided, topology},
+    subject,
 };
 
 /// When the logs in memory begin: some moment, the same in every run.
@@ -270,7 +269,7 @@ impl MemoryLog {
 
     /// Removes all records of a kind before the one at `from`; returns how many those were. Who reads there learns
     /// that something is missing.
-    pub fn cut(&self, kind: Kind, from: u64) -> u64 {
+    pub fn trim(&self, kind: Kind, from: u64) -> u64 {
         let mut logs = self.logs();
         let log = logs.get_mut(&kind).expect("every kind has a log");
         let before = log.cut_off;
@@ -459,8 +458,8 @@ impl Log for MemoryLog {
         std::future::ready(Ok(())).boxed()
     }
 
-    fn cut(&self, kind: Kind, _: u64, from: u64) -> BoxFuture<'static, Result<u64, TrimError>> {
-        std::future::ready(Ok(Self::cut(self, kind, from))).boxed()
+    fn trim(&self, kind: Kind, _: u64, from: u64) -> BoxFuture<'static, Result<u64, TrimError>> {
+        std::future::ready(Ok(Self::trim(self, kind, from))).boxed()
     }
 
     fn disruptions(&self, _: Kind) -> watch::Receiver<u64> {
@@ -471,7 +470,7 @@ impl Log for MemoryLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::publisher::Room;
+    use crate::log::publisher::Room;
 
     /// Of seven frames, one is refused, one is lost, one is stored without an acknowledgement. (A
     /// period that the window does not divide: else the same frame would be hit for ever.)
@@ -498,9 +497,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_publisher_sends_again_in_order_until_every_frame_is_stored() {
         let log = MemoryLog::new(1, Arc::new(Unreliable::default()));
-        let resent = crate::publisher::Resent::default();
+        let resent = crate::log::publisher::Resent::default();
         let publisher =
-            crate::publisher::Publisher::counting(Arc::new(log.clone()), Kind::Wallet, 0, 4, resent.clone());
+            crate::log::publisher::Publisher::counting(Arc::new(log.clone()), Kind::Wallet, 0, 4, resent.clone());
         let mut acknowledged = Vec::new();
         for frame in 0..20_u8 {
             acknowledged.push(publisher.send(Bytes::from(vec![frame])).await);
@@ -524,14 +523,14 @@ mod tests {
     async fn what_is_offered_to_a_full_log_is_given_up_and_what_is_sent_waits_for_room() {
         let log = MemoryLog::new(1, Arc::new(Calm));
         log.limit(Kind::Wallet, 1);
-        let publisher = || crate::publisher::Publisher::new(Arc::new(log.clone()), Kind::Wallet, 0, 1);
+        let publisher = || crate::log::publisher::Publisher::new(Arc::new(log.clone()), Kind::Wallet, 0, 1);
         let (door, partition) = (publisher(), publisher());
         assert_eq!(door.offer("a".into()).await.await, Ok(Room::Taken));
         assert_eq!(door.offer("b".into()).await.await, Ok(Room::Full));
         let mut sent = partition.send("c".into()).await;
         sleep(Duration::from_secs(10)).await;
         assert!(sent.try_recv().is_err());
-        log.cut(Kind::Wallet, 2);
+        log.trim(Kind::Wallet, 2);
         sent.await.unwrap();
         assert_eq!(door.offer("d".into()).await.await, Ok(Room::Full));
         log.limit(Kind::Wallet, 2);
@@ -580,8 +579,8 @@ mod tests {
         for record in ["a", "b", "c"] {
             log.store(Kind::Order, 0, record.into());
         }
-        log.cut(Kind::Order, 3);
-        log.cut(Kind::Order, 2);
+        log.trim(Kind::Order, 3);
+        log.trim(Kind::Order, 2);
         assert_eq!(log.read(Kind::Order, Kind::Order as u64 + 1, 2).recv().await.unwrap().unwrap().sequence, 3);
         let missing = log.read(Kind::Order, Kind::Order as u64 + 1, 1).recv().await.unwrap().unwrap_err();
         assert!(missing.to_string().ends_with("sequence 2 is missing"), "{missing}");

@@ -1,11 +1,13 @@
-//! The configuration of nats-servers that know their clients by keys, made from [`crate::permissions`].
+//! The configuration of nats-servers that know their clients by keys, made from [`crate::server::permissions`].
 //!
 //! `nats/server/local.conf` and `cluster.conf` hold it for keys that do not exist, switched off; [`with_keys`] puts it
 //! there for those that do.
 
+pub mod permissions;
+
 use std::{fmt::Write, path::Path};
 
-use crate::permissions::{ACCOUNT, Role, Row, Way, rows};
+use self::permissions::{ACCOUNT, Role, Row, Way, rows};
 
 /// One nats-server by itself.
 pub const LOCAL: &str = include_str!("../server/local.conf");

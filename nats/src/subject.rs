@@ -6,7 +6,8 @@ use shop_domain::{
     kind::Kind,
 };
 
-use crate::bundle;
+/// The verb for a bundle of requests; no kind has another one of that name.
+pub(crate) const BUNDLE_VERB: &str = "bundle";
 
 /// Where bytes go that could not be read as a frame.
 pub const DEAD_STREAM: &str = "SHOP_DEAD";
@@ -59,14 +60,14 @@ const fn prefix_of(reach: Reach) -> &'static str {
 
 /// `shop.<kind>.bundle`: where a bridge sends bundles of requests whose subjects begin with `prefix`, `shop.<kind>.`.
 pub(crate) fn bundle(prefix: &str) -> String {
-    format!("{prefix}{}", bundle::VERB)
+    format!("{prefix}{}", BUNDLE_VERB)
 }
 
 /// `shop.callers.<kind>.bundle`: the same of requests for callers. A host from before there were callers, which would
 /// take each for the bridge's own, does not listen there.
 pub(crate) fn bundle_for_callers(prefix: &str) -> String {
     let kind = prefix.strip_prefix("shop.").unwrap_or(prefix);
-    format!("shop.callers.{kind}{}", bundle::VERB)
+    format!("shop.callers.{kind}{}", BUNDLE_VERB)
 }
 
 /// All that the doors of a kind listen to: `shop.<kind>.>`; and for callers `shop.by.*.<kind>.>`,
@@ -93,7 +94,7 @@ pub(crate) fn target(kind: Kind, subject: &str) -> (Option<(&str, Reach)>, &str)
         }
     }
     let plain = subject.strip_prefix("shop.").and_then(|rest| behind(kind, rest));
-    let bundle = || (subject == bundle_for_callers(&format!("shop.{kind}."))).then_some(bundle::VERB);
+    let bundle = || (subject == bundle_for_callers(&format!("shop.{kind}."))).then_some(BUNDLE_VERB);
     (None, plain.or_else(bundle).unwrap_or_default())
 }
 

@@ -12,7 +12,12 @@ use futures::{StreamExt, stream};
 use hyper::Method;
 use serde_json::Value;
 use shop_domain::kind::Kind;
-use shop_nats::{access::Access, connection::Connection, frame::Payload, jetstream::JetStreamLog, log::Log, subject};
+use shop_nats::{
+    connection::{Connection, access::Access},
+    jetstream::JetStreamLog,
+    log::{Log, frame::Payload},
+    subject,
+};
 use shop_tests::{
     bench::report::Sync,
     client::Client,

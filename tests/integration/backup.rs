@@ -8,16 +8,17 @@ use std::{
 };
 
 use async_nats::jetstream;
-use shop_actors::config::SnapshotOptions;
+use shop_actors::host::config::SnapshotOptions;
 use shop_domain::{kind::Kind, timestamp::Timestamp};
 use shop_local::{Options, Shop, nats_server::NatsServer};
 use shop_nats::{
-    access::Access,
-    connection::Connection,
-    jetstream::JetStreamLog,
+    connection::{Connection, access::Access},
+    jetstream::{
+        JetStreamLog,
+        restore::{Original, Stored},
+    },
     log::SharedLog,
-    restore::{Original, Stored},
-    topology::Topology,
+    stream::topology::Topology,
 };
 use shop_tests::{client::Client, market::Market, rush::Rush, seed::rng, servers::Servers};
 use tempfile::TempDir;

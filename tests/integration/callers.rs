@@ -4,7 +4,7 @@ use std::path::Path;
 
 use async_nats::{Client, ConnectOptions, HeaderMap, Message};
 use serde_json::{Value, json};
-use shop_nats::access::read_seed;
+use shop_nats::connection::access::read_seed;
 use shop_tests::wait::until;
 
 use crate::{

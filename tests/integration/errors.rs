@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use shop_bridge_http::{Observed, limits::Limits};
 use shop_domain::kind::Kind;
 use shop_metrics::Observable;
-use shop_nats::{access::Access, connection::Connection};
+use shop_nats::connection::{Connection, access::Access};
 use tokio::net::TcpListener;
 
 use crate::shop::{Answer, Customer, TestShop, eventually, raw};

@@ -8,7 +8,7 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, push},
     stream::Config,
 };
-use shop_nats::frame::Upgrade;
+use shop_nats::log::frame::Upgrade;
 
 use crate::{
     backup::Elsewhere,

@@ -14,7 +14,7 @@ use shop_domain::{
     wallet,
 };
 use shop_nats::{
-    frame::{EncodedMessage, Frame, Payload, Source, frames},
+    log::frame::{EncodedMessage, Frame, Payload, Source, frames},
     subject,
 };
 

@@ -15,15 +15,9 @@ use std::{
 
 use fnv::FnvHasher;
 use serde::{Deserialize, Serialize};
-use shop_actors::{
-    outbox::Logs,
-    replay::{Content, Entity, Handled, Replay, Step},
-};
+use shop_actors::replay::{Content, Entity, Handled, Replay, Step};
 use shop_domain::{kind::Kind, logic::Logic, message::Message, timestamp::Timestamp};
-use shop_nats::{
-    frame::Payload,
-    log::{Identity, Record},
-};
+use shop_nats::log::{Identity, Logs, Record, frame::Payload};
 
 /// All logs of a shop, in the order of time.
 #[derive(Debug, Serialize, Deserialize)]

@@ -4,13 +4,10 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use shop_actors::{
-    fence::Fence,
-    kind_host::{Parked, PartitionView, View},
-    memory::Memory,
-    partition::Handle,
+    kind_host::{Parked, PartitionView, View, read_index::ReadIndex},
+    partition::{Handle, overlay::Overlay, role::RoleWatch},
     query::{About, Found, Holders, Local, Query, Reads},
     store::{Store, memory::MemoryStore},
-    turn::Turn,
 };
 use shop_domain::{
     kind::Kind,
@@ -19,8 +16,7 @@ use shop_domain::{
 };
 use shop_local::NatsServer;
 use shop_nats::{
-    access::Access,
-    connection::Connection,
+    connection::{Connection, access::Access},
     log::Log,
     memory::{Calm, MemoryLog},
 };
@@ -67,9 +63,9 @@ impl Servers {
         let connection = Connection::connect(&Access::to(self.nats.url()), "test").await.unwrap();
         let log = MemoryLog::new(1, Arc::new(Calm));
         let identity = log.identity(Kind::Wallet).await.unwrap();
-        let fence = Fence::new(Arc::new(log), Kind::Wallet, identity.epoch);
+        let read_index = ReadIndex::new(Arc::new(log), Kind::Wallet, identity.epoch);
         let (view, seen) = watch::channel(Arc::default());
-        let local = Local::new(Kind::Wallet, 1, fence, seen, watch::channel(Some(0)).1);
+        let local = Local::new(Kind::Wallet, 1, read_index, seen, watch::channel(Some(0)).1);
         let holders = Holders::new(Kind::Wallet, generation, Arc::new(connection.clone()));
         let reads = Reads::new(Kind::Wallet, &identity, local.clone(), holders.clone());
         let serving = tokio::spawn(holders.serve(connection, local, CancellationToken::new()));
@@ -96,21 +92,21 @@ impl Host {
 
 impl Running {
     fn settled_to(settled: u64) -> Self {
-        let shelf = MemoryStore::default().shelf(0).unwrap();
+        let partition_store = MemoryStore::default().partition(0).unwrap();
         let (settled, settled_at) = watch::channel(settled);
         let handle = Handle {
             number: 0,
-            memory: Arc::new(Memory::new(shelf.clone(), 1, Logic::NEWEST)),
+            memory: Arc::new(Overlay::new(partition_store.clone(), 1, Logic::NEWEST)),
             settled: settled_at,
             proven: watch::channel(0).1,
             receipt: watch::channel(0).1,
             kept: Arc::default(),
             saved: watch::channel(0).1,
             active: Arc::default(),
-            turn: Turn::alone(),
+            role: RoleWatch::alone(),
             logic: Arc::default(),
         };
-        let partition = PartitionView { handle, assigned: Arc::default(), shelf, snapshot: Arc::default() };
+        let partition = PartitionView { handle, assigned: Arc::default(), partition_store, snapshot: Arc::default() };
         let dispatched = Some(watch::channel(0).1);
         let view = View { partitions: [(0, partition)].into(), dispatched, ..View::default() };
         Self { view: Arc::new(view), settled }

@@ -11,8 +11,8 @@ use futures::StreamExt;
 use serde::Serialize;
 use serde_json::{Value, json};
 use shop_actors::{
-    members::Members,
-    turn::{Role, Turn},
+    host::placement::Placement,
+    partition::role::{Role, RoleWatch},
 };
 use shop_domain::{
     kind::Kind,
@@ -22,14 +22,17 @@ use shop_domain::{
     wallet,
 };
 use shop_nats::{
-    access::Access,
-    connection::Connection,
-    frame::{EncodedMessage, Origin, Source, Upgrade, frames},
+    connection::{Connection, access::Access},
+    hosts::membership::{Announcement, HostState},
     jetstream::JetStreamLog,
-    layout::{Cut, Layout},
-    log::{Log, LogError},
-    membership::{Announcement, HostState},
-    topology::Topology,
+    log::{
+        Log, LogError,
+        frame::{EncodedMessage, Origin, Source, Upgrade, frames},
+    },
+    stream::{
+        layout::{KindLayout, Layout},
+        topology::Topology,
+    },
 };
 use shop_tests::cluster::Cluster;
 use tokio::{
@@ -145,12 +148,12 @@ async fn announcements_that_are_forged_hang_no_order() {
 /// A host that is not there, owns the first partition if there is another one of that name, and lies about how far it is.
 fn owner_beside(kind: Kind, there: &Announcement) -> Announcement {
     let owner = |number: u64| {
-        let mut ghost = Members::new(kind, format!("ghost{number}"), there.epoch, 0);
-        let (decision, turn) = Turn::new();
+        let mut ghost = Placement::new(kind, format!("ghost{number}"), there.epoch, 0);
+        let (decision, role) = RoleWatch::new();
         ghost.me.state = HostState::Ready;
         ghost.hear(&Announcement { state: HostState::Ready, ..there.clone() }, std::slice::from_ref(&decision));
         ghost.decide(std::slice::from_ref(&decision), &watch::channel(BTreeSet::new()).0);
-        (turn.role() == Role::Owner).then_some(ghost.me)
+        (role.now() == Role::Owner).then_some(ghost.me)
     };
     let ghost = (0..).filter_map(owner).next().expect("some name comes first");
     Announcement { settled: [(0, 1 << 63)].into(), receipts: [(0, 1)].into(), ..ghost }
@@ -215,7 +218,7 @@ async fn a_reader_stops_at_a_later_layout_also_where_its_first_record_cannot_be_
         let topology = Topology { partitions: Some(1), replicas: None, log_max_bytes: None };
         connection.ensure_log(kind, topology).await.unwrap();
         let identity = log.identity(kind).await.unwrap();
-        kinds.insert(kind, Cut::behind(&identity, None, 1, 77, identity.last_sequence, identity.logic));
+        kinds.insert(kind, KindLayout::behind(&identity, None, 1, 77, identity.last_sequence, identity.logic));
     }
     connection.ensure_layout_stream().await.unwrap();
     let (layouts, next) = (connection.layouts(), Layout { generation: 1, kinds });

@@ -15,7 +15,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use shop_bridge_http::limits::Limits;
 use shop_local::Options;
-use shop_nats::{access::Access, connection::Connection, request, subject};
+use shop_nats::{
+    connection::{Connection, access::Access},
+    rpc::request,
+    subject,
+};
 use shop_tests::{
     client::Client,
     process::{Launcher, Process},

@@ -2,7 +2,7 @@
 
 use async_nats::jetstream;
 use serde_json::{Value, json};
-use shop_actors::config::SnapshotOptions;
+use shop_actors::host::config::SnapshotOptions;
 use shop_local::{Options, Shop, nats_server::NatsServer};
 
 use crate::shop::{TestShop, eventually};

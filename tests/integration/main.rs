@@ -32,6 +32,7 @@ mod processes;
 mod promises;
 mod reads;
 mod repartition;
+mod rooms;
 mod shop;
 mod snapshots;
 mod story;

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use shop_domain::kind::Kind;
 use shop_local::nats_server::NatsServer;
 use shop_nats::{
-    access::Access,
-    connection::Connection,
-    discovery::{Server, Stats},
-    door::{Incoming, Listener, Response},
+    connection::{Connection, access::Access},
+    rpc::{
+        discovery::{Server, Stats},
+        service::{Incoming, Listener, Response},
+    },
     subject::origin_of_dead,
 };
 use shop_tests::{

@@ -191,7 +191,7 @@ async fn the_last_piece_and_the_last_won_can_be_spent() {
     shop.ask(Method::DELETE, "/orders/o-3").await.is(200);
     assert_eq!((shop.balance("penniless").await, shop.stock("leaflet").await), (0, 2));
 
-    // All that a wallet and a shelf can hold, in one order.
+    // All that a wallet and a partition_store can hold, in one order.
     shop.product("gold", crate::shop::MAX, 1).await;
     shop.wallet("croesus", crate::shop::MAX).await;
     shop.order("o-4", "croesus", "gold", 1).await.has("/amount", crate::shop::MAX);

@@ -10,7 +10,7 @@ use async_nats::{Client, ConnectOptions};
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use shop_local::keys::Keys;
-use shop_nats::permissions::Role;
+use shop_nats::server::permissions::Role;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,

@@ -5,7 +5,10 @@ use std::{future::pending, time::Duration};
 use futures::future::join_all;
 use serde_json::json;
 use shop_bridge_http::{Config, limits::Limits};
-use shop_nats::{access::Access, connection::Connection, hold::Holding};
+use shop_nats::{
+    connection::{Connection, access::Access},
+    hosts::pause::PauseGuard,
+};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -15,7 +18,7 @@ use crate::shop::{Answer, Ask, Customer, TestShop, eventually};
 struct Held {
     shop: TestShop,
     connection: Connection,
-    holding: Holding,
+    holding: PauseGuard,
     bridge: Customer,
     _serving: AbortOnDropHandle<()>,
 }

@@ -17,14 +17,15 @@ use shop_domain::{
     wallet,
 };
 use shop_nats::{
-    access::Access,
-    connection::Connection,
-    frame::{EncodedMessage, Origin, Source, frames},
-    hold::Holding,
+    connection::{Connection, access::Access},
+    hosts::pause::PauseGuard,
     jetstream::JetStreamLog,
-    log::Log,
+    log::{
+        Log,
+        frame::{EncodedMessage, Origin, Source, frames},
+    },
+    stream::topology::Topology,
     subject::partition_of,
-    topology::Topology,
 };
 use shop_tests::{
     client::Client,
@@ -220,7 +221,7 @@ async fn a_host_that_was_frozen_when_the_shop_was_cut_anew_does_no_harm_when_it_
 struct Cutting {
     connection: Connection,
     repartition: Repartition,
-    holding: Option<Holding>,
+    holding: Option<PauseGuard>,
     _folder: TempDir,
 }
 
@@ -238,7 +239,7 @@ impl Cutting {
         Self { connection, repartition, holding: None, _folder: folder }
     }
 
-    async fn settle(mut self) -> (Settled, Option<Holding>, TempDir) {
+    async fn settle(mut self) -> (Settled, Option<PauseGuard>, TempDir) {
         self.repartition.catch_up().await.unwrap();
         self.holding = Some(self.connection.hold_doors());
         (self.repartition.settle().await.unwrap(), self.holding, self._folder)

@@ -4,7 +4,7 @@ use std::{cell::Cell, fs, path::Path};
 
 use async_nats::jetstream;
 use serde_json::{Value, json};
-use shop_actors::config::SnapshotOptions;
+use shop_actors::host::config::SnapshotOptions;
 use shop_domain::kind::Kind;
 use shop_local::Options;
 use shop_tests::{client::Client, market::Market, rush::Rush, seed::rng};

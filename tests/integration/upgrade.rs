@@ -4,7 +4,10 @@
 use async_nats::jetstream;
 use serde_json::json;
 use shop_domain::{kind::Kind, logic::Logic, money::AMOUNT_MAX};
-use shop_nats::{access::Access, connection::Connection, topology::Topology};
+use shop_nats::{
+    connection::{Connection, access::Access},
+    stream::topology::Topology,
+};
 use shop_tests::{
     client::{Answer, Ask, Client},
     cluster::{ALL_KINDS, Cluster, delete},

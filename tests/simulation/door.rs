@@ -8,9 +8,11 @@ use std::sync::{
 use bytes::Bytes;
 use shop_domain::{id::Id, kind::Kind, message::Envelope};
 use shop_nats::{
-    frame::{EncodedMessage, Origin, Source, frames},
+    log::{
+        frame::{EncodedMessage, Origin, Source, frames},
+        publisher::Publisher,
+    },
     memory::MemoryLog,
-    publisher::Publisher,
     subject::partition_of,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -88,7 +90,7 @@ async fn send(publisher: Publisher, mut frames: mpsc::UnboundedReceiver<Bytes>, 
     };
     let send = async move {
         while let Some(frame) = frames.recv().await {
-            let acknowledgement: shop_nats::publisher::Acknowledged = publisher.send(frame).await;
+            let acknowledgement: shop_nats::log::publisher::Acknowledged = publisher.send(frame).await;
             let _nobody_counts = sent.send(acknowledgement);
         }
     };

@@ -12,7 +12,10 @@ use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use shop_actors::query::{Holders, Local};
 use shop_domain::kind::Kind;
-use shop_nats::{holders::Asking, request::RequestError, subject};
+use shop_nats::{
+    rpc::{holders::Asking, request::RequestError},
+    subject,
+};
 use tokio::time::{sleep, timeout};
 
 use crate::life::Life;

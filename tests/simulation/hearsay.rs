@@ -8,14 +8,14 @@ use std::{
 };
 
 use shop_actors::{
+    host::placement::{self, Placement},
     kind_host::View,
-    members::{self, Members},
-    turn::{Decision, Role, Turn},
+    partition::role::{Decision, Role, RoleWatch},
 };
 use shop_domain::kind::Kind;
 use shop_nats::{
+    hosts::membership::{Announcement, HostState},
     log::Identity,
-    membership::{Announcement, HostState},
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -137,14 +137,14 @@ impl Hearsay {
         let is_new = |name: &String| self.ghosts.iter().all(|ghost| ghost.what.host != *name);
         let names = (0..).map(|number| format!("ghost {number}")).filter(is_new);
         let owner = |name| {
-            let mut ghost = Members::new(kind, name, epoch, 0);
+            let mut ghost = Placement::new(kind, name, epoch, 0);
             ghost.me.state = HostState::Ready;
-            let (decisions, turns): (Vec<_>, Vec<_>) = (0..=partition).map(|_| Turn::new()).unzip();
+            let (decisions, roles): (Vec<_>, Vec<_>) = (0..=partition).map(|_| RoleWatch::new()).unzip();
             for one in there {
                 ghost.hear(one, &decisions);
             }
             ghost.decide(&decisions, &watch::channel(BTreeSet::new()).0);
-            (turns[usize::from(partition)].role() == Role::Owner).then_some(ghost.me)
+            (roles[usize::from(partition)].now() == Role::Owner).then_some(ghost.me)
         };
         let mut what = names.filter_map(owner).next().expect("some name comes first");
         self.counts.add(Fault::Ghost);
@@ -192,7 +192,7 @@ impl Weather {
 /// A host among the others of its kind.
 pub(crate) struct Member {
     life: Arc<Life>,
-    members: Members,
+    members: Placement,
     decisions: Vec<Decision>,
     held: watch::Sender<BTreeSet<u16>>,
     next_beat: Instant,
@@ -210,13 +210,13 @@ impl Member {
         life: &Arc<Life>,
         identity: &Identity,
         standbys: usize,
-    ) -> (Self, Vec<Turn>, watch::Receiver<BTreeSet<u16>>) {
-        let (decisions, turns) = (0..identity.partitions).map(|_| Turn::new()).unzip();
+    ) -> (Self, Vec<RoleWatch>, watch::Receiver<BTreeSet<u16>>) {
+        let (decisions, roles) = (0..identity.partitions).map(|_| RoleWatch::new()).unzip();
         let (held, to_hold) = watch::channel(BTreeSet::new());
         let now = Instant::now();
         let member = Self {
             life: Arc::clone(life),
-            members: Members::new(life.kind, name(life.kind, life.number), identity.epoch, standbys),
+            members: Placement::new(life.kind, name(life.kind, life.number), identity.epoch, standbys),
             decisions,
             held,
             next_beat: now,
@@ -224,7 +224,7 @@ impl Member {
             mute_until: now,
             silent_until: now,
         };
-        (member, turns, to_hold)
+        (member, roles, to_hold)
     }
 
     /// What it says of itself.
@@ -290,7 +290,7 @@ impl Member {
         is_gone: &mut dyn FnMut(&str) -> bool,
     ) -> Option<&Announcement> {
         let now = Instant::now();
-        let (settled, receipts) = members::progress_of(view, &self.decisions);
+        let (settled, receipts) = placement::progress_of(view, &self.decisions);
         let is_further = settled.iter().any(|(partition, at)| self.members.me.settled.get(partition) < Some(at));
         let is_beat = now >= self.next_beat;
         if is_beat {

@@ -8,16 +8,15 @@ use std::{
 
 use futures::{FutureExt, future::OptionFuture};
 use shop_actors::{
+    host::snapshotter::{Keeper, Schedule},
     kind_host::{KindError, KindHost, View, caught_up},
-    outbox::Logs,
-    snapshot::keeper::{Keeper, Schedule},
+    partition::role::{Role, RoleWatch},
     store::{Store, memory::MemoryStore},
-    turn::{Role, Turn},
 };
 use shop_domain::{entity::Reply, kind::Kind};
 use shop_nats::{
-    log::{Identity, Log},
-    membership::HostState,
+    hosts::membership::HostState,
+    log::{Identity, Log, Logs},
     memory::MemoryLog,
 };
 use tokio::{
@@ -74,9 +73,9 @@ pub(crate) struct Setting {
 }
 
 /// Whose turn it is to send, and which partitions are held, on a host that knows of no others.
-fn alone(identity: &Identity) -> (Vec<Turn>, watch::Receiver<BTreeSet<u16>>) {
+fn alone(identity: &Identity) -> (Vec<RoleWatch>, watch::Receiver<BTreeSet<u16>>) {
     let all = 0..identity.partitions;
-    (all.clone().map(|_| Turn::alone()).collect(), watch::channel(all.collect()).1)
+    (all.clone().map(|_| RoleWatch::alone()).collect(), watch::channel(all.collect()).1)
 }
 
 impl Host {
@@ -93,17 +92,17 @@ impl Host {
         let (view, seen) = watch::channel(Arc::new(View::default()));
         let (replies, given) = mpsc::channel(REPLIES);
         tokio::spawn(Arc::clone(&life).answer(given));
-        let (member, (turns, held)) = match setting.standbys {
+        let (member, (roles, held)) = match setting.standbys {
             None => (None, alone(&identity)),
             Some(standbys) => {
-                let (member, turns, held) = Member::join(&life, &identity, standbys);
-                (Some(member), (turns, held))
+                let (member, roles, held) = Member::join(&life, &identity, standbys);
+                (Some(member), (roles, held))
             }
         };
         let reads = Reads::new(&life, log, &identity, generation, &seen);
         let (log, logs, stop) = (log.under(life.clone()), log.clone(), CancellationToken::new());
         let (lives, store, stopped) = (Arc::clone(&life), Arc::new(cellar.clone()), stop.clone());
-        let mut host = production(kind, log.clone(), store, replies, view, (turns, held));
+        let mut host = production(kind, log.clone(), store, replies, view, (roles, held));
         host.snapshots = setting.schedule.map(|_| Vault::snapshots(&life));
         let keeper = host.snapshots.clone().zip(setting.schedule);
         let keeper = keeper.map(|(vault, schedule)| {
@@ -218,7 +217,7 @@ impl Host {
     /// Whether it owns a partition that it runs.
     pub(crate) fn owns(&self, partition: u16) -> bool {
         let view = self.view.borrow();
-        view.partitions.get(&partition).is_some_and(|partition| partition.handle.turn.role() == Role::Owner)
+        view.partitions.get(&partition).is_some_and(|partition| partition.handle.role.now() == Role::Owner)
     }
 
     /// What is not done yet when it is killed now.
@@ -274,7 +273,7 @@ impl Host {
 
 /// Whether one of the partitions is a standby that has not let go of all that it has applied.
 fn is_holding(view: &View) -> bool {
-    view.partitions.values().any(|one| one.handle.turn.role() == Role::Standby && one.handle.kept.load(Relaxed) > 0)
+    view.partitions.values().any(|one| one.handle.role.now() == Role::Standby && one.handle.kept.load(Relaxed) > 0)
 }
 
 /// Runs a host from these checkpoints for a while; returns why it did not go on, if it did not.
@@ -291,7 +290,7 @@ fn production(
     store: Arc<dyn Store>,
     replies: mpsc::Sender<Reply>,
     view: watch::Sender<Arc<View>>,
-    (turns, held): (Vec<Turn>, watch::Receiver<BTreeSet<u16>>),
+    (roles, held): (Vec<RoleWatch>, watch::Receiver<BTreeSet<u16>>),
 ) -> KindHost {
     let logs = identities(&log);
     let identity = logs[&kind];
@@ -304,7 +303,7 @@ fn production(
         snapshots: None,
         replies,
         view,
-        turns,
+        roles,
         held,
         admissions: None,
     }

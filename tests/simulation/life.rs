@@ -13,15 +13,19 @@ use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use shop_actors::{
     kind_host::KindError,
-    replay::Place,
-    snapshot::{Name, SnapshotError},
-    store::{Checkpoint, Frozen, Items, Meta, SharedShelf, Shelf, Store, StoreError, memory::MemoryStore},
-    turn::Role,
+    partition::role::Role,
+    snapshot::Name,
+    store::{
+        Checkpoint, CheckpointView, Items, ItemsError, Meta, PartitionStore, SharedPartitionStore, Store, StoreError,
+        memory::MemoryStore,
+    },
 };
 use shop_domain::{entity::Reply, id::Id, kind::Kind, rows::RowKey};
 use shop_nats::{
-    frame::{Frame, Origin, Payload, Source},
-    log::Record,
+    log::{
+        PartitionId, Record,
+        frame::{Frame, Origin, Payload, Source},
+    },
     memory::{Chaos, Delivery, Fate},
 };
 use tokio::{
@@ -75,7 +79,7 @@ pub(crate) struct Life {
 #[derive(Debug, Default)]
 struct Deeds {
     /// By link: the number of the last message that it has handed to the log.
-    sent: BTreeMap<(Place, Place), u64>,
+    sent: BTreeMap<(PartitionId, PartitionId), u64>,
     /// By partition: up to where its owner is, as far as it has heard.
     told: BTreeMap<u16, u64>,
     standby: BTreeSet<u16>,
@@ -191,7 +195,7 @@ impl Life {
     }
 
     /// It hands a frame to the log.
-    fn hands_in(&self, to: Place, frame: &Bytes) {
+    fn hands_in(&self, to: PartitionId, frame: &Bytes) {
         let Ok(Payload::Frame(Frame { source, first, messages, .. })) = Payload::decode(to.0, frame) else { return };
         let Source { origin: Origin::Partition(kind, partition), .. } = source else { return };
         let last = first + messages.len() as u64 - 1;
@@ -348,9 +352,9 @@ impl Cellar {
 }
 
 impl Store for Cellar {
-    fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError> {
-        let shelf = self.latest.shelf(partition)?;
-        Ok(Arc::new(CellarShelf { cellar: self.clone(), partition, shelf }))
+    fn partition(&self, partition: u16) -> Result<SharedPartitionStore, StoreError> {
+        let partition_store = self.latest.partition(partition)?;
+        Ok(Arc::new(CellarPartitionStore { cellar: self.clone(), partition, partition_store }))
     }
 
     fn flush(&self) -> Result<(), StoreError> {
@@ -359,27 +363,27 @@ impl Store for Cellar {
 }
 
 #[derive(Debug)]
-struct CellarShelf {
+struct CellarPartitionStore {
     cellar: Cellar,
     partition: u16,
-    shelf: SharedShelf,
+    partition_store: SharedPartitionStore,
 }
 
-impl Shelf for CellarShelf {
+impl PartitionStore for CellarPartitionStore {
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
-        self.shelf.meta()
+        self.partition_store.meta()
     }
 
     fn state(&self, id: &Id) -> Result<Option<Bytes>, StoreError> {
-        self.shelf.state(id)
+        self.partition_store.state(id)
     }
 
     fn row(&self, id: &Id, row: &str) -> Result<Option<Bytes>, StoreError> {
-        self.shelf.row(id, row)
+        self.partition_store.row(id, row)
     }
 
     fn states_after(&self, after: Option<&Id>, limit: usize) -> Result<Vec<(Id, Bytes)>, StoreError> {
-        self.shelf.states_after(after, limit)
+        self.partition_store.states_after(after, limit)
     }
 
     fn rows_before(
@@ -389,7 +393,7 @@ impl Shelf for CellarShelf {
         before: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(RowKey, Bytes)>, StoreError> {
-        self.shelf.rows_before(id, prefix, before, limit)
+        self.partition_store.rows_before(id, prefix, before, limit)
     }
 
     fn write(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
@@ -401,11 +405,11 @@ impl Shelf for CellarShelf {
         if life.kept().is_some() {
             return Ok(());
         }
-        let (before, cursor) = (self.shelf.meta()?.map_or(0, |meta| meta.cursor), checkpoint.meta.cursor);
+        let (before, cursor) = (self.partition_store.meta()?.map_or(0, |meta| meta.cursor), checkpoint.meta.cursor);
         life.world.observer.settled(life.kind, self.partition, cursor, "a checkpoint");
         life.keeps(self.partition, before, cursor);
         *self.cellar.older.lock().expect("nobody panics while changing it") = self.cellar.latest.snapshot();
-        self.shelf.write(checkpoint)?;
+        self.partition_store.write(checkpoint)?;
         if let Some(Harm::CrashAfter(keep)) = harm {
             life.end(keep);
         }
@@ -413,24 +417,24 @@ impl Shelf for CellarShelf {
     }
 
     fn tidy(&self) -> Result<(), StoreError> {
-        self.shelf.tidy()
+        self.partition_store.tidy()
     }
 
     fn blocks(&self) -> bool {
-        self.shelf.blocks()
+        self.partition_store.blocks()
     }
 
-    fn freeze(&self) -> Result<Option<Box<dyn Frozen>>, StoreError> {
-        self.shelf.freeze()
+    fn freeze(&self) -> Result<Option<Box<dyn CheckpointView>>, StoreError> {
+        self.partition_store.freeze()
     }
 
-    fn restore(&self, meta: &Meta, items_max: u64, items: &mut Items<'_>) -> Result<(), SnapshotError> {
+    fn restore(&self, meta: &Meta, items_max: u64, items: &mut Items<'_>) -> Result<(), ItemsError> {
         let life = &self.cellar.life;
         if life.kept().is_some() {
             return Ok(());
         }
-        let before = self.shelf.meta()?;
-        self.shelf.restore(meta, items_max, items)?;
+        let before = self.partition_store.meta()?;
+        self.partition_store.restore(meta, items_max, items)?;
         let place = (life.kind, self.partition);
         life.world.observer.settled(life.kind, self.partition, meta.cursor, "a snapshot");
         life.count(if before.is_some() { Fault::RestoredBehind } else { Fault::Restored });

@@ -25,7 +25,7 @@ use std::{
 
 use chaos::Moment;
 use exhaustive::{CANCEL, Case, RIGHT_BEHIND, SCENARIOS, all_scenarios};
-use shop_actors::snapshot::keeper::Schedule;
+use shop_actors::host::snapshotter::Schedule;
 use shop_domain::logic::Logic;
 use sim::{Shape, Sim};
 use trace::Trace;

@@ -11,11 +11,9 @@ use std::{
 
 use futures::FutureExt;
 use shop_actors::{
-    memory::Look,
-    outbox::Logs,
-    partition::Handle,
+    partition::{Handle, overlay::Look},
     query::{Found, view},
-    replay::{Content, Fate, Handled, Layout, Place, Replay},
+    replay::{Content, Fate, Handled, Layout, Replay},
 };
 use shop_domain::{
     entity::{Reply, State},
@@ -35,10 +33,12 @@ use shop_domain::{
     wallet::Wallet,
 };
 use shop_nats::{
-    frame::{Origin, Payload, Source},
-    layout::Cut,
-    log::{Identity, Log, Record},
+    log::{
+        Identity, Log, Logs, PartitionId, Record,
+        frame::{Origin, Payload, Source},
+    },
     memory::MemoryLog,
+    stream::layout::KindLayout,
     subject::partition_of,
 };
 
@@ -61,13 +61,13 @@ struct Book {
     /// The rows of pages as they were written last.
     pages: BTreeMap<(Id, RowKey), Vec<u8>>,
     /// By layout and link: the number of the last message that was sent at a sequence of the sender's log.
-    sent: BTreeMap<(Layout, Place, Place), Vec<(u64, u64)>>,
+    sent: BTreeMap<(Layout, PartitionId, PartitionId), Vec<(u64, u64)>>,
     /// By link: the number of the last message that was accepted.
-    accepted: BTreeMap<(Place, Source), u64>,
+    accepted: BTreeMap<(PartitionId, Source), u64>,
     /// By inbox: what it is to be answered, and from where on.
     answers: BTreeMap<Box<str>, Vec<Due>>,
     /// Up to where the receipts in its log vouch for each partition.
-    vouched: BTreeMap<Place, u64>,
+    vouched: BTreeMap<PartitionId, u64>,
     /// Whether hosts were told of progress that there was not: what they show may be early, and nothing else.
     is_lied_to: bool,
     counts: Counts,
@@ -76,7 +76,7 @@ struct Book {
 }
 
 /// An answer that follows from the log: of which partition, from which sequence on, and its bytes.
-type Due = (Place, u64, Vec<u8>);
+type Due = (PartitionId, u64, Vec<u8>);
 
 /// The replay as a cut through all logs.
 struct AsCut<'a>(&'a Replay);
@@ -148,7 +148,7 @@ impl Observer {
     }
 
     /// Up to where the receipts in its log vouch for a partition.
-    pub(crate) fn vouched(&self, place: Place) -> u64 {
+    pub(crate) fn vouched(&self, place: PartitionId) -> u64 {
         let mut book = self.book();
         book.follow();
         book.vouched.get(&place).copied().unwrap_or_default()
@@ -224,7 +224,7 @@ impl Observer {
 
     /// To whom a partition sends messages because of what is between two sequences of its log, and the number of
     /// the last one.
-    pub(crate) fn sent_between(&self, place: Place, after: u64, to: u64) -> Vec<(Place, u64)> {
+    pub(crate) fn sent_between(&self, place: PartitionId, after: u64, to: u64) -> Vec<(PartitionId, u64)> {
         let mut book = self.book();
         book.follow();
         let last = |sent: &[(u64, u64)], at: u64| {
@@ -289,8 +289,8 @@ impl Book {
     fn go_on(&mut self) {
         let decided = self.log.decided();
         let cut = |(kind, now): (&Kind, &Identity)| {
-            let cut = decided.cut(*kind).expect("all kinds are cut anew");
-            let Cut { partitions, epoch, begins_at: first_sequence, logic, .. } = *cut;
+            let cut = decided.of(*kind).expect("all kinds are cut anew");
+            let KindLayout { partitions, epoch, begins_at: first_sequence, logic, .. } = *cut;
             (*kind, Identity { epoch, link_epoch: epoch, partitions, logic, first_sequence, ..*now })
         };
         let logs: Logs = self.layouts.last().expect("there is a first one").iter().map(cut).collect();
@@ -301,7 +301,7 @@ impl Book {
     /// Nothing was under way where the logs were cut, and nothing came there that was not looked at.
     fn check_cut(&mut self, layout: Layout) {
         self.checks += 1;
-        let places: BTreeSet<Place> =
+        let places: BTreeSet<PartitionId> =
             self.sent.keys().filter(|(of, ..)| *of == layout).map(|(_, from, _)| *from).collect();
         for place in places {
             if let Some(missing) = self.missing_under(layout, place, u64::MAX) {
@@ -383,7 +383,7 @@ impl Book {
     }
 
     /// What a frame says of its cause holds: that is in its log already, and so is all that each message follows from.
-    fn check_cause(&mut self, at: Place, record: &Record) {
+    fn check_cause(&mut self, at: PartitionId, record: &Record) {
         let Ok(Payload::Frame(frame)) = record.read(at.0) else { return };
         let (Origin::Partition(kind, partition), cause) = (frame.source.origin, frame.cause) else { return };
         let Some(cause) = cause.filter(|cause| *cause <= self.seen.get(&kind).copied().unwrap_or_default()) else {
@@ -404,7 +404,7 @@ impl Book {
     }
 
     /// What a receipt vouches for holds: the logs have all that follows from the log of its partition up to there.
-    fn check_receipt(&mut self, at: Place, of: Place, vouched: u64, sequence: u64) {
+    fn check_receipt(&mut self, at: PartitionId, of: PartitionId, vouched: u64, sequence: u64) {
         self.counts.add(Fault::Receipt);
         self.checks += 1;
         if at != of {
@@ -417,7 +417,7 @@ impl Book {
         *known = vouched.max(*known);
     }
 
-    fn note(&mut self, at: Place, sequence: u64, source: Source, handled: &Handled) {
+    fn note(&mut self, at: PartitionId, sequence: u64, source: Source, handled: &Handled) {
         match handled.arrival.fate {
             Fate::Accepted => drop(self.accepted.insert((at, source), handled.arrival.number)),
             Fate::Duplicate => self.counts.add(Fault::Duplicate),
@@ -441,11 +441,11 @@ impl Book {
     }
 
     /// Which messages that a partition sent up to a sequence of its log are not stored where they belong.
-    fn missing(&self, place: Place, sequence: u64) -> Option<String> {
+    fn missing(&self, place: PartitionId, sequence: u64) -> Option<String> {
         self.missing_under(self.layout_at(place.0, sequence), place, sequence)
     }
 
-    fn missing_under(&self, layout: Layout, place: Place, sequence: u64) -> Option<String> {
+    fn missing_under(&self, layout: Layout, place: PartitionId, sequence: u64) -> Option<String> {
         let epoch = self.layouts[layout].get(&place.0)?.link_epoch;
         let source = Source { origin: Origin::Partition(place.0, place.1), epoch };
         let mut links = self.sent.iter().filter(|((of, from, _), _)| *of == layout && *from == place);
@@ -479,7 +479,7 @@ impl Book {
         missing.map_or(Ok(()), |missing| Err(format!("is not yet: {}", missing.join(", "))))
     }
 
-    fn compare(&mut self, (kind, partition): Place, partitions: u16, look: &Look<'_>) {
+    fn compare(&mut self, (kind, partition): PartitionId, partitions: u16, look: &Look<'_>) {
         let cursor = look.cursor();
         let mut known = BTreeMap::new();
         for (id, bytes) in look.states_after(None, usize::MAX).expect("memory can be read") {

@@ -5,10 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use shop_actors::{
-    fence::Fence,
-    kind_host::View,
+    kind_host::{View, read_index::ReadIndex},
+    partition::role::Role,
     query::{self, About, Found, Holders, Local, Page, Query},
-    turn::Role,
 };
 use shop_domain::{
     id::{Id, ProductId},
@@ -68,8 +67,8 @@ impl Reads {
         generation: u32,
         view: &watch::Receiver<Arc<View>>,
     ) -> Self {
-        let fence = Fence::new(Arc::new(log.under(life.clone())), life.kind, of.epoch);
-        let local = Local::new(life.kind, of.partitions, fence, view.clone(), watch::channel(Some(0)).1);
+        let read_index = ReadIndex::new(Arc::new(log.under(life.clone())), life.kind, of.epoch);
+        let local = Local::new(life.kind, of.partitions, read_index, view.clone(), watch::channel(Some(0)).1);
         let holders = Holders::new(life.kind, generation, Arc::new(Line { life: Arc::clone(life) }));
         let reads = query::Reads::new(life.kind, of, local.clone(), holders.clone());
         life.world().exchange.join(Seat { life: Arc::clone(life), generation, local, holders });

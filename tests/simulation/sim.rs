@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use shop_actors::{repartition::RepartitionError, snapshot::keeper::Schedule, store::memory::MemoryStore};
+use shop_actors::{host::snapshotter::Schedule, repartition::RepartitionError, store::memory::MemoryStore};
 use shop_domain::{
     caller::{Caller, Owner, Reach},
     delivery,
@@ -229,10 +229,10 @@ impl Sim {
         self.ask_with(to.parse().expect("the plan names proper ids"), message.into(), Some(key), None);
     }
 
-    /// The client who asked this asks once more.
+    /// The client who asked this asks once more, unless it has a ticket: that is sent once, and voided.
     pub(crate) fn ask_again(&mut self, request: usize) {
-        let Asked { to, message, key, ticket, caller, .. } = self.asked[request].clone();
-        let number = self.note_for(caller, to, message, key, ticket);
+        let Asked { to, message, key, ticket: None, caller, .. } = self.asked[request].clone() else { return };
+        let number = self.note_for(caller, to, message, key, None);
         self.let_in(number);
     }
 

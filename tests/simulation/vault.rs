@@ -19,11 +19,8 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart, memory::InMemory, path::Path,
 };
-use shop_actors::{
-    replay::Place,
-    snapshot::{Name, Snapshots},
-};
-use shop_nats::log::Identity;
+use shop_actors::snapshot::{Name, Snapshots};
+use shop_nats::log::{Identity, PartitionId};
 use tokio::sync::oneshot;
 
 use crate::{chaos::Harm, life::Life, sim::Event, trace::Fault};
@@ -33,7 +30,7 @@ use crate::{chaos::Harm, life::Life, sim::Event, trace::Fault};
 pub(crate) struct Vault {
     objects: InMemory,
     /// Snapshots that are damaged or gone, by partition: up to where they went.
-    spoiled: Mutex<BTreeMap<Place, BTreeSet<u64>>>,
+    spoiled: Mutex<BTreeMap<PartitionId, BTreeSet<u64>>>,
 }
 
 /// What becomes of the newest snapshot of a partition.
@@ -62,7 +59,7 @@ impl Vault {
     /// least; at the byte that `chance` draws of so many.
     pub(crate) fn spoil(
         &self,
-        place: Place,
+        place: PartitionId,
         Identity { epoch, first_sequence: first, .. }: Identity,
         how: Spoil,
         chance: impl FnOnce(usize) -> usize,
@@ -100,11 +97,11 @@ impl Vault {
     }
 
     /// Whether there is or was a newer snapshot than this one that is spoiled.
-    pub(crate) fn is_newer_spoiled(&self, place: Place, restored: Name) -> bool {
+    pub(crate) fn is_newer_spoiled(&self, place: PartitionId, restored: Name) -> bool {
         self.spoiled().get(&place).is_some_and(|spoiled| spoiled.iter().any(|up_to| *up_to > restored.complete_to))
     }
 
-    fn spoiled(&self) -> MutexGuard<'_, BTreeMap<Place, BTreeSet<u64>>> {
+    fn spoiled(&self) -> MutexGuard<'_, BTreeMap<PartitionId, BTreeSet<u64>>> {
         self.spoiled.lock().expect("nobody panics while spoiling")
     }
 }

@@ -5,6 +5,10 @@
 //! or the void, and then the write is refused whenever it comes. So it is known of every ticket that was voided what
 //! became of its write, and that never changes.
 //!
+//! **A write with a ticket is sent once.** Who does not know whether it came voids its ticket, and sends another write
+//! with another one. A copy that comes within the ticket's time gets the first one's answer; one that comes later is told
+//! that it was not done, which says nothing of the first.
+//!
 //! **Where nothing can be voided**, because no door answers or the log takes nothing, the ticket itself ends the wait:
 //! it expires. What comes later than that, by the log's time, is refused.
 //!

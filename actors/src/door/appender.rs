@@ -23,10 +23,12 @@ use shop_domain::{
     problem::{Code, Problem},
 };
 use shop_nats::{
-    door::Response,
-    frame::{EncodedMessage, frames},
-    log::SharedLog,
-    publisher::{Publisher, Resent, Room},
+    log::{
+        SharedLog,
+        frame::{EncodedMessage, frames},
+        publisher::{Publisher, Resent, Room},
+    },
+    rpc::service::Response,
 };
 use tokio::{
     sync::{
@@ -38,7 +40,7 @@ use tokio::{
 };
 
 use super::link::Link;
-use crate::{admissions::Admission, reply::Answers};
+use crate::{admissions::Admission, door::answers::Answers};
 
 /// Commands that wait for one partition's log. Beyond it the door is overloaded: at the slowest
 /// disk that we know (250 frames/s) it is a good second of work.

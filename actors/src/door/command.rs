@@ -17,17 +17,15 @@ use shop_domain::{
     version::Precondition,
     wallet,
 };
-use shop_nats::request::Conditions;
+use shop_nats::rpc::request::Conditions;
 
 use super::body::{Fields, invalid, is_digits};
-use crate::query::{About, Page, Query};
+use crate::query::{About, PAGE_ITEMS, Page, Query};
 
 /// Most characters of a product's name.
 const NAME_LENGTH_MAX: usize = 200;
 /// Most characters of the reason for a cancel.
 const REASON_LENGTH_MAX: usize = 500;
-/// Items of a page when nothing else is asked for, and at most.
-pub(crate) const PAGE_ITEMS: (usize, usize) = (50, 1_000);
 /// Most products of one question for quotes: their ids stay within one body.
 pub const QUOTES_MAX: usize = 500;
 

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use shop_domain::kind::Kind;
-use shop_nats::frame::{Origin, Source};
+use shop_nats::log::frame::{Origin, Source};
 use tokio::sync::oneshot;
 
 use crate::admissions::{Admission, Admissions};

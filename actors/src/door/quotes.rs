@@ -10,7 +10,7 @@ use serde_json::json;
 use shop_domain::{id::ProductId, kind::Kind, order::Wanted, product::Quote};
 use shop_nats::{
     connection::Connection,
-    request::{Reply, Request, RequestError},
+    rpc::request::{Reply, Request, RequestError},
     subject,
 };
 use tokio::{

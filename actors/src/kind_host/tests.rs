@@ -15,19 +15,22 @@ use shop_domain::{
     wallet,
 };
 use shop_nats::{
-    frame::{EncodedMessage, Origin, Payload, Repair, Source, frames},
-    log::{Log, Record},
+    log::{
+        Log, Record,
+        frame::{EncodedMessage, Origin, Payload, Repair, Source, frames},
+    },
     memory::{Calm, Chaos, Delivery, Fate, MemoryLog},
     subject::partition_of,
 };
 
 use super::*;
 use crate::{
-    fence::Fence,
-    readiness::Readiness,
+    kind_host::{read_index::ReadIndex, readiness::Readiness},
+    partition::role::{Decision, Role},
     replay::{Content, Handled, Replay, Step},
-    store::{Checkpoint, Frozen, Items, Meta, SharedShelf, Shelf, memory::MemoryStore},
-    turn::{Decision, Role},
+    store::{
+        Checkpoint, CheckpointView, Items, ItemsError, Meta, PartitionStore, SharedPartitionStore, memory::MemoryStore,
+    },
 };
 
 const ORDERS: Source = Source { origin: Origin::Partition(Kind::Order, 0), epoch: 7 };
@@ -50,7 +53,7 @@ struct Trouble {
     /// How often the row of the order is still spoilt when it is read.
     spoilt_rows: AtomicU32,
     /// How often the second partition's checkpoint is still damaged when it is opened.
-    damaged_shelves: AtomicU32,
+    damaged_stores: AtomicU32,
     /// Whether the first partition's checkpoint turns out to be damaged while that of the second one is being written.
     at_a_bad_time: AtomicBool,
     /// What the second one's does.
@@ -99,22 +102,22 @@ impl Trouble {
 }
 
 #[derive(Debug)]
-struct TroubledShelf {
-    shelf: SharedShelf,
+struct TroubledPartitionStore {
+    partition_store: SharedPartitionStore,
     partition: u16,
     trouble: Arc<Trouble>,
 }
 
 impl Store for Troubled {
-    fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError> {
+    fn partition(&self, partition: u16) -> Result<SharedPartitionStore, StoreError> {
         if partition == 1 {
             self.trouble.second_is_opened();
-            if Trouble::strikes(&self.trouble.damaged_shelves) {
+            if Trouble::strikes(&self.trouble.damaged_stores) {
                 return Err(StoreError::Damaged(7));
             }
         }
         let trouble = Arc::clone(&self.trouble);
-        Ok(Arc::new(TroubledShelf { shelf: self.store.shelf(partition)?, partition, trouble }))
+        Ok(Arc::new(TroubledPartitionStore { partition_store: self.store.partition(partition)?, partition, trouble }))
     }
 
     fn flush(&self) -> Result<(), StoreError> {
@@ -122,23 +125,23 @@ impl Store for Troubled {
     }
 }
 
-impl Shelf for TroubledShelf {
+impl PartitionStore for TroubledPartitionStore {
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
-        self.shelf.meta()
+        self.partition_store.meta()
     }
 
     fn state(&self, id: &Id) -> Result<Option<Bytes>, StoreError> {
-        self.shelf.state(id)
+        self.partition_store.state(id)
     }
 
     fn row(&self, id: &Id, row: &str) -> Result<Option<Bytes>, StoreError> {
         let is_spoilt =
             row == format!("{}{SPOILT}", wallet::CHARGE_ROWS) && Trouble::strikes(&self.trouble.spoilt_rows);
-        if is_spoilt { Ok(Some(GARBAGE)) } else { self.shelf.row(id, row) }
+        if is_spoilt { Ok(Some(GARBAGE)) } else { self.partition_store.row(id, row) }
     }
 
     fn states_after(&self, after: Option<&Id>, limit: usize) -> Result<Vec<(Id, Bytes)>, StoreError> {
-        self.shelf.states_after(after, limit)
+        self.partition_store.states_after(after, limit)
     }
 
     fn rows_before(
@@ -148,7 +151,7 @@ impl Shelf for TroubledShelf {
         before: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(RowKey, Bytes)>, StoreError> {
-        self.shelf.rows_before(id, prefix, before, limit)
+        self.partition_store.rows_before(id, prefix, before, limit)
     }
 
     fn write(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
@@ -156,23 +159,23 @@ impl Shelf for TroubledShelf {
             0 => self.trouble.first_is_written()?,
             _ => self.trouble.second_is_written(),
         }
-        self.shelf.write(checkpoint)
+        self.partition_store.write(checkpoint)
     }
 
     fn tidy(&self) -> Result<(), StoreError> {
-        self.shelf.tidy()
+        self.partition_store.tidy()
     }
 
     fn blocks(&self) -> bool {
         self.trouble.at_a_bad_time.load(Ordering::Relaxed)
     }
 
-    fn freeze(&self) -> Result<Option<Box<dyn Frozen>>, StoreError> {
-        self.shelf.freeze()
+    fn freeze(&self) -> Result<Option<Box<dyn CheckpointView>>, StoreError> {
+        self.partition_store.freeze()
     }
 
-    fn restore(&self, meta: &Meta, items_max: u64, items: &mut Items<'_>) -> Result<(), SnapshotError> {
-        self.shelf.restore(meta, items_max, items)
+    fn restore(&self, meta: &Meta, items_max: u64, items: &mut Items<'_>) -> Result<(), ItemsError> {
+        self.partition_store.restore(meta, items_max, items)
     }
 }
 
@@ -223,7 +226,7 @@ impl Wallets {
         // Nobody waits for an answer here, so that none is sent.
         let (replies, _) = mpsc::channel(1);
         let (view, seen) = watch::channel(Arc::default());
-        let (decisions, turns) = (0..partitions).map(|_| Turn::new()).unzip();
+        let (decisions, roles) = (0..partitions).map(|_| RoleWatch::new()).unzip();
         let (hold, held) = watch::channel(held.into_iter().collect());
         let (kind, identity) = (Kind::Wallet, logs[&Kind::Wallet]);
         let host = KindHost {
@@ -235,7 +238,7 @@ impl Wallets {
             snapshots: None,
             replies,
             view,
-            turns,
+            roles,
             held,
             admissions: None,
         };
@@ -311,9 +314,9 @@ async fn a_kind_that_is_cut_into_other_partitions_while_it_begins_is_another_log
     log.begin_at(Kind::Wallet, 2);
     let ((replies, _), (view, _), (_hold, held)) =
         (mpsc::channel(1), watch::channel(Arc::default()), watch::channel([0].into()));
-    let (store, turns) = (Arc::new(MemoryStore::default()), vec![Turn::alone()]);
+    let (store, roles) = (Arc::new(MemoryStore::default()), vec![RoleWatch::alone()]);
     let (kind, log, snapshots) = (Kind::Wallet, Arc::new(log), None);
-    let host = KindHost { kind, log, identity, logs, store, snapshots, replies, view, turns, held, admissions: None };
+    let host = KindHost { kind, log, identity, logs, store, snapshots, replies, view, roles, held, admissions: None };
     let ended = host.run(CancellationToken::new()).await;
     assert!(matches!(ended, Err(KindError::Log(LogError::OtherLog { .. }))), "{ended:?}");
 }
@@ -364,7 +367,7 @@ async fn a_partition_that_is_past_a_panic_takes_all_that_waits_again() {
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_taken_up_does_not_keep_what_is_held_from_going_on() {
-    let trouble = Trouble { spoilt_rows: 1.into(), damaged_shelves: 5.into(), ..Trouble::default() };
+    let trouble = Trouble { spoilt_rows: 1.into(), damaged_stores: 5.into(), ..Trouble::default() };
     let mut wallets = Wallets::hold([0], 2, trouble, Arc::new(Calm)).await;
     wallets.settled(0, 0).await;
     let other = wallets.charge_one_of(1, 20);
@@ -415,9 +418,9 @@ async fn who_was_away_or_begins_again_far_behind_is_ready_only_when_it_has_caugh
     let (trouble, deaf) = (Trouble { spoilt_rows: 1.into(), ..Trouble::default() }, Arc::new(DeafOrders::default()));
     let mut wallets = Wallets::hold([0], 1, trouble, Arc::clone(&deaf) as Arc<dyn Chaos>).await;
     wallets.settled(0, 0).await;
-    let fence = Fence::new(Arc::new(wallets.log.clone()), Kind::Wallet, 1);
+    let read_index = ReadIndex::new(Arc::new(wallets.log.clone()), Kind::Wallet, 1);
     let ((ready, mut is_ready), (absence, absences)) = (watch::channel(None), watch::channel(0));
-    let readiness = Readiness { kind: Kind::Wallet, view: wallets.view.clone(), fence, absences, ready };
+    let readiness = Readiness { kind: Kind::Wallet, view: wallets.view.clone(), read_index, absences, ready };
     let keeping = tokio::spawn(readiness.keep());
     is_ready.wait_for(|ready| *ready == Some(0)).await.unwrap();
 
@@ -478,7 +481,7 @@ async fn records_that_are_none_of_the_log_are_dead_letters_of_the_first_partitio
         let envelope = Envelope { to: "alice".parse().unwrap(), message: open().into(), request: None, trace: None };
         frames(ORDERS, number, &[EncodedMessage::new(&envelope)]).remove(0).0
     };
-    let upgrade = shop_nats::frame::Upgrade { logic: 9_999 }.encode();
+    let upgrade = shop_nats::log::frame::Upgrade { logic: 9_999 }.encode();
     // What it says would stop the kind, or be done.
     for payload in [frame(1), upgrade.clone(), Bytes::new()] {
         wallets.log.store_foreign(Kind::Wallet, "shop.log.order.0", payload);
@@ -552,9 +555,9 @@ impl Chaos for Withholding {
 async fn a_host_to_which_nothing_comes_though_the_log_goes_on_is_not_ready() {
     let withholding = Arc::new(Withholding::default());
     let mut wallets = Wallets::hold([0], 1, Trouble::default(), Arc::clone(&withholding) as Arc<dyn Chaos>).await;
-    let fence = Fence::new(Arc::new(wallets.log.clone()), Kind::Wallet, 1);
+    let read_index = ReadIndex::new(Arc::new(wallets.log.clone()), Kind::Wallet, 1);
     let ((ready, mut is_ready), (_absence, absences)) = (watch::channel(None), watch::channel(0));
-    let readiness = Readiness { kind: Kind::Wallet, view: wallets.view.clone(), fence, absences, ready };
+    let readiness = Readiness { kind: Kind::Wallet, view: wallets.view.clone(), read_index, absences, ready };
     let keeping = tokio::spawn(readiness.keep());
     let last = wallets.charge_one_of(0, 5);
     wallets.settled(0, last).await;

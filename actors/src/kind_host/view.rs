@@ -13,7 +13,10 @@ use shop_domain::kind::Kind;
 use tokio::sync::watch;
 
 use crate::{
-    counts::SharedCounts, partition::Handle, snapshot::keeper::NewestSnapshot, store::SharedShelf, turn::Role,
+    counts::SharedCounts,
+    partition::{Handle, role::Role},
+    snapshot::NewestSnapshot,
+    store::SharedPartitionStore,
 };
 
 /// What others see of a kind on this host.
@@ -54,7 +57,7 @@ impl View {
     pub fn describe(&self, kind: Kind) -> Value {
         let running = self.partitions.values().map(|PartitionView { handle, .. }| {
             let (settled, saved) = (*handle.settled.borrow(), *handle.saved.borrow());
-            let role = match handle.turn.role() {
+            let role = match handle.role.now() {
                 Role::Owner => "owner",
                 Role::Standby => "standby",
                 Role::Spectator => "spectator",
@@ -86,7 +89,7 @@ pub struct PartitionView {
     /// The sequence of the last record that was handed to it.
     pub assigned: Arc<AtomicU64>,
     /// Its checkpoint.
-    pub shelf: SharedShelf,
+    pub partition_store: SharedPartitionStore,
     /// Its newest snapshot, as far as this host knows.
     pub snapshot: Arc<NewestSnapshot>,
 }

@@ -22,7 +22,7 @@ use super::{ANSWER_WAIT, Connected, Observed, dead_letters, held};
 use crate::{
     counts::Counts,
     kind_host::{PartitionView, View},
-    turn::Role,
+    partition::role::Role,
 };
 
 /// A metric: its name, its meaning, and where its number is.
@@ -52,11 +52,11 @@ const COUNTERS: [Row<Counts>; 11] = [
 /// How a partition is.
 const PARTITION_GAUGES: [Row<PartitionView>; 9] = [
     ("partition_owned", "Whether this host sends and answers for the partition, and no other one", |one| {
-        u64::from(one.handle.turn.role() == Role::Owner)
+        u64::from(one.handle.role.now() == Role::Owner)
     }),
     ("partition_standby_lag", "Sequences beyond what its owner is known to have settled; 0 of its owner", |one| {
         let assigned = one.assigned.load(Relaxed);
-        let is_standby = one.handle.turn.role() == Role::Standby;
+        let is_standby = one.handle.role.now() == Role::Standby;
         if is_standby { assigned.saturating_sub(*one.handle.settled.borrow()) } else { 0 }
     }),
     ("partition_assigned_sequence", "Last record that was handed to the partition", |one| one.assigned.load(Relaxed)),

@@ -42,7 +42,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Options { kind, id, moment, common } = options;
     let connection = common.connect("at").await?;
     let beginning = common.begin(&connection, &[kind]).await?;
-    let last = beginning.tape.ends().map(|(_, end)| end).next().unwrap_or(0);
+    let last = beginning.merged_log.ends().map(|(_, end)| end).next().unwrap_or(0);
     if let Some(seq) = moment.seq.filter(|seq| *seq > last) {
         return Ok(no(&format!("the log of {kind} ends at sequence {last}: {seq} is yet to come")));
     }
@@ -52,9 +52,9 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     {
         return Ok(no(&format!("what was before sequence {known} of {kind} cannot be told any more: {gaps}")));
     }
-    let (mut tape, mut replay) = beginning.replay()?;
-    let mut progress = Progress::of(&tape);
-    while let Some((kind, record)) = tape.next().await? {
+    let (mut merged_log, mut replay) = beginning.replay()?;
+    let mut progress = Progress::of(&merged_log);
+    while let Some((kind, record)) = merged_log.next().await? {
         progress.step();
         if moment.is_before(&record) {
             break;

@@ -39,10 +39,7 @@ use shop_nats::connection::Connection;
 
 use self::{books::Books, doors::Doors, hosts::Hosts, messages::Messages};
 use super::{Answered, Common, NO, OperatorError, Out, Progress, words};
-use crate::{
-    replay::{Content, Fate, Handled, Replay, Step},
-    tape::Tape,
-};
+use crate::replay::{Content, Fate, Handled, Replay, Step, merged_log::MergedLog};
 
 /// Most differences that are named; all are counted.
 const NAMED_MAX: usize = 50;
@@ -80,8 +77,8 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let connection = options.common.connect("audit").await?;
     let beginning = options.common.begin(&connection, &Kind::ALL).await?;
     let cut = words::gaps(beginning.gaps());
-    let (tape, replay) = beginning.replay()?;
-    let report = Audit::new(tape, replay, cut).run(&connection).await?;
+    let (merged_log, replay) = beginning.replay()?;
+    let report = Audit::new(merged_log, replay, cut).run(&connection).await?;
     if options.common.json {
         report.for_programs(out)?
     } else {
@@ -92,7 +89,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
 
 /// An audit under way.
 struct Audit {
-    tape: Tape,
+    merged_log: MergedLog,
     replay: Replay,
     messages: Messages,
     doors: Doors,
@@ -115,21 +112,21 @@ struct Report {
 }
 
 impl Audit {
-    fn new(tape: Tape, replay: Replay, cut: Option<String>) -> Self {
+    fn new(merged_log: MergedLog, replay: Replay, cut: Option<String>) -> Self {
         let messages = Messages::new(&replay);
         let (doors, differences) = (Doors::default(), Differences::default());
-        Self { tape, replay, messages, doors, differences, progress: None, cut }
+        Self { merged_log, replay, messages, doors, differences, progress: None, cut }
     }
 
     async fn run(mut self, connection: &Connection) -> Result<Report, OperatorError> {
         let mut tallies: BTreeMap<Kind, Tally> = Kind::ALL.map(|kind| (kind, Tally::default())).into();
-        self.progress = Some(Progress::of(&self.tape));
+        self.progress = Some(Progress::of(&self.merged_log));
         self.read(|step, _| tallies.entry(step.kind).or_default().count(step)).await?;
         self.progress = None;
         for (kind, tally) in &mut tallies {
             tally.entities = self.replay.entities(*kind).count();
         }
-        let cut: BTreeMap<Kind, u64> = self.tape.ends().collect();
+        let cut: BTreeMap<Kind, u64> = self.merged_log.ends().collect();
         let under_way = self.messages.orders();
         let books = Books::make_up(&self.replay, &under_way, &mut self.differences);
 
@@ -140,7 +137,7 @@ impl Audit {
                 tokio::time::sleep(TAIL_PAUSE).await;
                 waiting.step();
             }
-            self.tape.extend().await?;
+            self.merged_log.extend().await?;
             self.read(|step, replay| hosts.compare(step, replay)).await?;
             if self.messages.missing(&cut).all(|message| !hosts.serve(message.from.0)) {
                 break;
@@ -169,7 +166,7 @@ impl Audit {
 
     /// Replays up to the end of the tape.
     async fn read(&mut self, mut seen: impl FnMut(&Step<Handled>, &Replay)) -> Result<(), OperatorError> {
-        while let Some((kind, record)) = self.tape.next().await? {
+        while let Some((kind, record)) = self.merged_log.next().await? {
             self.progress.iter_mut().for_each(Progress::step);
             let step = self.replay.apply(kind, &record)?;
             self.messages.enter(&step, &mut self.differences);

@@ -16,15 +16,17 @@ use clap::Args;
 use serde_json::json;
 use shop_domain::kind::Kind;
 use shop_nats::{
-    dead::DeadError,
-    frame::Cause,
-    jetstream::JetStreamLog,
-    log::{LogError, SharedLog},
+    jetstream::{JetStreamLog, dead::DeadError},
+    log::{LogError, SharedLog, frame::Cause},
 };
 
 use self::{file::Header, make::Made, place::Backup};
 use super::{Answered, Common, OperatorError, Out, words};
-use crate::{address::AddressError, object::ObjectError, snapshot::SnapshotError, tape::TapeError};
+use crate::{
+    blob::{address::AddressError, object::ObjectError},
+    replay::merged_log::TapeError,
+    snapshot::SnapshotError,
+};
 
 /// Where to put a backup.
 #[derive(Debug, Args)]
@@ -135,7 +137,7 @@ pub enum BackupError {
     Log(#[from] LogError),
     /// A log cannot be read to its end.
     #[error("{0}; if it was cut meanwhile, begin again")]
-    Tape(#[from] TapeError),
+    MergedLog(#[from] TapeError),
     /// The dead letters cannot be read.
     #[error("{0} (has a shop been started on this nats-server?)")]
     Dead(#[from] DeadError),

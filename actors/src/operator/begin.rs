@@ -8,32 +8,30 @@ use shop_domain::{id::Id, kind::Kind};
 use shop_nats::{
     connection::Connection,
     jetstream::JetStreamLog,
-    layout::{Decided, LayoutError, Stretch},
-    log::{Identity, SharedLog},
+    log::{Identity, Logs, PartitionId, SharedLog},
+    stream::layout::{Decided, LayoutError, Stretch},
     subject::partition_of,
 };
 
 use super::{Common, OperatorError, say, words};
 use crate::{
-    outbox::Logs,
-    replay::{self, Course, Entities, Place, Replay},
+    replay::{self, Course, Entities, Replay, merged_log::MergedLog},
     snapshot::{
         Header, Kept, Name, SnapshotError, Snapshots, Usable,
         candidates::{Candidates, Order},
         usable,
     },
     store::{Items, Meta},
-    tape::Tape,
 };
 
 /// What is read, and what is known before.
 pub(super) struct Beginning {
     /// What is read.
-    pub(super) tape: Tape,
+    pub(super) merged_log: MergedLog,
     course: Course,
     gaps: BTreeMap<Kind, Gap>,
     /// Of the partitions whose logs cannot be read from their beginning on.
-    restored: BTreeMap<Place, (Meta, Entities)>,
+    restored: BTreeMap<PartitionId, (Meta, Entities)>,
 }
 
 /// What of a log cannot be read: all before this sequence.
@@ -61,7 +59,7 @@ impl Common {
         let mut snapshots = None;
         for kind in kinds.iter().copied() {
             let identity = log.identity(kind).await?;
-            if decided.cut(kind).is_some_and(|cut| cut.epoch != identity.epoch) {
+            if decided.of(kind).is_some_and(|cut| cut.epoch != identity.epoch) {
                 return Err(LayoutError::Overtaken.into());
             }
             logs.insert(kind, identity);
@@ -78,8 +76,8 @@ impl Common {
             }
         }
         let known = restored.iter().map(|(place, (meta, _))| (*place, meta.cursor)).collect();
-        let tape = Tape::behind(log, &logs, &known);
-        Ok(Beginning { tape, course: course(&decided, logs), gaps, restored })
+        let merged_log = MergedLog::behind(log, &logs, &known);
+        Ok(Beginning { merged_log, course: course(&decided, logs), gaps, restored })
     }
 }
 
@@ -141,12 +139,12 @@ impl Beginning {
     }
 
     /// The tape, and the entities where it begins.
-    pub(super) fn replay(self) -> Result<(Tape, Replay), OperatorError> {
+    pub(super) fn replay(self) -> Result<(MergedLog, Replay), OperatorError> {
         let mut replay = Replay::new(self.course);
         for (place, (meta, entities)) in self.restored {
             replay.restore(place, &meta, entities)?;
         }
-        Ok((self.tape, replay))
+        Ok((self.merged_log, replay))
     }
 }
 
@@ -154,7 +152,7 @@ impl Beginning {
 async fn oldest(
     log: &SharedLog,
     snapshots: &Snapshots,
-    place: Place,
+    place: PartitionId,
     identity: &Identity,
 ) -> Result<Option<(Meta, Entities)>, OperatorError> {
     let mut candidates = Candidates::list(snapshots, place, identity.epoch, Order::OldestFirst).await?;
@@ -168,7 +166,7 @@ async fn oldest(
     Ok(None)
 }
 
-async fn read(snapshots: &Snapshots, place: Place, name: Name) -> Result<(Meta, Entities), SnapshotError> {
+async fn read(snapshots: &Snapshots, place: PartitionId, name: Name) -> Result<(Meta, Entities), SnapshotError> {
     let read = move |header: &Header, items: &mut Items<'_>| {
         let mut entities = Entities::new();
         for item in items {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
-use shop_nats::dead::{DeadLetter, Kept};
+use shop_nats::jetstream::dead::{DeadLetter, Kept};
 
 use super::{Answered, Common, Out, Progress, consent::Consent, no};
 

@@ -22,7 +22,7 @@ use tokio::time::sleep;
 
 use self::ledger::{Ledgers, Mend};
 use super::{Answered, Common, NO, OperatorError, Out, Progress, consent::Consent, no, say, words};
-use crate::{replay::Replay, tape::Tape};
+use crate::replay::{Replay, merged_log::MergedLog};
 
 /// How often is tried to write behind what is known, while the doors hold: the messages under way come to an end meanwhile.
 const TRIES_MAX: usize = 200;
@@ -56,10 +56,10 @@ enum What {
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let What::Repair { consent, common } = options.what;
     let connection = common.connect("link").await?;
-    let (tape, replay) = common.begin(&connection, &Kind::ALL).await?.replay()?;
+    let (merged_log, replay) = common.begin(&connection, &Kind::ALL).await?.replay()?;
     let ledgers = Ledgers::new(&replay);
-    let mut books = Books { tape, replay, ledgers };
-    let mut progress = Progress::of(&books.tape);
+    let mut books = Books { merged_log, replay, ledgers };
+    let mut progress = Progress::of(&books.merged_log);
     books.read(|| progress.step()).await?;
     drop(progress);
     let ends = books.go_on().await?;
@@ -98,14 +98,14 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
 
 /// The logs, and what they say of the links.
 struct Books {
-    tape: Tape,
+    merged_log: MergedLog,
     replay: Replay,
     ledgers: Ledgers,
 }
 
 impl Books {
     async fn read(&mut self, mut step: impl FnMut()) -> Result<(), OperatorError> {
-        while let Some((kind, record)) = self.tape.next().await? {
+        while let Some((kind, record)) = self.merged_log.next().await? {
             step();
             let step = self.replay.apply(kind, &record)?;
             self.ledgers.enter(&step);
@@ -116,8 +116,8 @@ impl Books {
     /// Reads on. Returns where the logs ended before: what came up to there has its cause in what is read now, because a
     /// cause is in its log before what it causes.
     async fn go_on(&mut self) -> Result<BTreeMap<Kind, u64>, OperatorError> {
-        let ends = self.tape.ends().collect();
-        self.tape.extend().await?;
+        let ends = self.merged_log.ends().collect();
+        self.merged_log.extend().await?;
         self.read(|| {}).await?;
         Ok(ends)
     }

@@ -8,7 +8,7 @@ use std::{io::Write, process::ExitCode};
 use clap::Args;
 use serde_json::json;
 use shop_domain::kind::Kind;
-use shop_nats::frame::{Origin, Source};
+use shop_nats::log::frame::{Origin, Source};
 
 use super::{Answered, Common, Out, Progress, say, verdict::Verdict, words};
 use crate::replay::{Arrival, Content, Entity, Fate, Handled, Step};
@@ -35,9 +35,9 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     for (kind, gap) in beginning.gaps() {
         say(&format_args!("{}; it is printed from its oldest snapshots on", gap.of_kind(*kind)));
     }
-    let (mut tape, mut replay) = beginning.replay()?;
+    let (mut merged_log, mut replay) = beginning.replay()?;
     if follow {
-        tape.follow();
+        merged_log.follow();
     }
     if !common.json {
         let [sequence, time, partition, source] = ["sequence", "time", "partition", "source"];
@@ -46,7 +46,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     }
     // Only of what is read and not printed: the messages themselves show how far it is.
     let mut progress = (from > 1).then(|| Progress::new("reading the log", from - 1));
-    while let Some((kind, record)) = tape.next().await? {
+    while let Some((kind, record)) = merged_log.next().await? {
         let step = replay.apply_and_look(kind, &record, look)?;
         progress.iter_mut().for_each(Progress::step);
         if step.sequence >= from {

@@ -7,7 +7,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use crate::tape::Tape;
+use crate::replay::merged_log::MergedLog;
 
 /// What takes less than this is done before a bar could be read.
 const SHORT: Duration = Duration::from_millis(300);
@@ -35,8 +35,8 @@ impl Progress {
     }
 
     /// All records of a tape are to be read.
-    pub(super) fn of(tape: &Tape) -> Self {
-        Self::new("reading the logs", tape.remaining())
+    pub(super) fn of(merged_log: &MergedLog) -> Self {
+        Self::new("reading the logs", merged_log.remaining())
     }
 
     /// One more step is done.

@@ -15,11 +15,15 @@ use std::{
 use clap::{Args, builder::RangedI64ValueParser};
 use serde_json::json;
 use shop_domain::kind::Kind;
-use shop_nats::{connection::Connection, discovery::Announced, layout::Layout, topology::PARTITIONS_MAX};
+use shop_nats::{
+    connection::Connection,
+    log::Logs,
+    rpc::discovery::Announced,
+    stream::{layout::Layout, topology::PARTITIONS_MAX},
+};
 
 use super::{Answered, Common, NO, OperatorError, Out, UNKNOWN, hosts, no, say, snapshots_of};
 use crate::{
-    outbox::Logs,
     repartition::{self, GetsOn, Repartition, RepartitionError, Written},
     snapshot::Snapshots,
 };
@@ -273,7 +277,7 @@ impl Done {
 
 #[cfg(test)]
 mod tests {
-    use shop_nats::layout::LayoutError;
+    use shop_nats::stream::layout::LayoutError;
 
     use super::*;
 

@@ -13,12 +13,11 @@ use futures::future::try_join_all;
 use serde_json::json;
 use shop_domain::kind::Kind;
 use shop_nats::{
-    access::Access,
-    connection::Connection,
-    discovery::Announced,
-    restore::{Original, Restoring, Stored},
+    connection::{Connection, access::Access},
+    jetstream::restore::{Original, Restoring, Stored},
+    rpc::discovery::Announced,
+    stream::topology::Topology,
     subject,
-    topology::Topology,
 };
 use tokio::sync::mpsc;
 
@@ -34,9 +33,9 @@ use super::{
     hosts, no, say, words,
 };
 use crate::{
+    blob::object::{ObjectError, Received},
     cli::copies,
     joined::joined,
-    object::{ObjectError, Received},
     snapshot::{self, Name, Snapshots},
     store::Meta,
 };

@@ -14,13 +14,10 @@ use shop_domain::{
     message::Message,
     timestamp::Timestamp,
 };
-use shop_nats::frame::Origin;
+use shop_nats::log::{PartitionId, frame::Origin};
 
 use super::{Answered, Common, OperatorError, Out, Progress, name_parked, no, say, verdict::Verdict, words};
-use crate::{
-    replay::{Content, Entity, Fate, Handled, Layout, Place, Replay, Step},
-    tape::Tape,
-};
+use crate::replay::{Content, Entity, Fate, Handled, Layout, Replay, Step, merged_log::MergedLog};
 
 /// Which order.
 #[derive(Debug, Args)]
@@ -48,15 +45,15 @@ pub(super) struct Moment {
 }
 
 /// A message by its link, under one layout, and its number there.
-type Numbered = (Layout, Place, Place, u64);
+type Numbered = (Layout, PartitionId, PartitionId, u64);
 
 pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let Options { order, common } = options;
     let connection = common.connect("trace").await?;
     let beginning = common.begin(&connection, &Kind::ALL).await?;
     let cut = words::gaps(beginning.gaps());
-    let (tape, replay) = beginning.replay()?;
-    let (life, duplicates, code) = life(tape, replay, &order).await?;
+    let (merged_log, replay) = beginning.replay()?;
+    let (life, duplicates, code) = life(merged_log, replay, &order).await?;
     if life.is_empty() {
         let since = cut.map(|cut| format!(" any more: {cut}"));
         return Ok(no(&format!("no log knows of an order {order}{}", since.unwrap_or_default())));
@@ -82,13 +79,13 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
 
 /// The messages of an order's life, causes first, how many came again, and how to exit.
 async fn life(
-    mut tape: Tape,
+    mut merged_log: MergedLog,
     mut replay: Replay,
     order: &OrderId,
 ) -> Result<(Vec<Moment>, u64, ExitCode), OperatorError> {
     let (mut moments, mut duplicates) = (Vec::new(), 0);
-    let mut progress = Progress::of(&tape);
-    while let Some((kind, record)) = tape.next().await? {
+    let mut progress = Progress::of(&merged_log);
+    while let Some((kind, record)) = merged_log.next().await? {
         progress.step();
         let step = replay.apply_and_look(kind, &record, |handled, entity| look(handled, entity, order))?;
         let Content::Frame { messages, .. } = &step.content else { continue };

@@ -59,7 +59,7 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
         let cut = match plan.records() {
             0 => 0,
             _ if dry_run => 0,
-            _ => log.cut(kind, plan.identity.epoch, plan.first).await?,
+            _ => log.trim(kind, plan.identity.epoch, plan.first).await?,
         };
         if common.json { for_programs(&plan, cut, out)? } else { for_people(&plan, dry_run, out)? }
     }

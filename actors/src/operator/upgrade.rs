@@ -9,10 +9,14 @@ use std::{collections::BTreeMap, io::Write, process::ExitCode};
 use clap::Args;
 use serde_json::json;
 use shop_domain::{kind::Kind, logic::Logic};
-use shop_nats::{connection::Connection, discovery::Announced, frame::Upgrade, jetstream::JetStreamLog, log::Log};
+use shop_nats::{
+    connection::Connection,
+    jetstream::JetStreamLog,
+    log::{Log, PartitionId, frame::Upgrade},
+    rpc::discovery::Announced,
+};
 
 use super::{Answered, Common, OperatorError, Out, Progress, hosts, no, say, words};
-use crate::replay::Place;
 
 /// To what.
 #[derive(Debug, Args)]
@@ -65,16 +69,16 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
 }
 
 /// By which version each partition behaves at the end of its log.
-async fn versions(common: &Common, connection: &Connection) -> Result<BTreeMap<Place, Logic>, OperatorError> {
-    let (mut tape, replay) = common.begin(connection, &Kind::ALL).await?.replay()?;
+async fn versions(common: &Common, connection: &Connection) -> Result<BTreeMap<PartitionId, Logic>, OperatorError> {
+    let (mut merged_log, replay) = common.begin(connection, &Kind::ALL).await?.replay()?;
     let mut acceptor = replay.acceptor().clone();
-    let mut progress = Progress::of(&tape);
-    while let Some((kind, record)) = tape.next().await? {
+    let mut progress = Progress::of(&merged_log);
+    while let Some((kind, record)) = merged_log.next().await? {
         progress.step();
         acceptor.read(kind, &record)?;
     }
     let mut versions = BTreeMap::new();
-    for (kind, log) in tape.logs() {
+    for (kind, log) in merged_log.logs() {
         for place in (0..log.partitions).map(|partition| (kind, partition)) {
             versions.insert(place, acceptor.logic(place, log.last_sequence)?);
         }
@@ -85,7 +89,7 @@ async fn versions(common: &Common, connection: &Connection) -> Result<BTreeMap<P
 fn tell(
     common: &Common,
     out: &mut Out,
-    (kind, partition): Place,
+    (kind, partition): PartitionId,
     (from, to): (Logic, Logic),
     sequence: Option<u64>,
 ) -> Result<(), OperatorError> {

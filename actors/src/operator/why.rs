@@ -94,11 +94,11 @@ pub(super) async fn run(options: Options, out: &mut Out) -> Answered {
     let connection = common.connect("why").await?;
     let beginning = common.begin(&connection, &Kind::ALL).await?;
     let gaps = words::gaps(beginning.gaps());
-    let (mut tape, mut replay) = beginning.replay()?;
+    let (mut merged_log, mut replay) = beginning.replay()?;
     let is_undone_before = is_undone(&replay, &order);
     let mut findings = Findings { gaps, is_undone_before, ..Findings::default() };
-    let mut progress = Progress::of(&tape);
-    while let Some((kind, record)) = tape.next().await? {
+    let mut progress = Progress::of(&merged_log);
+    while let Some((kind, record)) = merged_log.next().await? {
         progress.step();
         let step = replay.apply_and_look(kind, &record, |handled, entity| look(handled, entity, &order))?;
         findings.enter(&step, &replay);

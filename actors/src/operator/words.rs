@@ -14,10 +14,13 @@ use shop_domain::{
     order::{self, CancelRefused, Placed},
     product, wallet,
 };
-use shop_nats::frame::{Origin, Source};
+use shop_nats::log::{
+    PartitionId,
+    frame::{Origin, Source},
+};
 
 use super::begin::{Gap, Why};
-use crate::replay::{Entity, Fate, Parked, Place};
+use crate::replay::{Entity, Fate, Parked};
 
 /// Who sent a frame: `door` or `order/0`.
 pub(super) fn source(source: Source) -> String {
@@ -28,7 +31,7 @@ pub(super) fn source(source: Source) -> String {
 }
 
 /// A partition: `order/0`.
-pub(super) fn place((kind, partition): Place) -> String {
+pub(super) fn place((kind, partition): PartitionId) -> String {
     format!("{kind}/{partition}")
 }
 
@@ -56,7 +59,7 @@ pub(super) const fn fate(fate: Fate) -> &'static str {
 }
 
 /// Where and why a partition stands still.
-pub(super) fn parked((kind, partition): Place, Parked { sequence, id, panic }: &Parked) -> String {
+pub(super) fn parked((kind, partition): PartitionId, Parked { sequence, id, panic }: &Parked) -> String {
     format!("{kind}/{partition} is parked at sequence {sequence}: {kind} {id} panics there: {panic}")
 }
 

@@ -10,7 +10,7 @@ use shop_domain::{
 };
 use shop_nats::log::{Identity, LogError, SharedLog};
 
-use crate::store::{Meta, SharedShelf, StoreError};
+use crate::store::{Meta, SharedPartitionStore, StoreError};
 
 /// Why a partition does not start.
 #[derive(Debug, thiserror::Error)]
@@ -60,10 +60,10 @@ pub async fn attach(
     log: &SharedLog,
     kind: Kind,
     partition: u16,
-    shelf: &SharedShelf,
+    partition_store: &SharedPartitionStore,
     identity: &Identity,
 ) -> Result<(Meta, Logic), AttachError> {
-    let meta = shelf.meta()?.unwrap_or_else(|| Meta::new(identity));
+    let meta = partition_store.meta()?.unwrap_or_else(|| Meta::new(identity));
     let (first, needed) = (identity.first_sequence, meta.needs_from());
     if meta.epoch == identity.epoch && first > needed {
         return Err(AttachError::Trimmed { kind, partition, first, needed });

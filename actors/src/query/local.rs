@@ -27,13 +27,16 @@ use shop_domain::{
 use shop_nats::subject::partition_of;
 use tokio::{sync::watch, time::timeout};
 
-use super::{About, Found, KeyScope, List, Outlook, PAGE_BYTES_MAX, Page, States, decode, to_json, unavailable, view};
+use super::{
+    About, Found, KeyScope, List, Outlook, PAGE_BYTES_MAX, PAGE_ITEMS, Page, States, decode, to_json, unavailable, view,
+};
 use crate::{
-    door::command::PAGE_ITEMS,
-    fence::{End, Fence},
-    kind_host::View,
-    memory::Look,
-    readiness::Ready,
+    kind_host::{
+        View,
+        read_index::{End, ReadIndex},
+        readiness::Ready,
+    },
+    partition::overlay::Look,
     store::StoreError,
 };
 
@@ -47,7 +50,7 @@ pub struct Local {
     kind: Kind,
     /// Into how many the kind is cut.
     partitions: u16,
-    fence: Fence,
+    read_index: ReadIndex,
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) ready: watch::Receiver<Ready>,
 }
@@ -66,11 +69,11 @@ impl Local {
     pub fn new(
         kind: Kind,
         partitions: u16,
-        fence: Fence,
+        read_index: ReadIndex,
         view: watch::Receiver<Arc<View>>,
         ready: watch::Receiver<Ready>,
     ) -> Self {
-        Self { kind, partitions, fence, view, ready }
+        Self { kind, partitions, read_index, view, ready }
     }
 
     /// Whether a partition is read here: while this host is far behind, others read it.
@@ -214,7 +217,7 @@ impl Local {
         if !self.reads(number) {
             return Err(Unread::NotHere);
         }
-        let last = match timeout(READ_WAIT_MAX, self.fence.end()).await {
+        let last = match timeout(READ_WAIT_MAX, self.read_index.end()).await {
             Ok(End::At(last)) => last,
             Ok(End::OtherLog) => {
                 return Err(self.unavailable("the shop was repartitioned, which it has missed").into());

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use shop_nats::frame::{Origin, Source};
+use shop_nats::log::{
+    Logs, PartitionId,
+    frame::{Origin, Source},
+};
 
-use crate::{outbox::Logs, replay::Place, store::Meta};
+use crate::store::Meta;
 
 /// The first link on which not exactly what was sent has been accepted, if there is one.
 ///
 /// Both numbers are what the checkpoints say, and these depend on nothing but the logs: so it is certain.
-pub(super) fn under_way(logs: &Logs, metas: &BTreeMap<Place, Meta>) -> Option<String> {
-    let mut links: BTreeMap<(Place, Place), (u64, u64)> = BTreeMap::new();
+pub(super) fn under_way(logs: &Logs, metas: &BTreeMap<PartitionId, Meta>) -> Option<String> {
+    let mut links: BTreeMap<(PartitionId, PartitionId), (u64, u64)> = BTreeMap::new();
     for (place, meta) in metas {
         for (target, number) in meta.links.all_sent() {
             if logs[&target.kind].link_epoch == target.epoch {
@@ -40,8 +43,8 @@ mod tests {
     use super::*;
     use crate::link::Target;
 
-    const ORDER: Place = (Kind::Order, 0);
-    const WALLET: Place = (Kind::Wallet, 1);
+    const ORDER: PartitionId = (Kind::Order, 0);
+    const WALLET: PartitionId = (Kind::Wallet, 1);
 
     fn identity(epoch: u64) -> Identity {
         Identity { epoch: 1, partitions: 2, ..Identity::new(epoch) }

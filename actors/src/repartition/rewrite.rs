@@ -12,10 +12,12 @@ use twox_hash::xxhash3_64::Hasher;
 
 use super::{GetsOn, RepartitionError, Written};
 use crate::{
-    changes::{Changed, Changes},
     joined::joined,
-    snapshot::{Pace, SnapshotError, Snapshots},
-    store::{Checkpoint, Item, Items, Meta, SharedShelf, Store, StoreError},
+    snapshot::{SnapshotError, Snapshots, Throttle},
+    store::{
+        Checkpoint, Item, Items, Meta, SharedPartitionStore, Store, StoreError,
+        delta::{Changed, Delta},
+    },
 };
 
 /// All heaps together may have so many bytes of items.
@@ -28,7 +30,7 @@ const ITEM_BYTES: usize = 128;
 /// One kind, from where to where.
 pub(super) struct Rewrite {
     pub(super) kind: Kind,
-    pub(super) before: Vec<SharedShelf>,
+    pub(super) before: Vec<SharedPartitionStore>,
     /// Where they are sorted.
     pub(super) after: Arc<dyn Store>,
     pub(super) partitions: u16,
@@ -47,8 +49,8 @@ struct Tally {
 
 /// What goes into one new partition next.
 struct Heap {
-    shelf: SharedShelf,
-    changes: Changes,
+    partition_store: SharedPartitionStore,
+    changes: Delta,
     bytes: usize,
 }
 
@@ -57,11 +59,11 @@ impl Rewrite {
         let Self { kind, before, after, partitions, begin } = self;
         let sorting_on = Arc::clone(gets_on);
         let sorted = tokio::task::spawn_blocking(move || sort(&before, &*after, partitions, &begin, &*sorting_on));
-        let (read, shelves) = joined(sorted).await?;
+        let (read, partition_stores) = joined(sorted).await?;
         let (mut found, mut bytes) = (Tally::default(), 0);
-        for (partition, shelf) in (0..).zip(shelves) {
-            let frozen = shelf.freeze()?.ok_or(RepartitionError::Different(kind))?;
-            let kept = snapshots.write((kind, partition), frozen, Pace::at_once()).await?;
+        for (partition, partition_store) in (0..).zip(partition_stores) {
+            let frozen = partition_store.freeze()?.ok_or(RepartitionError::Different(kind))?;
+            let kept = snapshots.write((kind, partition), frozen, Throttle::at_once()).await?;
             bytes += kept.bytes;
             gets_on();
             let reading_on = Arc::clone(gets_on);
@@ -77,19 +79,24 @@ impl Rewrite {
 
 /// Puts all items where they belong.
 fn sort(
-    before: &[SharedShelf],
+    before: &[SharedPartitionStore],
     after: &dyn Store,
     partitions: u16,
     begin: &Meta,
     gets_on: &dyn Fn(),
-) -> Result<(Tally, Vec<SharedShelf>), SnapshotError> {
-    let shelves = (0..partitions).map(|partition| after.shelf(partition)).collect::<Result<Vec<_>, _>>()?;
-    let heap = |shelf: &SharedShelf| Heap { shelf: Arc::clone(shelf), changes: Changes::default(), bytes: 0 };
-    let mut heaps: Vec<_> = shelves.iter().map(heap).collect();
+) -> Result<(Tally, Vec<SharedPartitionStore>), SnapshotError> {
+    let partition_stores =
+        (0..partitions).map(|partition| after.partition(partition)).collect::<Result<Vec<_>, _>>()?;
+    let heap = |partition_store: &SharedPartitionStore| Heap {
+        partition_store: Arc::clone(partition_store),
+        changes: Delta::default(),
+        bytes: 0,
+    };
+    let mut heaps: Vec<_> = partition_stores.iter().map(heap).collect();
     let bytes_max = HEAPS_BYTES / usize::from(partitions);
     let mut tally = Tally::default();
-    for shelf in before {
-        let Some(frozen) = shelf.freeze()? else { continue };
+    for partition_store in before {
+        let Some(frozen) = partition_store.freeze()? else { continue };
         frozen.each(&mut |item| {
             tally.count(&item);
             tally.is_a_piece().then(gets_on);
@@ -102,7 +109,7 @@ fn sort(
         // Also one into which nothing came: it is known to be empty.
         heap.write(begin)?;
     }
-    Ok((tally, shelves))
+    Ok((tally, partition_stores))
 }
 
 impl Heap {
@@ -117,8 +124,8 @@ impl Heap {
     fn write(&mut self, begin: &Meta) -> Result<(), StoreError> {
         let changes = Arc::new(std::mem::take(&mut self.changes));
         self.bytes = 0;
-        self.shelf.write(&Checkpoint { meta: begin.clone(), changes })?;
-        self.shelf.tidy()
+        self.partition_store.write(&Checkpoint { meta: begin.clone(), changes })?;
+        self.partition_store.tidy()
     }
 }
 
@@ -172,43 +179,43 @@ mod tests {
     }
 
     /// So many entities in so many partitions, with up to four rows each.
-    fn shelves(entities: usize, partitions: u16) -> Vec<SharedShelf> {
+    fn partition_stores(entities: usize, partitions: u16) -> Vec<SharedPartitionStore> {
         let store = MemoryStore::default();
-        let shelves: Vec<_> = (0..partitions).map(|partition| store.shelf(partition).unwrap()).collect();
+        let partition_stores: Vec<_> = (0..partitions).map(|partition| store.partition(partition).unwrap()).collect();
         for number in 0..entities {
             let id = format!("user-{number}").parse().unwrap();
             let row = |row: usize| (format!("entry/{row}").into(), format!("{number} {row}").into());
-            let shelf = &shelves[usize::from(partition_of(&id, partitions))];
+            let partition_store = &partition_stores[usize::from(partition_of(&id, partitions))];
             let rows = (0..number % 5).map(row).collect();
-            let changes: Changes = [Changed { id, state: Some(number.to_string().into()), rows }].into_iter().collect();
-            shelf.write(&Checkpoint { meta: meta(3), changes: changes.into() }).unwrap();
+            let changes: Delta = [Changed { id, state: Some(number.to_string().into()), rows }].into_iter().collect();
+            partition_store.write(&Checkpoint { meta: meta(3), changes: changes.into() }).unwrap();
         }
-        shelves
+        partition_stores
     }
 
-    fn items(shelf: &SharedShelf) -> Vec<Item> {
+    fn items(partition_store: &SharedPartitionStore) -> Vec<Item> {
         let mut items = Vec::new();
         let mut take = |item| {
             items.push(item);
             Ok(())
         };
-        shelf.freeze().unwrap().iter().for_each(|frozen| frozen.each(&mut take).unwrap());
+        partition_store.freeze().unwrap().iter().for_each(|frozen| frozen.each(&mut take).unwrap());
         items
     }
 
     #[test]
     fn every_state_and_row_is_where_it_belongs_whatever_the_counts() {
         for (from, to) in [(1, 1), (1, 12), (12, 1), (5, 3), (3, 64)] {
-            let before = shelves(1_000, from);
+            let before = partition_stores(1_000, from);
             let folder = tempfile::tempdir().unwrap();
             let after = SledStore::open(folder.path(), Kind::Wallet).unwrap();
-            let (tally, shelves) = sort(&before, &after, to, &meta(7), &|| ()).unwrap();
+            let (tally, partition_stores) = sort(&before, &after, to, &meta(7), &|| ()).unwrap();
             assert_eq!((tally.items, tally.entities), (3_000, 1_000));
             let (mut expected, mut found) = (Vec::new(), Vec::new());
-            before.iter().for_each(|shelf| expected.extend(items(shelf)));
-            for (partition, shelf) in (0..).zip(&shelves) {
-                assert_eq!(shelf.meta().unwrap(), Some(meta(7)));
-                let items = items(shelf);
+            before.iter().for_each(|partition_store| expected.extend(items(partition_store)));
+            for (partition, partition_store) in (0..).zip(&partition_stores) {
+                assert_eq!(partition_store.meta().unwrap(), Some(meta(7)));
+                let items = items(partition_store);
                 assert!(items.iter().all(|item| partition_of(&item.id, to) == partition));
                 found.extend(items);
             }
@@ -221,7 +228,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_changed_twice_or_elsewhere_is_noticed() {
-        let before = items(&shelves(50, 1)[0]);
+        let before = items(&partition_stores(50, 1)[0]);
         let of = |items: &[Item]| Tally::of(&mut items.iter().cloned().map(Ok), 0, 1, &|| ()).unwrap();
         assert_eq!(of(&before), of(&before.iter().rev().cloned().collect::<Vec<_>>()), "in whatever order");
         let mut twice = before.clone();

@@ -7,7 +7,7 @@ use std::{
 
 use futures::FutureExt;
 use shop_domain::kind::Kind;
-use shop_nats::log::SharedLog;
+use shop_nats::log::{Logs, SharedLog};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinError, JoinHandle},
@@ -16,10 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     kind_host::{KindError, KindHost, PartitionView, View},
-    outbox::Logs,
+    partition::role::{Decision, Role, RoleWatch},
     snapshot::Snapshots,
-    store::{SharedShelf, Store, StoreError},
-    turn::{Decision, Role, Turn},
+    store::{SharedPartitionStore, Store, StoreError},
 };
 
 /// Follows one kind.
@@ -44,7 +43,7 @@ impl Standby {
         snapshots: &Snapshots,
     ) -> Self {
         let identity = logs[&kind];
-        let (decisions, turns): (Vec<_>, Vec<_>) = (0..identity.partitions).map(|_| Turn::new()).unzip();
+        let (decisions, roles): (Vec<_>, Vec<_>) = (0..identity.partitions).map(|_| RoleWatch::new()).unzip();
         for Decision { role, .. } in &decisions {
             role.send_replace(Role::Spectator);
         }
@@ -61,7 +60,7 @@ impl Standby {
             snapshots: Some(snapshots.clone()),
             replies,
             view,
-            turns,
+            roles,
             held,
             admissions: None,
         };
@@ -109,16 +108,16 @@ impl Standby {
     }
 
     /// The checkpoint of a partition.
-    pub(super) fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError> {
+    pub(super) fn partition(&self, partition: u16) -> Result<SharedPartitionStore, StoreError> {
         match self.view.borrow().partitions.get(&partition) {
-            Some(one) => Ok(Arc::clone(&one.shelf)),
-            None => self.store.shelf(partition),
+            Some(one) => Ok(Arc::clone(&one.partition_store)),
+            None => self.store.partition(partition),
         }
     }
 
     /// The checkpoints of so many partitions.
-    pub(super) fn shelves(&self, partitions: u16) -> Result<Vec<SharedShelf>, StoreError> {
-        (0..partitions).map(|partition| self.shelf(partition)).collect()
+    pub(super) fn partition_stores(&self, partitions: u16) -> Result<Vec<SharedPartitionStore>, StoreError> {
+        (0..partitions).map(|partition| self.partition(partition)).collect()
     }
 }
 

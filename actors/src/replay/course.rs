@@ -2,7 +2,7 @@
 
 use shop_domain::kind::Kind;
 
-use crate::outbox::Logs;
+use shop_nats::log::Logs;
 
 /// The layouts under which logs were written, from the first one that is read to the one in force. Of each kind, and
 /// each of them, there is which log that was; [`shop_nats::log::Identity::first_sequence`] is where it begins to count.

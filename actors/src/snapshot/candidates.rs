@@ -8,8 +8,9 @@ use std::{
     collections::{BTreeSet, VecDeque},
 };
 
+use shop_nats::log::PartitionId;
+
 use super::{Kept, Name, SnapshotError, Snapshots};
-use crate::replay::Place;
 
 /// Which of them come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub enum Order {
 #[derive(Debug)]
 pub struct Candidates<'a> {
     snapshots: &'a Snapshots,
-    place: Place,
+    place: PartitionId,
     epoch: u64,
     order: Order,
     waiting: VecDeque<Kept>,
@@ -34,7 +35,12 @@ pub struct Candidates<'a> {
 
 impl<'a> Candidates<'a> {
     /// Lists the snapshots of a partition of the log of that epoch.
-    pub async fn list(snapshots: &'a Snapshots, place: Place, epoch: u64, order: Order) -> Result<Self, SnapshotError> {
+    pub async fn list(
+        snapshots: &'a Snapshots,
+        place: PartitionId,
+        epoch: u64,
+        order: Order,
+    ) -> Result<Self, SnapshotError> {
         let (waiting, listed) = (VecDeque::new(), BTreeSet::new());
         let mut candidates = Self { snapshots, place, epoch, order, waiting, listed, is_one_gone: false };
         candidates.list_what_is_new().await?;

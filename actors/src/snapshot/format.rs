@@ -1,4 +1,4 @@
-//! What a snapshot is in bytes: [parts](crate::parts), of which the first is the [`Header`]; the others are items
+//! What a snapshot is in bytes: [parts](crate::blob::container), of which the first is the [`Header`]; the others are items
 //! one behind the other. All is MessagePack.
 
 use std::io::{self, Read};
@@ -9,9 +9,11 @@ use shop_domain::{encode, id::Id, kind::Kind, rows::RowKey};
 
 use super::SnapshotError;
 use crate::{
-    object::{ObjectError, Take},
-    parts::{self, Line, PART_BYTES, Writer},
-    store::{Frozen, Item, Meta},
+    blob::{
+        container::{self, Line, PART_BYTES, Writer},
+        object::{ObjectError, Take},
+    },
+    store::{CheckpointView, Item, ItemsError, Meta},
 };
 
 const LINE: &Line = b"shop snapshot 1\n";
@@ -30,7 +32,7 @@ pub struct Header {
 }
 
 /// Writes a snapshot, part by part.
-pub fn write(header: &Header, frozen: &dyn Frozen, take: Take<'_>) -> Result<(), SnapshotError> {
+pub fn write(header: &Header, frozen: &dyn CheckpointView, take: Take<'_>) -> Result<(), SnapshotError> {
     let mut writer = Writer::begin(LINE, take)?;
     writer.part(&header.encode())?;
     let mut part = Vec::with_capacity(PART_BYTES * 2);
@@ -38,7 +40,7 @@ pub fn write(header: &Header, frozen: &dyn Frozen, take: Take<'_>) -> Result<(),
         let item = (&id, row.as_deref(), serde_bytes::Bytes::new(&value));
         rmp_serde::encode::write(&mut part, &item).expect("an item always encodes");
         if part.len() >= PART_BYTES {
-            writer.part(&part)?;
+            writer.part(&part).map_err(ItemsError::other)?;
             part.clear();
         }
         Ok(())
@@ -73,7 +75,7 @@ impl Header {
 
 /// Reads a snapshot: its items, and last of all, as an error, that it is not as it was written.
 pub struct Reader<R> {
-    parts: parts::Reader<R>,
+    parts: container::Reader<R>,
     header: Header,
     part: io::Cursor<Vec<u8>>,
     is_over: bool,
@@ -82,7 +84,7 @@ pub struct Reader<R> {
 impl<R: Read> Reader<R> {
     /// Reads up to behind the header. It is to be believed once all items were read without an error.
     pub fn begin(bytes: R) -> Result<Self, ObjectError> {
-        let mut parts = parts::Reader::begin(LINE, "a snapshot", bytes)?;
+        let mut parts = container::Reader::begin(LINE, "a snapshot", bytes)?;
         let header = parts.part()?.ok_or_else(|| ObjectError::damaged("it has no header"))?;
         let header = encode::decode(&header);
         let header: Header = header.map_err(|error| ObjectError::damaged(format!("its header: {error}")))?;
@@ -116,13 +118,13 @@ impl<R: Read> Reader<R> {
 }
 
 impl<R: Read> Iterator for Reader<R> {
-    type Item = Result<Item, SnapshotError>;
+    type Item = Result<Item, ItemsError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.is_over {
             return None;
         }
-        let item = self.read().map_err(SnapshotError::from).transpose();
+        let item = self.read().map_err(ItemsError::other).transpose();
         self.is_over = !matches!(item, Some(Ok(_)));
         item
     }
@@ -134,9 +136,10 @@ mod tests {
     use shop_nats::log::Identity;
 
     use super::*;
-    use crate::{
-        changes::{Changed, Changes},
-        store::{Checkpoint, Store, memory::MemoryStore},
+    use crate::store::{
+        Checkpoint, Store,
+        delta::{Changed, Delta},
+        memory::MemoryStore,
     };
 
     fn snapshot(entities: usize) -> (Header, Vec<u8>) {
@@ -150,10 +153,10 @@ mod tests {
                 rows: vec![("entry/1".into(), value)],
             }
         };
-        let changes: Changes = (0..entities).map(changed).collect();
-        let shelf = MemoryStore::default().shelf(0).unwrap();
-        shelf.write(&Checkpoint { meta: meta.clone(), changes: changes.into() }).unwrap();
-        let frozen = shelf.freeze().unwrap().unwrap();
+        let changes: Delta = (0..entities).map(changed).collect();
+        let partition_store = MemoryStore::default().partition(0).unwrap();
+        partition_store.write(&Checkpoint { meta: meta.clone(), changes: changes.into() }).unwrap();
+        let frozen = partition_store.freeze().unwrap().unwrap();
         let header = Header { kind: Kind::Wallet, partition: 0, meta, items_max: frozen.items_max() };
         let mut bytes = Vec::new();
         write(&header, &*frozen, &mut |part| {

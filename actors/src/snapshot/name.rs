@@ -5,10 +5,8 @@ use std::fmt;
 use object_store::path::Path;
 use shop_domain::kind::Kind;
 
-use crate::{
-    replay::Place,
-    store::{Meta, NUMBER_MAX},
-};
+use crate::{link::NUMBER_MAX, store::Meta};
+use shop_nats::log::PartitionId;
 
 /// The name of a snapshot among those of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,7 +26,7 @@ impl Name {
     }
 
     /// The folder of all snapshots of a partition of a log.
-    pub(super) fn folder((kind, partition): Place, epoch: u64) -> Path {
+    pub(super) fn folder((kind, partition): PartitionId, epoch: u64) -> Path {
         Path::from(format!("{kind}/{partition}/{epoch:016x}"))
     }
 
@@ -39,7 +37,7 @@ impl Name {
     }
 
     /// Where the snapshot of a partition is.
-    pub(super) fn path(&self, place: Place) -> Path {
+    pub(super) fn path(&self, place: PartitionId) -> Path {
         let Self { complete_to, cursor, epoch } = self;
         Self::folder(place, *epoch).join(format!("{complete_to:020}-{cursor:020}.snapshot"))
     }

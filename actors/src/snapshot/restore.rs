@@ -2,28 +2,25 @@
 
 use std::sync::Arc;
 
-use shop_nats::log::{Identity, SharedLog};
+use shop_nats::log::{Identity, PartitionId, SharedLog};
 
 use super::{
     Header, Kept, SnapshotError, Snapshots, Usable,
     candidates::{Candidates, Order},
     usable,
 };
-use crate::{
-    replay::Place,
-    store::{Items, SharedShelf},
-};
+use crate::store::{Items, SharedPartitionStore};
 
 /// Restores a partition's checkpoint from the newest snapshot that is whole and of this log, if that is
 /// needed or saves a replay. Where there is none, whoever attaches says whether that matters.
 pub async fn where_needed(
     snapshots: &Snapshots,
     log: &SharedLog,
-    place: Place,
-    shelf: &SharedShelf,
+    place: PartitionId,
+    partition_store: &SharedPartitionStore,
     identity: &Identity,
 ) -> Result<(), SnapshotError> {
-    let meta = shelf.meta()?;
+    let meta = partition_store.meta()?;
     // A checkpoint of another log stays: somebody has to look into that.
     if meta.is_some_and(|meta| meta.epoch != identity.epoch || identity.first_sequence <= meta.needs_from()) {
         return Ok(());
@@ -36,9 +33,10 @@ pub async fn where_needed(
         listed => listed?,
     };
     while let Some(Kept { name, bytes, .. }) = candidates.next().await? {
-        let shelf = Arc::clone(shelf);
-        let restore =
-            move |header: &Header, items: &mut Items<'_>| shelf.restore(&header.meta, header.items_max, items);
+        let partition_store = Arc::clone(partition_store);
+        let restore = move |header: &Header, items: &mut Items<'_>| {
+            Ok(partition_store.restore(&header.meta, header.items_max, items)?)
+        };
         let restored = snapshots.read(place, name, restore);
         match usable(log, snapshots, place, name, identity, restored).await {
             Ok(Usable::Is(())) => {

@@ -5,7 +5,7 @@
 //! because both plan the same, and cutting twice at one place is cutting once.
 
 use shop_domain::kind::Kind;
-use shop_nats::{log::SharedLog, trim::TrimError};
+use shop_nats::log::{SharedLog, TrimError};
 
 use super::{
     SnapshotError, Snapshots,
@@ -13,7 +13,7 @@ use super::{
 };
 
 /// The partition whose owner cuts the log of all.
-pub(super) const DECIDES: u16 = 0;
+pub(crate) const DECIDES: u16 = 0;
 
 /// How much of a log is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Retention {
             return Ok(0);
         }
         let (from, to) = (plan.identity.oldest_sequence, plan.first - 1);
-        let records = log.cut(kind, plan.identity.epoch, plan.first).await?;
+        let records = log.trim(kind, plan.identity.epoch, plan.first).await?;
         tracing::info!("the log of {kind} was cut: {from}..{to}, for which snapshots stand");
         Ok(records)
     }

@@ -11,8 +11,10 @@ use shop_domain::{
     wallet::{self, Wallet},
 };
 use shop_nats::{
-    frame::{EncodedMessage, Origin, Source, frames},
-    log::{Log, SharedLog},
+    log::{
+        Log, Logs, SharedLog,
+        frame::{EncodedMessage, Origin, Source, frames},
+    },
     memory::{Calm, MemoryLog},
     subject::partition_of,
 };
@@ -22,16 +24,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     candidates::{Candidates, Order},
-    keeper::{Keeper, Schedule},
     retention::Retention,
     *,
 };
 use crate::{
+    host::snapshotter::{Keeper, Schedule},
     kind_host::{KindError, KindHost, View},
-    outbox::Logs,
-    partition::{AttachError, attach},
+    partition::{
+        AttachError, attach,
+        role::{Role, RoleWatch},
+    },
     store::{Store, memory::MemoryStore, sled::SledStore},
-    turn::{Role, Turn},
 };
 
 const KIND: Kind = Kind::Wallet;
@@ -63,11 +66,11 @@ impl World {
 
     /// A host with the folder that was there.
     async fn start(&self) -> Running {
-        self.start_with(vec![Turn::alone(); usize::from(self.partitions)]).await
+        self.start_with(vec![RoleWatch::alone(); usize::from(self.partitions)]).await
     }
 
     /// The same, which is something to its partitions.
-    async fn start_with(&self, turns: Vec<Turn>) -> Running {
+    async fn start_with(&self, roles: Vec<RoleWatch>) -> Running {
         let mut logs = Logs::new();
         for kind in Kind::ALL {
             logs.insert(kind, self.log.identity(kind).await.unwrap());
@@ -89,7 +92,7 @@ impl World {
             snapshots,
             replies,
             view,
-            turns,
+            roles,
             held,
             admissions: None,
         };
@@ -242,7 +245,7 @@ async fn a_host_goes_on_in_a_log_that_was_cut_and_without_a_snapshot_says_why_no
     let mut running = world.start().await;
     running.balance(0, &alice, 50).await;
     running.stop().await;
-    world.log.cut(KIND, 41);
+    world.log.trim(KIND, 41);
     world.top_up(&alice, 5);
 
     // Without a checkpoint, and with one that ends before the log begins.
@@ -280,7 +283,7 @@ async fn a_log_may_be_cut_far_behind_the_last_record_of_a_partition_to_which_lit
         let name = names(partition).await;
         assert_eq!((name.complete_to, name.cursor), (42, cursor), "of partition {partition}");
     }
-    world.log.cut(KIND, 40);
+    world.log.trim(KIND, 40);
 
     // With its own checkpoints, which do not know that nothing came; and without any.
     for is_lost in [false, true] {
@@ -325,10 +328,10 @@ async fn what_is_old_enough_is_cut_off_by_the_owner_of_the_first_partition_alone
     let mut world = World::new(1);
     let alice = id("alice");
     let last = world.top_up(&alice, 40);
-    let (decision, turn) = Turn::new();
+    let (decision, role) = RoleWatch::new();
     decision.role.send_replace(Role::Standby);
     decision.settled.send_replace(last);
-    let mut running = world.start_with(vec![turn]).await;
+    let mut running = world.start_with(vec![role]).await;
     running.balance(0, &alice, last).await;
     running.saved(0, last).await;
     let identity = async || world.log.identity(KIND).await.unwrap();
@@ -468,9 +471,9 @@ async fn a_snapshot_that_another_host_wrote_since_the_log_was_looked_at_is_of_us
     world.written_anew(&id("alice")).await;
     let last = log.last_sequence(KIND).await.unwrap();
     assert!(before.last_sequence < last);
-    let shelf = MemoryStore::default().shelf(0).unwrap();
-    restore::where_needed(&world.snapshots(), &log, (KIND, 0), &shelf, &before).await.unwrap();
-    let (meta, _) = attach(&log, KIND, 0, &shelf, &before).await.unwrap();
+    let partition_store = MemoryStore::default().partition(0).unwrap();
+    restore::where_needed(&world.snapshots(), &log, (KIND, 0), &partition_store, &before).await.unwrap();
+    let (meta, _) = attach(&log, KIND, 0, &partition_store, &before).await.unwrap();
     assert_eq!(meta.cursor, last);
 }
 
@@ -488,10 +491,10 @@ async fn snapshots_of_former_epochs_are_kept_until_hosts_have_written_newer_ones
     });
     world.top_up(&alice, 3);
     let last = world.top_up(&bob, 1);
-    let (decision, turn) = Turn::new();
+    let (decision, role) = RoleWatch::new();
     decision.role.send_replace(Role::Standby);
     decision.settled.send_replace(last);
-    let mut running = world.start_with(vec![Turn::alone(), turn]).await;
+    let mut running = world.start_with(vec![RoleWatch::alone(), role]).await;
     running.balance(0, &alice, last - 1).await;
     running.balance(1, &bob, last).await;
     running.saved(1, last).await;

@@ -21,14 +21,13 @@
 use std::time::{Duration, SystemTime};
 
 use shop_domain::{kind::Kind, timestamp::Timestamp};
-use shop_nats::log::{Identity, SharedLog};
+use shop_nats::log::{Identity, PartitionId, SharedLog};
 
 use super::{
     Kept, SnapshotError, Snapshots, Usable,
     candidates::{Candidates, Order},
     usable,
 };
-use crate::replay::Place;
 
 /// Records that stay before the oldest snapshot. The record at its cursor is among them, which tells that it
 /// is of this log; and hosts whose checkpoints are a little older than their snapshots, or that read a little
@@ -53,7 +52,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Standing {
     /// Which one.
-    pub place: Place,
+    pub place: PartitionId,
     /// The oldest snapshot that is whole and of this log.
     pub oldest: Option<Kept>,
     /// Those that are of no use, and why.
@@ -92,7 +91,7 @@ impl Plan {
     }
 
     /// The partition for which nothing stands, so that nothing may go.
-    pub fn lacking(&self) -> Option<Place> {
+    pub fn lacking(&self) -> Option<PartitionId> {
         self.partitions.iter().find(|standing| standing.oldest.is_none()).map(|standing| standing.place)
     }
 
@@ -104,7 +103,7 @@ impl Plan {
 
 impl Standing {
     async fn of(
-        place: Place,
+        place: PartitionId,
         log: &SharedLog,
         snapshots: &Snapshots,
         identity: &Identity,

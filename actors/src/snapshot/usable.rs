@@ -1,9 +1,9 @@
 //! Whether a snapshot is of use: there, whole, and of this log as it is now.
 
-use shop_nats::log::{Identity, SharedLog};
+use shop_nats::log::{Identity, PartitionId, SharedLog};
 
 use super::{Name, SnapshotError, Snapshots};
-use crate::{partition::misfit, replay::Place};
+use crate::partition::misfit;
 
 /// What became of a snapshot that was to be used.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub enum Usable<T> {
 pub async fn usable<T>(
     log: &SharedLog,
     snapshots: &Snapshots,
-    place: Place,
+    place: PartitionId,
     name: Name,
     identity: &Identity,
     take: impl Future<Output = Result<T, SnapshotError>>,

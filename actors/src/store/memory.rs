@@ -8,38 +8,40 @@ use std::{
 use bytes::Bytes;
 use shop_domain::{id::Id, rows::RowKey};
 
-use super::{Checkpoint, Frozen, Item, Items, Meta, SharedShelf, Shelf, Store, StoreError};
-use crate::snapshot::SnapshotError;
+use super::{
+    Checkpoint, CheckpointView, Item, Items, ItemsError, Meta, PartitionStore, SharedPartitionStore, Store, StoreError,
+};
 
 /// The checkpoints of one kind, in memory. Clones share them, and so do all who have opened one: nobody goes on
 /// writing here whose task was given up.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
-    shelves: Arc<Mutex<BTreeMap<u16, Arc<MemoryShelf>>>>,
+    partition_stores: Arc<Mutex<BTreeMap<u16, Arc<MemoryPartitionStore>>>>,
 }
 
 impl MemoryStore {
     /// Another store with the same checkpoints, which then go their own ways: a copy to go back to.
     pub fn snapshot(&self) -> Self {
-        let shelves = self.shelves.lock().expect("nobody panics while changing it");
-        let copies = shelves.iter().map(|(partition, shelf)| {
-            let saved = shelf.saved().clone();
-            (*partition, Arc::new(MemoryShelf { saved: Mutex::new(saved) }))
+        let partition_stores = self.partition_stores.lock().expect("nobody panics while changing it");
+        let copies = partition_stores.iter().map(|(partition, partition_store)| {
+            let saved = partition_store.saved().clone();
+            (*partition, Arc::new(MemoryPartitionStore { saved: Mutex::new(saved) }))
         });
-        Self { shelves: Arc::new(Mutex::new(copies.collect())) }
+        Self { partition_stores: Arc::new(Mutex::new(copies.collect())) }
     }
 
     /// Forgets the checkpoints of these epochs, which the log had before it was cut into other partitions.
     pub fn forget(&self, epochs: &[u64]) {
-        let mut shelves = self.shelves.lock().expect("nobody panics while changing it");
-        let is_former =
-            |shelf: &MemoryShelf| shelf.saved().meta.as_ref().is_some_and(|meta| epochs.contains(&meta.epoch));
-        shelves.retain(|_, shelf| !is_former(shelf));
+        let mut partition_stores = self.partition_stores.lock().expect("nobody panics while changing it");
+        let is_former = |partition_store: &MemoryPartitionStore| {
+            partition_store.saved().meta.as_ref().is_some_and(|meta| epochs.contains(&meta.epoch))
+        };
+        partition_stores.retain(|_, partition_store| !is_former(partition_store));
     }
 }
 
 #[derive(Debug, Default)]
-struct MemoryShelf {
+struct MemoryPartitionStore {
     saved: Mutex<Saved>,
 }
 
@@ -51,10 +53,10 @@ struct Saved {
 }
 
 impl Store for MemoryStore {
-    fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError> {
-        let mut shelves = self.shelves.lock().expect("nobody panics while changing it");
-        let shelf: &Arc<MemoryShelf> = shelves.entry(partition).or_default();
-        Ok(Arc::clone(shelf) as SharedShelf)
+    fn partition(&self, partition: u16) -> Result<SharedPartitionStore, StoreError> {
+        let mut partition_stores = self.partition_stores.lock().expect("nobody panics while changing it");
+        let partition_store: &Arc<MemoryPartitionStore> = partition_stores.entry(partition).or_default();
+        Ok(Arc::clone(partition_store) as SharedPartitionStore)
     }
 
     fn flush(&self) -> Result<(), StoreError> {
@@ -62,13 +64,13 @@ impl Store for MemoryStore {
     }
 }
 
-impl MemoryShelf {
+impl MemoryPartitionStore {
     fn saved(&self) -> MutexGuard<'_, Saved> {
         self.saved.lock().expect("nobody panics while changing it")
     }
 }
 
-impl Shelf for MemoryShelf {
+impl PartitionStore for MemoryPartitionStore {
     fn meta(&self) -> Result<Option<Meta>, StoreError> {
         Ok(self.saved().meta.clone())
     }
@@ -117,12 +119,12 @@ impl Shelf for MemoryShelf {
         false
     }
 
-    fn freeze(&self) -> Result<Option<Box<dyn Frozen>>, StoreError> {
+    fn freeze(&self) -> Result<Option<Box<dyn CheckpointView>>, StoreError> {
         let Saved { meta, states, rows } = self.saved().clone();
-        Ok(meta.map(|meta| Box::new(FrozenMemory { meta, states, rows }) as Box<dyn Frozen>))
+        Ok(meta.map(|meta| Box::new(FrozenMemory { meta, states, rows }) as Box<dyn CheckpointView>))
     }
 
-    fn restore(&self, meta: &Meta, _: u64, items: &mut Items<'_>) -> Result<(), SnapshotError> {
+    fn restore(&self, meta: &Meta, _: u64, items: &mut Items<'_>) -> Result<(), ItemsError> {
         let mut restored = Saved { meta: Some(meta.clone()), ..Saved::default() };
         for item in items {
             match item? {
@@ -143,7 +145,7 @@ struct FrozenMemory {
     rows: BTreeMap<(Id, RowKey), Bytes>,
 }
 
-impl Frozen for FrozenMemory {
+impl CheckpointView for FrozenMemory {
     fn meta(&self) -> &Meta {
         &self.meta
     }
@@ -152,7 +154,7 @@ impl Frozen for FrozenMemory {
         (self.states.len() + self.rows.len()) as u64
     }
 
-    fn each(&self, take: &mut dyn FnMut(Item) -> Result<(), SnapshotError>) -> Result<(), SnapshotError> {
+    fn each(&self, take: &mut dyn FnMut(Item) -> Result<(), ItemsError>) -> Result<(), ItemsError> {
         let row = |((id, row), value): (&(Id, RowKey), &Bytes)| (id.clone(), Some(row.clone()), value.clone());
         let state = |(id, value): (&Id, &Bytes)| (id.clone(), None, value.clone());
         let mut items = self.rows.iter().map(row).chain(self.states.iter().map(state));

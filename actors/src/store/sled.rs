@@ -7,16 +7,16 @@
 
 mod block;
 mod bounds;
+mod checkpoint_view;
 mod files;
 mod filter;
-mod frozen;
 mod index;
 mod key;
-mod listing;
+mod manifest;
 mod merge;
+mod partition_store;
 mod remote;
-mod run;
-mod shelf;
+mod sorted_run;
 
 use std::{
     collections::BTreeMap,
@@ -32,8 +32,8 @@ use shop_domain::kind::Kind;
 use shop_nats::private;
 use tokio::time::{Instant, sleep};
 
-use self::{files::RunFolder, listing::Listing, shelf::RunShelf};
-use super::{SharedShelf, Store, StoreError};
+use self::{files::RunFolder, manifest::Manifest, partition_store::SledPartitionStore};
+use super::{SharedPartitionStore, Store, StoreError};
 
 /// The version of what is in the folder.
 const FORMAT: &str = "shop-actors store 3\n";
@@ -52,7 +52,7 @@ pub struct SledStore {
     /// Where the runs of the partitions are.
     runs: PathBuf,
     /// Of each partition, what all share who have opened it, as long as there are any.
-    listings: Mutex<BTreeMap<u16, Weak<Listing>>>,
+    listings: Mutex<BTreeMap<u16, Weak<Manifest>>>,
     /// Held for as long as the folder is in use.
     _lock: File,
 }
@@ -91,41 +91,41 @@ impl SledStore {
         let names = self.database.tree_names();
         let trees = names.iter().filter_map(|name| str::from_utf8(name).ok()?.strip_prefix(&prefix)?.parse().ok());
         for partition in trees {
-            let listing = self.listing(partition)?;
-            if let Some(epoch) = listing.epoch().filter(|epoch| epochs.contains(epoch)) {
+            let manifest = self.manifest(partition)?;
+            if let Some(epoch) = manifest.epoch().filter(|epoch| epochs.contains(epoch)) {
                 tracing::info!("forgetting the checkpoint of {prefix}{partition} of epoch {epoch:016x}");
-                listing.clear()?;
+                manifest.clear()?;
             }
         }
         Ok(())
     }
 
     /// What all share who open a partition.
-    fn listing(&self, partition: u16) -> Result<Arc<Listing>, StoreError> {
+    fn manifest(&self, partition: u16) -> Result<Arc<Manifest>, StoreError> {
         let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(listing) = listings.get(&partition).and_then(Weak::upgrade) {
-            return Ok(listing);
+        if let Some(manifest) = listings.get(&partition).and_then(Weak::upgrade) {
+            return Ok(manifest);
         }
         let name = format!("{}/{partition}", self.kind);
         let tree = self.database.open_tree(&name)?;
         let folder = RunFolder::open(self.runs.join(partition.to_string()))?;
-        let listing = match Listing::read(tree.clone(), folder.clone()) {
+        let manifest = match Manifest::read(tree.clone(), folder.clone()) {
             Err(error @ (StoreError::Meta(..) | StoreError::Damaged(_))) => {
                 tracing::error!("deleting the checkpoint of {name}, to build it again from the log: {error}");
                 tree.clear()?;
-                Listing::read(tree, folder)?
+                Manifest::read(tree, folder)?
             }
             read => read?,
         };
-        let listing = Arc::new(listing);
-        listings.insert(partition, Arc::downgrade(&listing));
-        Ok(listing)
+        let manifest = Arc::new(manifest);
+        listings.insert(partition, Arc::downgrade(&manifest));
+        Ok(manifest)
     }
 }
 
 impl Store for SledStore {
-    fn shelf(&self, partition: u16) -> Result<SharedShelf, StoreError> {
-        Ok(Arc::new(RunShelf::open(self.listing(partition)?)?))
+    fn partition(&self, partition: u16) -> Result<SharedPartitionStore, StoreError> {
+        Ok(Arc::new(SledPartitionStore::open(self.manifest(partition)?)?))
     }
 
     fn flush(&self) -> Result<(), StoreError> {
@@ -190,10 +190,9 @@ mod tests {
     use shop_nats::log::Identity;
 
     use super::*;
-    use crate::{
-        changes::{Changed, Changes},
-        snapshot::SnapshotError,
-        store::{Checkpoint, Meta},
+    use crate::store::{
+        Checkpoint, Meta,
+        delta::{Changed, Delta},
     };
 
     fn id(id: &str) -> Id {
@@ -206,7 +205,7 @@ mod tests {
             let rows = vec![((*row).into(), (*row).to_owned().into())];
             Changed { id: id(of), state: None, rows }
         };
-        let changes: Changes = states.iter().map(state).chain(rows.iter().map(row)).collect();
+        let changes: Delta = states.iter().map(state).chain(rows.iter().map(row)).collect();
         Checkpoint { meta: Meta { cursor, ..Meta::new(&Identity::new(2)) }, changes: changes.into() }
     }
 
@@ -215,33 +214,33 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let written = checkpoint(17, &["a", "b"], &[("a", "entry/1")]);
         let store = SledStore::open(folder.path(), Kind::Wallet).unwrap();
-        store.shelf(0).unwrap().write(&written).unwrap();
+        store.partition(0).unwrap().write(&written).unwrap();
         drop(store);
         let store = SledStore::open(folder.path(), Kind::Wallet).unwrap();
-        let shelf = store.shelf(0).unwrap();
-        assert_eq!(shelf.meta().unwrap(), Some(written.meta));
-        assert_eq!(shelf.state(&id("a")).unwrap().as_deref(), Some(&b"a"[..]));
-        assert_eq!(shelf.row(&id("a"), "entry/1").unwrap().as_deref(), Some(&b"entry/1"[..]));
-        assert_eq!(shelf.row(&id("b"), "entry/1").unwrap(), None);
-        assert_eq!(store.shelf(1).unwrap().meta().unwrap(), None);
+        let partition_store = store.partition(0).unwrap();
+        assert_eq!(partition_store.meta().unwrap(), Some(written.meta));
+        assert_eq!(partition_store.state(&id("a")).unwrap().as_deref(), Some(&b"a"[..]));
+        assert_eq!(partition_store.row(&id("a"), "entry/1").unwrap().as_deref(), Some(&b"entry/1"[..]));
+        assert_eq!(partition_store.row(&id("b"), "entry/1").unwrap(), None);
+        assert_eq!(store.partition(1).unwrap().meta().unwrap(), None);
     }
 
     #[test]
     fn states_come_in_order_of_their_ids_and_rows_last_first() {
         let folder = tempfile::tempdir().unwrap();
         let store = SledStore::open(folder.path(), Kind::Wallet).unwrap();
-        let shelf = store.shelf(0).unwrap();
+        let partition_store = store.partition(0).unwrap();
         let rows = [("a", "entry/1"), ("a", "entry/2"), ("a", "entry/3"), ("a", "charge/o"), ("ab", "entry/9")];
-        shelf.write(&checkpoint(1, &["b", "a", "ab"], &rows)).unwrap();
+        partition_store.write(&checkpoint(1, &["b", "a", "ab"], &rows)).unwrap();
         let ids = |after: Option<&str>, limit| {
             let after = after.map(id);
-            let states = shelf.states_after(after.as_ref(), limit).unwrap();
+            let states = partition_store.states_after(after.as_ref(), limit).unwrap();
             states.into_iter().map(|(id, _)| id.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(ids(None, 10), ["a", "ab", "b"]);
         assert_eq!(ids(Some("a"), 1), ["ab"]);
         let keys = |before: Option<&str>, limit| {
-            let rows = shelf.rows_before(&id("a"), "entry/", before, limit).unwrap();
+            let rows = partition_store.rows_before(&id("a"), "entry/", before, limit).unwrap();
             rows.into_iter().map(|(key, _)| key.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(keys(None, 10), ["entry/3", "entry/2", "entry/1"]);
@@ -255,10 +254,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut rng = fastrand::Rng::with_seed(7);
         let store = SledStore::open(folder.path(), Kind::Wallet).unwrap();
-        let mut shelf = store.shelf(0).unwrap();
+        let mut partition_store = store.partition(0).unwrap();
         let (mut states, mut rows) = (BTreeMap::new(), BTreeMap::new());
         for cursor in 1..=1_500_u64 {
-            let mut changes = Changes::default();
+            let mut changes = Delta::default();
             for _ in 0..rng.usize(0..12) {
                 let (of, row) = (id(&format!("user-{}", rng.u8(0..40))), format!("entry/{:03}", rng.u16(0..300)));
                 let length = if rng.u8(0..100) == 0 { 40_000 } else { rng.usize(0..400) };
@@ -275,26 +274,26 @@ mod tests {
                 changes.insert(Changed { id: of, state: Some(value), rows: vec![] });
             }
             let written = Checkpoint { changes: changes.into(), ..checkpoint(cursor, &[], &[]) };
-            shelf.write(&written).unwrap();
-            shelf.tidy().unwrap();
+            partition_store.write(&written).unwrap();
+            partition_store.tidy().unwrap();
             if rng.u8(0..40) == 0 {
-                shelf = store.shelf(0).unwrap();
-                assert_eq!(shelf.meta().unwrap(), Some(written.meta));
+                partition_store = store.partition(0).unwrap();
+                assert_eq!(partition_store.meta().unwrap(), Some(written.meta));
             }
             let of = match rng.bool() {
                 true => id(&format!("user-{}", rng.u8(0..40))),
                 false => id(&format!("order-{:05}-{:03}", rng.u64(0..cursor + 9), rng.u8(0..200))),
             };
-            assert_eq!(shelf.state(&of).unwrap(), states.get(&of).cloned());
+            assert_eq!(partition_store.state(&of).unwrap(), states.get(&of).cloned());
             let row = format!("entry/{:03}", rng.u16(0..300));
-            assert_eq!(shelf.row(&of, &row).unwrap(), rows.get(&(of.clone(), row.clone())).cloned());
+            assert_eq!(partition_store.row(&of, &row).unwrap(), rows.get(&(of.clone(), row.clone())).cloned());
             let limit = rng.usize(1..20);
             let after: Vec<_> = states.iter().filter(|(id, _)| **id > of).take(limit).collect();
-            let found = shelf.states_after(Some(&of), limit).unwrap();
+            let found = partition_store.states_after(Some(&of), limit).unwrap();
             assert_eq!(found.iter().map(|(id, state)| (id, state)).collect::<Vec<_>>(), after);
             let before = rows.iter().rev().filter(|((id, at), _)| *id == of && *at < row).take(limit);
             let before: Vec<_> = before.map(|((_, at), value)| (at.as_str(), value)).collect();
-            let found = shelf.rows_before(&of, "entry/", Some(&row), limit).unwrap();
+            let found = partition_store.rows_before(&of, "entry/", Some(&row), limit).unwrap();
             assert_eq!(found.iter().map(|(at, value)| (&**at, value)).collect::<Vec<_>>(), before);
         }
     }
@@ -325,14 +324,14 @@ mod tests {
         for damage in damages {
             let folder = tempfile::tempdir().unwrap();
             let store = SledStore::open(folder.path(), Kind::Order).unwrap();
-            store.shelf(0).unwrap().write(&checkpoint(17, &["a", "b"], &[])).unwrap();
+            store.partition(0).unwrap().write(&checkpoint(17, &["a", "b"], &[])).unwrap();
             damage(folder.path());
-            let shelf = store.shelf(0).unwrap();
-            assert_eq!(shelf.meta().unwrap(), None);
-            assert_eq!(shelf.state(&id("a")).unwrap(), None);
+            let partition_store = store.partition(0).unwrap();
+            assert_eq!(partition_store.meta().unwrap(), None);
+            assert_eq!(partition_store.state(&id("a")).unwrap(), None);
             assert_eq!(run_files(folder.path()), Vec::<PathBuf>::new());
-            shelf.write(&checkpoint(3, &["a"], &[])).unwrap();
-            assert!(shelf.state(&id("a")).unwrap().is_some());
+            partition_store.write(&checkpoint(3, &["a"], &[])).unwrap();
+            assert!(partition_store.state(&id("a")).unwrap().is_some());
         }
     }
 
@@ -340,33 +339,35 @@ mod tests {
     fn a_run_that_turns_out_to_be_damaged_is_never_believed_nor_listed_again() {
         let folder = tempfile::tempdir().unwrap();
         let store = SledStore::open(folder.path(), Kind::Order).unwrap();
-        let shelf = store.shelf(0).unwrap();
-        shelf.write(&checkpoint(17, &["a", "b"], &[])).unwrap();
+        let partition_store = store.partition(0).unwrap();
+        partition_store.write(&checkpoint(17, &["a", "b"], &[])).unwrap();
         damage(folder.path(), -8);
-        assert!(matches!(shelf.state(&id("a")), Err(StoreError::Damaged(0))));
-        assert!(matches!(shelf.write(&checkpoint(18, &["c"], &[])), Err(StoreError::Damaged(0))));
-        assert_eq!(store.shelf(0).unwrap().meta().unwrap(), None);
+        assert!(matches!(partition_store.state(&id("a")), Err(StoreError::Damaged(0))));
+        assert!(matches!(partition_store.write(&checkpoint(18, &["c"], &[])), Err(StoreError::Damaged(0))));
+        assert_eq!(store.partition(0).unwrap().meta().unwrap(), None);
     }
 
     #[test]
     fn a_run_that_turns_out_to_be_damaged_when_all_is_read_is_never_listed_again_either() {
         let folder = tempfile::tempdir().unwrap();
         let store = SledStore::open(folder.path(), Kind::Order).unwrap();
-        let shelf = store.shelf(0).unwrap();
-        shelf.write(&checkpoint(17, &["a", "b"], &[])).unwrap();
+        let partition_store = store.partition(0).unwrap();
+        partition_store.write(&checkpoint(17, &["a", "b"], &[])).unwrap();
         damage(folder.path(), -8);
-        let read = shelf.freeze().unwrap().unwrap().each(&mut |_| Ok(()));
-        assert!(matches!(read, Err(SnapshotError::Checkpoint(StoreError::Damaged(0)))), "{read:?}");
-        assert!(matches!(shelf.write(&checkpoint(18, &["c"], &[])), Err(StoreError::Damaged(0))));
-        assert!(matches!(shelf.freeze(), Err(StoreError::Damaged(0))));
-        let shelf = store.shelf(0).unwrap();
-        assert_eq!(shelf.meta().unwrap(), None);
-        shelf.write(&checkpoint(3, &["a"], &[])).unwrap();
-        assert!(shelf.state(&id("a")).unwrap().is_some() && shelf.state(&id("b")).unwrap().is_none());
+        let read = partition_store.freeze().unwrap().unwrap().each(&mut |_| Ok(()));
+        assert!(matches!(read, Err(crate::store::ItemsError::Store(StoreError::Damaged(0)))), "{read:?}");
+        assert!(matches!(partition_store.write(&checkpoint(18, &["c"], &[])), Err(StoreError::Damaged(0))));
+        assert!(matches!(partition_store.freeze(), Err(StoreError::Damaged(0))));
+        let partition_store = store.partition(0).unwrap();
+        assert_eq!(partition_store.meta().unwrap(), None);
+        partition_store.write(&checkpoint(3, &["a"], &[])).unwrap();
+        assert!(
+            partition_store.state(&id("a")).unwrap().is_some() && partition_store.state(&id("b")).unwrap().is_none()
+        );
     }
 
-    fn cursor(shelf: &SharedShelf) -> Option<u64> {
-        shelf.meta().unwrap().map(|meta| meta.cursor)
+    fn cursor(partition_store: &SharedPartitionStore) -> Option<u64> {
+        partition_store.meta().unwrap().map(|meta| meta.cursor)
     }
 
     /// As tasks of partitions do that were given up, and whoever looks at an old view.
@@ -374,11 +375,11 @@ mod tests {
     fn whoever_had_opened_a_checkpoint_before_reads_on_and_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let store = SledStore::open(folder.path(), Kind::Order).unwrap();
-        let old = store.shelf(0).unwrap();
+        let old = store.partition(0).unwrap();
         (1..=40).for_each(|cursor| old.write(&checkpoint(cursor, &[&format!("old-{cursor:02}")], &[])).unwrap());
         let held = old.freeze().unwrap().unwrap();
 
-        let new = store.shelf(0).unwrap();
+        let new = store.partition(0).unwrap();
         assert!(matches!(old.tidy(), Err(StoreError::Superseded)), "what it merges is not listed");
         for cursor in 41..=100 {
             new.write(&checkpoint(cursor, &[&format!("new-{cursor:02}")], &[])).unwrap();
@@ -399,48 +400,50 @@ mod tests {
             read.unwrap();
             assert_eq!(ids, (1..=40).map(|cursor| format!("old-{cursor:02}")).collect::<Vec<_>>());
         }
-        for shelf in [new, store.shelf(0).unwrap()] {
-            assert_eq!(cursor(&shelf), Some(100));
-            assert!(["old-01", "new-41", "new-100"].iter().all(|of| shelf.state(&id(of)).unwrap().is_some()));
-            assert_eq!(shelf.state(&id("late")).unwrap(), None);
+        for partition_store in [new, store.partition(0).unwrap()] {
+            assert_eq!(cursor(&partition_store), Some(100));
+            assert!(["old-01", "new-41", "new-100"].iter().all(|of| partition_store.state(&id(of)).unwrap().is_some()));
+            assert_eq!(partition_store.state(&id("late")).unwrap(), None);
         }
         store.flush().unwrap();
         drop((old, store));
         let store = SledStore::open(folder.path(), Kind::Order).unwrap();
-        assert_eq!(cursor(&store.shelf(0).unwrap()), Some(100));
+        assert_eq!(cursor(&store.partition(0).unwrap()), Some(100));
     }
 
     #[test]
     fn whoever_still_reads_a_checkpoint_that_was_forgotten_does_no_harm_to_the_one_after_it() {
         let folder = tempfile::tempdir().unwrap();
         let store = SledStore::open(folder.path(), Kind::Order).unwrap();
-        let old = store.shelf(0).unwrap();
+        let old = store.partition(0).unwrap();
         old.write(&checkpoint(17, &["a"], &[])).unwrap();
         store.forget(&[2]).unwrap();
-        let new = store.shelf(0).unwrap();
+        let new = store.partition(0).unwrap();
         assert_eq!(cursor(&new), None);
         new.write(&checkpoint(3, &["b"], &[])).unwrap();
         assert!(matches!(old.state(&id("a")), Err(StoreError::Damaged(0))));
         assert!(matches!(old.write(&checkpoint(18, &["a"], &[])), Err(StoreError::Superseded)));
-        assert_eq!(cursor(&store.shelf(0).unwrap()), Some(3));
+        assert_eq!(cursor(&store.partition(0).unwrap()), Some(3));
         store.flush().unwrap();
         drop((old, new, store));
         let store = SledStore::open(folder.path(), Kind::Order).unwrap();
-        assert_eq!(cursor(&store.shelf(0).unwrap()), Some(3));
+        assert_eq!(cursor(&store.partition(0).unwrap()), Some(3));
     }
 
     #[test]
     fn what_a_crash_left_behind_of_a_run_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let store = SledStore::open(folder.path(), Kind::Order).unwrap();
-        store.shelf(0).unwrap().write(&checkpoint(17, &["a"], &[])).unwrap();
+        store.partition(0).unwrap().write(&checkpoint(17, &["a"], &[])).unwrap();
         fs::write(folder.path().join("order/runs/0/1.run"), "half a run").unwrap();
-        let shelf = store.shelf(0).unwrap();
+        let partition_store = store.partition(0).unwrap();
         assert_eq!(run_files(folder.path()), [folder.path().join("order/runs/0/0.run")]);
-        shelf.write(&checkpoint(18, &["b"], &[])).unwrap();
-        let shelf = store.shelf(0).unwrap();
-        assert_eq!(shelf.meta().unwrap().map(|meta| meta.cursor), Some(18));
-        assert!(shelf.state(&id("a")).unwrap().is_some() && shelf.state(&id("b")).unwrap().is_some());
+        partition_store.write(&checkpoint(18, &["b"], &[])).unwrap();
+        let partition_store = store.partition(0).unwrap();
+        assert_eq!(partition_store.meta().unwrap().map(|meta| meta.cursor), Some(18));
+        assert!(
+            partition_store.state(&id("a")).unwrap().is_some() && partition_store.state(&id("b")).unwrap().is_some()
+        );
     }
 
     #[test]
@@ -480,7 +483,7 @@ mod tests {
         fs::create_dir_all(folder.path().join("order")).unwrap();
         fs::write(folder.path().join("order/sled"), "no database").unwrap();
         let store = SledStore::open(folder.path(), Kind::Order).unwrap();
-        assert_eq!(store.shelf(0).unwrap().meta().unwrap(), None);
+        assert_eq!(store.partition(0).unwrap().meta().unwrap(), None);
         let aside = fs::read_dir(folder.path().join("order")).unwrap();
         let names: Vec<_> = aside.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         assert!(names.iter().any(|name| name.starts_with("sled-unreadable-")), "{names:?}");

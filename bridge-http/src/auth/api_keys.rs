@@ -20,7 +20,8 @@ use shop_nats::private;
 use subtle::ConstantTimeEq;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{AuthError, identity::Identity, refusal::Refusal, scope::Scopes, token::hash_of};
+use super::{AuthError, identity::Identity, refusal::Refusal, token::hash_of};
+use crate::scope::Scopes;
 
 /// What every key begins with, so that it is known for one wherever it turns up.
 pub(crate) const KEY_PREFIX: &str = "shop_";

@@ -2,7 +2,7 @@
 
 use shop_domain::id::Id;
 
-use super::scope::Scopes;
+use crate::scope::Scopes;
 
 /// A caller that has shown who it is.
 #[derive(Clone, Debug, PartialEq, Eq)]

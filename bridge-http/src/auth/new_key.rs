@@ -9,9 +9,9 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
     api_keys::{KEY_PREFIX, Line, hex},
-    scope::Scope,
     token::hash_of,
 };
+use crate::scope::Scope;
 
 /// Bytes of chance in a key.
 const CHANCE_BYTES: usize = 32;
@@ -77,7 +77,7 @@ impl New {
 }
 
 fn known_scope(text: &str) -> Result<String, String> {
-    let is_known = super::scope::Scopes::default().add(text);
+    let is_known = crate::scope::Scopes::default().add(text);
     let names: Vec<_> = Scope::ALL.into_iter().map(Scope::name).collect();
     is_known
         .then(|| text.to_owned())

@@ -12,7 +12,8 @@ use std::{
 use ipnet::IpNet;
 use warp::http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{identity::Identity, refusal::Denial, scope::Scopes};
+use super::{identity::Identity, refusal::Denial};
+use crate::scope::Scopes;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// How many addresses are looked through from the end.

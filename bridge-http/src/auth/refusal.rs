@@ -10,7 +10,7 @@ use shop_domain::{
 };
 use warp::http::HeaderName;
 
-use super::scope::Scope;
+use crate::scope::Scope;
 
 /// One reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

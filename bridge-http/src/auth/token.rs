@@ -25,8 +25,8 @@ use super::{
     jwks::Jwks,
     key_set::Search,
     refusal::{Denial, Refusal},
-    scope::Scopes,
 };
+use crate::scope::Scopes;
 
 /// How far clocks may be apart, in seconds: a token is taken so long after its `exp` and before its `nbf`.
 pub(crate) const LEEWAY_SECONDS: u64 = 60;

@@ -13,7 +13,7 @@ use shop_domain::{
 };
 use shop_limits::turns::Turn;
 use shop_nats::{
-    request::{Reply, Request},
+    rpc::request::{Reply, Request},
     subject,
 };
 use tokio::{sync::OwnedSemaphorePermit, time::timeout_at};
@@ -27,7 +27,7 @@ use crate::{
     fate::{self, Wait},
     head::Head,
     limits::Limit,
-    orders::UnderWay,
+    metrics::orders::UnderWay,
     prefer::Prefer,
     query,
     reply::{self, Asked},

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use shop_nats::permissions::Role;
+use shop_nats::server::permissions::Role;
 
 use crate::{Shop, keys::Keys};
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::PathBuf, process::ExitCode};
 
-use shop_nats::{permissions::Role, server};
+use shop_nats::server::{self, permissions::Role};
 
 use crate::keys::{KeyName, Keys, KeysError, write_private};
 

@@ -12,10 +12,12 @@ use std::{
 
 use nkeys::KeyPair;
 use shop_nats::{
-    access::{Access, Credentials, FileError, NatsUrl, read_seed},
-    permissions::{NoRole, Role},
+    connection::access::{Access, Credentials, FileError, NatsUrl, read_seed},
     private,
-    server::Key,
+    server::{
+        Key,
+        permissions::{NoRole, Role},
+    },
 };
 
 /// Where JetStream keeps the logs of a shop without keys, and of one with keys: it has a folder for each account.

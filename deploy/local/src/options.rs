@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
-use shop_actors::config::SnapshotOptions;
+use shop_actors::host::config::SnapshotOptions;
 use shop_bridge_http::{Host, Origin, auth, limits::Limits};
-use shop_nats::access::{Credentials, NatsUrl};
+use shop_nats::connection::access::{Credentials, NatsUrl};
 
 /// Runs the whole shop on this machine: a nats-server, the five kinds and the HTTP bridge.
 #[derive(Clone, Debug, clap::Parser)]

@@ -6,13 +6,18 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use shop_actors::{
-    config::{Config, STANDBYS, SnapshotOptions},
-    host,
+    host::{
+        self,
+        config::{Config, STANDBYS, SnapshotOptions},
+    },
     observe::Observed,
 };
 use shop_bridge_http::{self as bridge_http, Host, Origin, auth::Guard, limits::Limits};
 use shop_domain::kind::Kind;
-use shop_nats::{access::Access, connection::Connection, topology::Topology};
+use shop_nats::{
+    connection::{Connection, access::Access},
+    stream::topology::Topology,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 

@@ -21,9 +21,11 @@ use shop_bridge_http::{
 use shop_domain::kind::Kind;
 use shop_metrics::Observable;
 use shop_nats::{
-    access::{Access, NatsUrl},
-    connection::{ConnectError, Connection},
-    permissions::Role,
+    connection::{
+        ConnectError, Connection,
+        access::{Access, NatsUrl},
+    },
+    server::permissions::Role,
 };
 use tokio::{
     net::TcpListener,

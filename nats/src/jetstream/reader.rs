@@ -17,8 +17,8 @@ use tokio::{
 
 use super::{JetStreamLog, Reading, Stored, Way, unix_ns};
 use crate::{
-    layout::{self, Standing},
     log::{Log, LogError, Record},
+    stream::layout::{self, Standing},
     subject,
 };
 

@@ -8,8 +8,11 @@ use tokio::time::sleep;
 
 use super::{MemoryLog, Under};
 use crate::{
-    layout::{Decided, Decision, Layout, LayoutError, Layouts, Server, Stream, Stretch},
-    subject, topology,
+    stream::{
+        layout::{Decided, Decision, Layout, LayoutError, Layouts, Server, Stream, Stretch},
+        topology,
+    },
+    subject,
 };
 
 impl MemoryLog {
@@ -30,7 +33,7 @@ impl MemoryLog {
 
     /// Into how many partitions a kind is cut under the layout in force.
     pub fn partitions(&self, kind: Kind) -> u16 {
-        let decided = self.decided().cut(kind).map(|cut| cut.partitions);
+        let decided = self.decided().of(kind).map(|cut| cut.partitions);
         decided.unwrap_or_else(|| self.identity_now(kind).partitions)
     }
 
@@ -81,7 +84,7 @@ impl MemoryLog {
         }
         *decided = Decided { layout, at: after + 1 };
         for (kind, log) in self.logs().iter_mut() {
-            let cut = decided.cut(*kind);
+            let cut = decided.of(*kind);
             let before = cut.iter().flat_map(|cut| &cut.before).skip(1).map(|stretch| stretch.begins_at);
             log.layouts = before.chain(cut.map(|cut| cut.begins_at)).collect();
         }

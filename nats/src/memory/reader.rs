@@ -7,15 +7,15 @@ use tokio::{sync::mpsc, time::sleep};
 
 use super::{Delivery, MemoryLog};
 use crate::{
-    layout::Standing,
     log::{LogError, Record},
+    stream::layout::Standing,
 };
 
 /// How long a reader waits that does not know what to make of a record.
 const RETRY: Duration = Duration::from_millis(20);
 
 /// Reads the log of that epoch, from behind `after` on.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     log: MemoryLog,
     kind: Kind,
     epoch: u64,
@@ -27,11 +27,11 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) const fn new(log: MemoryLog, kind: Kind, epoch: u64, after: u64) -> Self {
+    pub(crate) const fn new(log: MemoryLog, kind: Kind, epoch: u64, after: u64) -> Self {
         Self { log, kind, epoch, after, is_new: true, is_behind_later: false }
     }
 
-    pub(super) async fn run(mut self, records: mpsc::Sender<Result<Record, LogError>>) {
+    pub(crate) async fn run(mut self, records: mpsc::Sender<Result<Record, LogError>>) {
         let mut appended = {
             let logs = self.log.logs();
             let log = logs.get(&self.kind).expect("every kind has a log");

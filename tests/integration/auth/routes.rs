@@ -2,9 +2,9 @@
 
 use hyper::Method;
 use shop_bridge_http::{
-    auth::scope::Scope,
     limits::Limits,
     routes::{PAGES, ROUTES},
+    scope::Scope,
 };
 use shop_local::Options;
 use shop_tests::client::{Ask, Client};

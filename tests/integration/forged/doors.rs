@@ -9,7 +9,7 @@ use async_nats::jetstream;
 use futures::future::join_all;
 use serde_json::json;
 use shop_domain::kind::Kind;
-use shop_nats::frame::{Frame, Origin, Source};
+use shop_nats::log::frame::{Frame, Origin, Source};
 
 use super::{MANY, append, newest_frame, top_ups, top_ups_by};
 use crate::{

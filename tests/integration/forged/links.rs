@@ -5,7 +5,7 @@ use std::future::IntoFuture;
 use async_nats::jetstream;
 use serde_json::json;
 use shop_domain::kind::Kind;
-use shop_nats::frame::{Origin, Source};
+use shop_nats::log::frame::{Origin, Source};
 
 use super::{MANY, append, newest_frame, top_ups};
 use crate::{

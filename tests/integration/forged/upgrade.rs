@@ -5,7 +5,7 @@ use std::future::IntoFuture;
 use async_nats::jetstream;
 use serde_json::{Value, json};
 use shop_domain::{kind::Kind, logic::Logic};
-use shop_nats::frame::Upgrade;
+use shop_nats::log::frame::Upgrade;
 use shop_tests::cluster::{ALL_KINDS, Cluster, delete};
 
 use super::append;

@@ -6,9 +6,12 @@ use std::{fs, sync::Arc};
 use async_nats::jetstream;
 use hyper::Method;
 use serde_json::{Value, json};
-use shop_actors::tape::Tape;
+use shop_actors::replay::merged_log::MergedLog;
 use shop_domain::kind::Kind;
-use shop_nats::{access::Access, connection::Connection, jetstream::JetStreamLog};
+use shop_nats::{
+    connection::{Connection, access::Access},
+    jetstream::JetStreamLog,
+};
 use shop_tests::{
     client::{Ask, Client},
     cluster::Cluster,
@@ -138,17 +141,19 @@ async fn garbage(nats_url: &str) {
 
 async fn recording_of(nats_url: &str) -> Recording {
     let connection = Connection::connect(&Access::to(nats_url), "recorder").await.unwrap();
-    let mut tape =
-        Tape::open(Arc::new(JetStreamLog::open(&connection, &connection).await.unwrap()), &Kind::ALL).await.unwrap();
+    let mut merged_log =
+        MergedLog::open(Arc::new(JetStreamLog::open(&connection, &connection).await.unwrap()), &Kind::ALL)
+            .await
+            .unwrap();
     let log = |(kind, log): (Kind, shop_nats::log::Identity)| RecordedLog {
         kind,
         epoch: log.epoch,
         partitions: log.partitions,
         logic: log.logic,
     };
-    let logs = tape.logs().into_iter().map(log).collect();
+    let logs = merged_log.logs().into_iter().map(log).collect();
     let mut records = Vec::new();
-    while let Some((kind, record)) = tape.next().await.unwrap() {
+    while let Some((kind, record)) = merged_log.next().await.unwrap() {
         let (sequence, partition, unix_ms) = (record.sequence, record.partition, record.time.unix_ms());
         records.push(Recorded { kind, sequence, partition, unix_ms, payload: record.payload.to_vec() });
     }

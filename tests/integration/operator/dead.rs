@@ -8,7 +8,7 @@ use shop_domain::{
     wallet,
 };
 use shop_nats::{
-    frame::{EncodedMessage, Origin, Source, frames},
+    log::frame::{EncodedMessage, Origin, Source, frames},
     subject::partition_of,
 };
 

@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, path::Path};
 
 use serde_json::{Value, json};
-use shop_actors::{
-    changes::{Changed, Changes},
-    store::{Checkpoint, Store, sled::SledStore},
+use shop_actors::store::{
+    Checkpoint, Store,
+    delta::{Changed, Delta},
+    sled::SledStore,
 };
 use shop_domain::{kind::Kind, wallet};
 use shop_tests::{client::Client, cluster::Cluster, process::Process, wait::until};
@@ -166,11 +167,11 @@ async fn a_partition_that_is_parked_is_seen_wherever_one_looks() {
 /// Puts into the checkpoint what no wallet has written.
 fn spoil_the_charge_of(order: &str, data_dir: &Path) {
     let store = SledStore::open(data_dir, Kind::Wallet).unwrap();
-    let shelf = store.shelf(0).unwrap();
-    let meta = shelf.meta().unwrap().expect("the host has written a last checkpoint");
+    let partition_store = store.partition(0).unwrap();
+    let meta = partition_store.meta().unwrap().expect("the host has written a last checkpoint");
     let rows = vec![(wallet::charge_row(&order.parse().unwrap()), b"\xc1"[..].into())];
-    let changes = Changes::from_iter([Changed { id: "alice".parse().unwrap(), state: None, rows }]);
-    shelf.write(&Checkpoint { meta, changes: changes.into() }).unwrap();
+    let changes = Delta::from_iter([Changed { id: "alice".parse().unwrap(), state: None, rows }]);
+    partition_store.write(&Checkpoint { meta, changes: changes.into() }).unwrap();
     store.flush().unwrap();
 }
 

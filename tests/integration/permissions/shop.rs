@@ -10,7 +10,7 @@ use crate::{
 use async_nats::jetstream;
 use serde_json::{Value, json};
 use shop_local::{Options, keys::Keys};
-use shop_nats::permissions::Role;
+use shop_nats::server::permissions::Role;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shop_with_keys_does_all_that_one_without_does() {

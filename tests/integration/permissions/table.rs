@@ -7,7 +7,7 @@ use shop_local::{
     keys::{KeyName, Keys},
     nats_server::Setup,
 };
-use shop_nats::permissions::{Role, Way, rows};
+use shop_nats::server::permissions::{Role, Way, rows};
 use shop_tests::folder::Folder;
 
 use super::Raw;

@@ -15,8 +15,10 @@ use shop_local::{
     nats_server::find_program,
 };
 use shop_nats::{
-    access::{Access, Credentials, read_seed},
-    connection::Connection,
+    connection::{
+        Connection,
+        access::{Access, Credentials, read_seed},
+    },
     server::{CLUSTER, with_certificates, with_keys},
 };
 use shop_tests::{

@@ -10,7 +10,12 @@ use futures::{StreamExt, future::join_all};
 use hyper::Method;
 use serde_json::json;
 use shop_domain::kind::Kind;
-use shop_nats::{access::Access, connection::Connection, jetstream::JetStreamLog, log::Log, topology::Topology};
+use shop_nats::{
+    connection::{Connection, access::Access},
+    jetstream::JetStreamLog,
+    log::Log,
+    stream::topology::Topology,
+};
 use shop_tests::{
     client::{Answer, Ask, Client},
     cluster::{A_PROCESS_PER_KIND, ALL_KINDS, Cluster, delete},

@@ -5,7 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 use futures::future::join_all;
 use hyper::Method;
 use serde_json::json;
-use shop_nats::{access::Access, connection::Connection, hold::Holding};
+use shop_nats::{
+    connection::{Connection, access::Access},
+    hosts::pause::PauseGuard,
+};
 use shop_tests::{
     client::{Ask, Client},
     cluster::{A_PROCESS_PER_KIND, ALL_KINDS, Cluster},
@@ -188,7 +191,7 @@ async fn a_bridge_that_has_to_end_before_it_could_keep_a_promise_says_which_one(
 }
 
 /// Holds the doors of a shop, and lets its bridge promise an order.
-async fn promise(cluster: &mut Cluster) -> (Connection, Holding) {
+async fn promise(cluster: &mut Cluster) -> (Connection, PauseGuard) {
     let client = cluster.client();
     client.post("/wallets", &json!({ "id": "alice", "balance": 100 })).await.json(201);
     client.post("/products", &json!({ "id": "apple", "name": "apple", "price": 1, "stock": 100 })).await.json(201);

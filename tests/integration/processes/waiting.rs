@@ -9,9 +9,8 @@ use bytes::Bytes;
 use futures::future::join_all;
 use shop_domain::kind::Kind;
 use shop_nats::{
-    access::Access,
-    connection::Connection,
-    request::{Request, RequestError},
+    connection::{Connection, access::Access},
+    rpc::request::{Request, RequestError},
     subject,
 };
 use shop_tests::{

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use shop_actors::{kind_host::View, store::memory::MemoryStore, turn::Role};
+use shop_actors::{kind_host::View, partition::role::Role, store::memory::MemoryStore};
 use shop_domain::{id::Id, kind::Kind, logic::Logic};
-use shop_nats::{frame::Upgrade, subject::partition_of};
+use shop_nats::{log::frame::Upgrade, subject::partition_of};
 use tokio::time::Instant;
 
 use super::{Sim, Slot};

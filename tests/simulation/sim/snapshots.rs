@@ -87,7 +87,7 @@ impl Sim {
     pub(super) fn cut(&self, kind: Kind, first: u64) {
         self.count(Fault::LogCut);
         self.world.observer.follow();
-        self.log.cut(kind, first);
+        self.log.trim(kind, first);
     }
 
     /// The newest snapshot of a partition is damaged or lost, if it is not the only one.

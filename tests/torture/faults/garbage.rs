@@ -4,7 +4,7 @@
 use async_nats::jetstream;
 use fastrand::Rng;
 use shop_domain::kind::Kind;
-use shop_nats::{frame::Payload, subject};
+use shop_nats::{log::frame::Payload, subject};
 
 use super::{Stage, Survived};
 

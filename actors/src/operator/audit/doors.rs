@@ -10,12 +10,15 @@ use std::{
 
 use foldhash::{HashMap, fast::FixedState};
 use shop_domain::{encode::encode, id::Id, message::Envelope};
-use shop_nats::frame::{Origin, Source};
+use shop_nats::log::{
+    PartitionId,
+    frame::{Origin, Source},
+};
 
 use super::Differences;
 use crate::{
     operator::words,
-    replay::{Content, Fate, Handled, Layout, Place, Step},
+    replay::{Content, Fate, Handled, Layout, Step},
 };
 
 /// Doors of one partition whose messages are remembered: more than the partition itself remembers.
@@ -26,10 +29,10 @@ const MESSAGES_MAX: usize = 16_384;
 /// The messages of all doors.
 #[derive(Default)]
 pub(super) struct Doors {
-    known: BTreeMap<(Layout, Place), BTreeMap<Source, Door>>,
+    known: BTreeMap<(Layout, PartitionId), BTreeMap<Source, Door>>,
     /// What was not let in, and by what it is known again.
     lost: Vec<Lost>,
-    by_content: HashMap<(Place, u64), Vec<usize>>,
+    by_content: HashMap<(PartitionId, u64), Vec<usize>>,
     hasher: FixedState,
 }
 
@@ -45,7 +48,7 @@ struct Door {
 }
 
 struct Lost {
-    place: Place,
+    place: PartitionId,
     sequence: u64,
     source: Source,
     number: u64,
@@ -96,7 +99,7 @@ impl Doors {
         }
     }
 
-    fn let_in(&mut self, at: (Layout, Place), source: Source, (number, sequence, content): (u64, u64, u64)) {
+    fn let_in(&mut self, at: (Layout, PartitionId), source: Source, (number, sequence, content): (u64, u64, u64)) {
         let lost = self.by_content.remove(&(at.1, content));
         lost.into_iter().flatten().for_each(|lost| self.lost[lost].sent_again = Some(sequence));
         let doors = self.known.entry(at).or_default();

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use shop_domain::{id::Id, kind::Kind, problem::Code, version::Version};
 use shop_nats::{
     connection::Connection,
-    request::{Reply, Request},
+    rpc::request::{Reply, Request},
     subject,
 };
 

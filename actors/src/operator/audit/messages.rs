@@ -10,13 +10,12 @@ use std::{
 };
 
 use shop_domain::{id::Id, kind::Kind, message::Envelope};
-use shop_nats::frame::Origin;
+use shop_nats::log::{Logs, PartitionId, frame::Origin};
 
 use super::Differences;
 use crate::{
     operator::words,
-    outbox::Logs,
-    replay::{Arrival, Content, Fate, Handled, Layout, Place, Replay, Step},
+    replay::{Arrival, Content, Fate, Handled, Layout, Replay, Step},
 };
 
 /// The messages on all links.
@@ -31,7 +30,7 @@ pub(super) struct Messages {
 }
 
 /// Two partitions under one layout: nothing is under way between two layouts.
-type Between = (Layout, Place, Place);
+type Between = (Layout, PartitionId, PartitionId);
 
 #[derive(Default)]
 struct Link {
@@ -57,8 +56,8 @@ struct Waiting {
 /// A message on a link, by name.
 pub(super) struct Named<'m> {
     /// From which partition.
-    pub(super) from: Place,
-    to: Place,
+    pub(super) from: PartitionId,
+    to: PartitionId,
     waiting: &'m Waiting,
 }
 
@@ -70,7 +69,7 @@ impl fmt::Display for Named<'_> {
     }
 }
 
-fn name((kind, partition): Place) -> String {
+fn name((kind, partition): PartitionId) -> String {
     format!("{kind}/{partition}")
 }
 
@@ -203,7 +202,7 @@ impl Messages {
 
 impl Link {
     /// Compares what has come together; returns how many were the same.
-    fn meet(&mut self, (from, to): (Place, Place), differences: &mut Differences) -> u64 {
+    fn meet(&mut self, (from, to): (PartitionId, PartitionId), differences: &mut Differences) -> u64 {
         let mut same = 0;
         while let (Some(_), Some(_)) = (self.sent.front(), self.arrived.front()) {
             let (Some(sent), Some(arrived)) = (self.sent.pop_front(), self.arrived.pop_front()) else { break };

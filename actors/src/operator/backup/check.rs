@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use shop_domain::kind::Kind;
-use shop_nats::{frame::Cause, subject};
+use shop_nats::{
+    log::{PartitionId, frame::Cause},
+    subject,
+};
 
 use super::{
     BackupError, belongs,
@@ -11,10 +14,9 @@ use super::{
     place::{self, Backup, File, Manifest},
 };
 use crate::{
+    blob::object::{ObjectError, Received},
     joined::joined,
-    object::{ObjectError, Received},
     operator::{Progress, words},
-    replay::Place,
     snapshot,
 };
 
@@ -27,7 +29,7 @@ pub(crate) struct Contents {
     /// The dead letters.
     pub(crate) letters: Header,
     /// What stands for logs that were cut, and saves replaying the others.
-    pub(crate) snapshots: BTreeMap<Place, snapshot::Header>,
+    pub(crate) snapshots: BTreeMap<PartitionId, snapshot::Header>,
 }
 
 impl Contents {
@@ -128,7 +130,7 @@ async fn check_messages(backup: &Backup, manifest: &Manifest, name: &str) -> Res
 async fn check_snapshot(
     backup: &Backup,
     manifest: &Manifest,
-    place: Place,
+    place: PartitionId,
     log: &Log,
     Header { first, last, .. }: &Header,
 ) -> Result<Option<snapshot::Header>, BackupError> {

@@ -13,13 +13,10 @@
 use std::collections::BTreeMap;
 
 use shop_domain::kind::Kind;
-use shop_nats::{
-    frame::Cause,
-    log::{Record, SharedLog},
-};
+use shop_nats::log::{Logs, Record, SharedLog, frame::Cause};
 
 use super::{BackupError, words};
-use crate::{outbox::Logs, tape::Tape};
+use crate::replay::merged_log::MergedLog;
 
 /// What each kind's log took while its end was looked for: the sequences and their causes.
 type Tails = BTreeMap<Kind, Vec<(u64, Cause)>>;
@@ -36,8 +33,8 @@ pub(super) async fn find(log: &SharedLog) -> Result<Logs, BackupError> {
         identity.first_sequence = before.get(kind).map_or(0, |before| before.last_sequence) + 1;
     }
     let mut tails = Tails::new();
-    let mut tape = Tape::of_all_that_is_there(log.clone(), &beyond);
-    while let Some((kind, record)) = tape.next().await? {
+    let mut merged_log = MergedLog::of_all_that_is_there(log.clone(), &beyond);
+    while let Some((kind, record)) = merged_log.next().await? {
         if let Some(cause) = cause(&record, &logs) {
             if cause.sequence.is_none() {
                 let place = words::place((kind, record.partition));

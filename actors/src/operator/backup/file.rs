@@ -1,4 +1,4 @@
-//! What a stream is in a backup: [parts](crate::parts), of which the first is the [`Header`]; the others are messages
+//! What a stream is in a backup: [parts](crate::blob::container), of which the first is the [`Header`]; the others are messages
 //! one behind the other, without a gap. All is MessagePack.
 
 use std::io::{self, Read};
@@ -7,13 +7,15 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use shop_domain::{encode, kind::Kind, timestamp::Timestamp};
-use shop_nats::{restore::Stored, subject, topology::PARTITIONS_MAX};
+use shop_nats::{jetstream::restore::Stored, stream::topology::PARTITIONS_MAX, subject};
 use tokio::sync::mpsc;
 
 use crate::{
-    object::{ObjectError, Take},
-    parts::{self, Line, PART_BYTES, Writer},
-    store::NUMBER_MAX,
+    blob::{
+        container::{self, Line, PART_BYTES, Writer},
+        object::{ObjectError, Take},
+    },
+    link::NUMBER_MAX,
 };
 
 const LINE: &Line = b"shop backup v 1\n";
@@ -82,7 +84,7 @@ pub(super) fn write(header: Header, mut messages: mpsc::Receiver<Stored>, take: 
 
 /// Reads messages: all that the header names, and last of all, as an error, that they are not as they were written.
 pub(crate) struct Reader<R> {
-    parts: parts::Reader<R>,
+    parts: container::Reader<R>,
     header: Header,
     part: io::Cursor<Vec<u8>>,
     next: u64,
@@ -92,7 +94,7 @@ pub(crate) struct Reader<R> {
 impl<R: Read> Reader<R> {
     /// Reads up to behind the header.
     pub(crate) fn begin(bytes: R) -> Result<Self, ObjectError> {
-        let mut parts = parts::Reader::begin(LINE, "a part of a backup", bytes)?;
+        let mut parts = container::Reader::begin(LINE, "a part of a backup", bytes)?;
         let header = parts.part()?.ok_or_else(|| ObjectError::damaged("it has no header"))?;
         let header: Header =
             encode::decode(&header).map_err(|error| ObjectError::damaged(format!("its header: {error}")))?;

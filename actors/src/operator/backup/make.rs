@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use shop_domain::kind::Kind;
 use shop_nats::{
     connection::Connection,
-    log::{Identity, SharedLog},
-    restore::Stored,
+    jetstream::restore::Stored,
+    log::{Identity, Logs, PartitionId, SharedLog},
 };
 use tokio::sync::mpsc;
 
@@ -22,16 +22,14 @@ use super::{
     place::{self, Backup, File, Manifest},
 };
 use crate::{
-    object::{ObjectError, Take},
+    blob::object::{ObjectError, Take},
     operator::{Progress, say, words},
-    outbox::Logs,
-    replay::Place,
+    replay::merged_log::MergedLog,
     snapshot::{
         self, Kept, Name, SnapshotError, Snapshots, Usable,
         candidates::{Candidates, Order},
         usable,
     },
-    tape::Tape,
 };
 
 /// Messages that wait between whoever reads them and the file.
@@ -41,7 +39,7 @@ const MESSAGES_WAITING: usize = 64;
 pub(super) struct Made {
     pub(super) manifest: Manifest,
     pub(super) logs: Logs,
-    pub(super) snapshots: BTreeMap<Place, Name>,
+    pub(super) snapshots: BTreeMap<PartitionId, Name>,
     pub(super) letters: u64,
 }
 
@@ -74,7 +72,7 @@ pub(super) async fn make(
 }
 
 /// Whether snapshots stand for all that was cut off a log.
-fn stand(copied: &BTreeMap<Place, Name>, kind: Kind, identity: &Identity) -> Result<(), BackupError> {
+fn stand(copied: &BTreeMap<PartitionId, Name>, kind: Kind, identity: &Identity) -> Result<(), BackupError> {
     let first = identity.first_sequence;
     let stands = |partition: &u16| copied.get(&(kind, *partition)).map_or(0, |name| name.complete_to) + 1 >= first;
     match (0..identity.partitions).find(|partition| !stands(partition)) {
@@ -112,7 +110,7 @@ async fn copy_snapshots(
     snapshots: Option<&Snapshots>,
     backup: &Backup,
     files: &mut BTreeMap<String, File>,
-) -> Result<BTreeMap<Place, Name>, BackupError> {
+) -> Result<BTreeMap<PartitionId, Name>, BackupError> {
     let mut copied = BTreeMap::new();
     for kind in Kind::ALL {
         let identity = log.identity(kind).await?;
@@ -140,7 +138,7 @@ async fn copy_snapshots(
 
 async fn copy_snapshot(
     snapshots: &Snapshots,
-    place: Place,
+    place: PartitionId,
     name: Name,
     backup: &Backup,
 ) -> Result<File, SnapshotError> {
@@ -159,11 +157,11 @@ async fn copy_log(
 ) -> Result<File, BackupError> {
     let Identity { epoch, link_epoch, partitions, logic, first_sequence: first, last_sequence: last, .. } = *identity;
     let header = Header { log: Some(Log { kind, epoch, link_epoch, partitions, logic }), first, last };
-    let mut tape = Tape::of_all_that_is_there(log.clone(), &Logs::from([(kind, *identity)]));
+    let mut merged_log = MergedLog::of_all_that_is_there(log.clone(), &Logs::from([(kind, *identity)]));
     let (records, received) = mpsc::channel(MESSAGES_WAITING);
     let written = write(backup, place::log(kind), header, received);
     let read = async move {
-        while let Some((_, record)) = tape.next().await? {
+        while let Some((_, record)) = merged_log.next().await? {
             progress.step();
             if let Some(cause) = cut::cause(&record, logs) {
                 super::belongs(kind, record.sequence, cause, logs.get(&cause.kind).map_or(0, |log| log.last_sequence))?;

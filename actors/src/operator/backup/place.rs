@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use shop_domain::{kind::Kind, timestamp::Timestamp};
 
 use super::BackupError;
-use crate::{
+use crate::blob::{
     address,
     object::{self, ObjectError, Received, Take},
-    replay::Place,
 };
+use shop_nats::log::PartitionId;
 
 const MANIFEST: &str = "manifest.json";
 const FORMAT: u32 = 1;
@@ -30,7 +30,7 @@ pub(crate) fn log(kind: Kind) -> String {
 }
 
 /// The file of a partition's snapshot.
-pub(crate) fn snapshot((kind, partition): Place) -> String {
+pub(crate) fn snapshot((kind, partition): PartitionId) -> String {
     format!("snapshot/{kind}/{partition}")
 }
 

@@ -9,18 +9,19 @@ use std::{collections::BTreeSet, process::ExitCode, sync::Arc};
 use shop_domain::kind::Kind;
 use shop_nats::{
     connection::Connection,
-    dead::{DeadLetter, DeadLetters, Kept},
-    frame::{Frame, Payload},
-    jetstream::JetStreamLog,
-    log::{Record, SharedLog},
+    jetstream::{
+        JetStreamLog,
+        dead::{DeadLetter, DeadLetters, Kept},
+    },
+    log::{
+        Record, SharedLog,
+        frame::{Frame, Payload},
+    },
     subject::{self, partition_of},
 };
 
 use super::super::{Answered, Common, NO, OperatorError, Out, Progress, log, no, say};
-use crate::{
-    replay::{Fate, Replay},
-    tape::Tape,
-};
+use crate::replay::{Fate, Replay, merged_log::MergedLog};
 
 /// A dead letter that can be read now.
 struct Readable {
@@ -84,8 +85,8 @@ async fn put_back(
     out: &mut Out,
 ) -> Answered {
     let Readable { kind, frame, record } = readable;
-    let (mut tape, mut replay) = common.begin(connection, &[kind]).await?.replay()?;
-    read_to_the_end(&mut tape, &mut replay).await?;
+    let (mut merged_log, mut replay) = common.begin(connection, &[kind]).await?.replay()?;
+    read_to_the_end(&mut merged_log, &mut replay).await?;
     let acceptor = replay.acceptor();
     let would_be = acceptor.clone().read(kind, &record)?;
     if !would_be.any(|arrival| arrival.fate == Fate::Accepted) {
@@ -101,8 +102,8 @@ async fn put_back(
     if let Err(error) = dead.note(letter, (kind, sequence)).await {
         say(&format_args!("it is in the log now, but that could not be noted: {error}"));
     }
-    tape.extend().await?;
-    while let Some((kind, record)) = tape.next().await? {
+    merged_log.extend().await?;
+    while let Some((kind, record)) = merged_log.next().await? {
         let step = replay.apply_and_look(kind, &record, log::look)?;
         if record.sequence == sequence {
             log::one(&step, common.json, out)?;
@@ -116,9 +117,9 @@ async fn put_back(
     Ok(no(&format!("the log of {kind} does not show sequence {sequence}, which it has acknowledged")))
 }
 
-async fn read_to_the_end(tape: &mut Tape, replay: &mut Replay) -> Result<(), OperatorError> {
-    let mut progress = Progress::of(tape);
-    while let Some((kind, record)) = tape.next().await? {
+async fn read_to_the_end(merged_log: &mut MergedLog, replay: &mut Replay) -> Result<(), OperatorError> {
+    let mut progress = Progress::of(merged_log);
+    while let Some((kind, record)) = merged_log.next().await? {
         progress.step();
         replay.apply(kind, &record)?;
     }

@@ -13,10 +13,12 @@ use std::{io::Write, process::ExitCode, str::FromStr, sync::Arc};
 use shop_domain::{kind::Kind, logic::Logic};
 use shop_nats::{
     connection::Connection,
-    discovery::Announced,
-    frame::{Payload, Upgrade},
     jetstream::JetStreamLog,
-    log::{Record, SharedLog},
+    log::{
+        Record, SharedLog,
+        frame::{Payload, Upgrade},
+    },
+    rpc::discovery::Announced,
 };
 
 use super::super::{Answered, Common, OperatorError, Out, consent::Consent, hosts, no, say, words};

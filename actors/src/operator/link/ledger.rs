@@ -4,16 +4,19 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use shop_domain::{kind::Kind, message::Envelope};
-use shop_nats::frame::{EncodedMessage, FRAME_BYTES_MAX, Origin, Repair, Source};
+use shop_nats::log::{
+    PartitionId,
+    frame::{EncodedMessage, FRAME_BYTES_MAX, Origin, Repair, Source},
+};
 
-use crate::replay::{Acceptor, Arrival, Content, Fate, Handled, Layout, Place, Replay, Step};
+use crate::replay::{Arrival, Content, Fate, Handled, Layout, LinkReceiver, Replay, Step};
 
 /// All links under the layout in force.
 pub(super) struct Ledgers {
     layout: Layout,
     /// By which epochs links know the logs.
     epochs: BTreeMap<Kind, u64>,
-    links: BTreeMap<(Place, Place), Ledger>,
+    links: BTreeMap<(PartitionId, PartitionId), Ledger>,
 }
 
 #[derive(Default)]
@@ -38,8 +41,8 @@ struct Sent {
 
 /// What is to be done about a link.
 pub(super) struct Mend {
-    pub(super) from: Place,
-    pub(super) to: Place,
+    pub(super) from: PartitionId,
+    pub(super) to: PartitionId,
     source: Source,
     /// The number that was accepted last, and the one that was sent last.
     pub(super) accepted: u64,
@@ -100,13 +103,13 @@ impl Ledgers {
     }
 
     /// The links whose numbers went too far before what is read.
-    pub(super) fn unknown(&self) -> impl Iterator<Item = (Place, Place)> {
+    pub(super) fn unknown(&self) -> impl Iterator<Item = (PartitionId, PartitionId)> {
         self.links.iter().filter(|(_, link)| link.is_unknown()).map(|(between, _)| *between)
     }
 
     /// What is to be done, by what had come where the logs ended then.
-    pub(super) fn mends(&self, acceptor: &Acceptor, ends: &BTreeMap<Kind, u64>) -> Vec<Mend> {
-        let mend = |((from, to), link): (&(Place, Place), &Ledger)| {
+    pub(super) fn mends(&self, acceptor: &LinkReceiver, ends: &BTreeMap<Kind, u64>) -> Vec<Mend> {
+        let mend = |((from, to), link): (&(PartitionId, PartitionId), &Ledger)| {
             let source = Source { origin: Origin::Partition(from.0, from.1), epoch: *self.epochs.get(&from.0)? };
             let accepted = acceptor.accepted(*to, source);
             let is_damaged = link.is_damaged(accepted, ends.get(&to.0).copied().unwrap_or(0));

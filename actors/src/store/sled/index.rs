@@ -10,14 +10,14 @@ use super::bounds::Bounds;
 pub(super) struct Index {
     /// The first keys of all blocks, one behind the other.
     first_keys: ByteBuf,
-    blocks: Vec<Place>,
+    blocks: Vec<BlockHandle>,
     /// From where to where its keys go.
     pub(super) bounds: Bounds,
 }
 
 /// Where a block is in the file, and what it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
+pub(super) struct BlockHandle {
     /// Where it begins, in bytes.
     pub(super) start: u64,
     /// How many bytes it has.
@@ -38,11 +38,11 @@ impl Index {
     pub(super) fn push(&mut self, first_key: &[u8], bytes: u32, checksum: u64) {
         let first = (self.first_keys.len() as u32, first_key.len() as u32);
         self.first_keys.extend_from_slice(first_key);
-        self.blocks.push(Place { start: self.bytes(), bytes, checksum, first_key: first });
+        self.blocks.push(BlockHandle { start: self.bytes(), bytes, checksum, first_key: first });
     }
 
     /// The blocks, in the order of their keys.
-    pub(super) fn blocks(&self) -> &[Place] {
+    pub(super) fn blocks(&self) -> &[BlockHandle] {
         &self.blocks
     }
 
@@ -53,7 +53,7 @@ impl Index {
 
     /// How many blocks begin with a key that is `before`, which all are up to some block.
     pub(super) fn blocks_until(&self, before: impl Fn(&[u8]) -> bool) -> usize {
-        self.blocks.partition_point(|Place { first_key: (start, length), .. }| {
+        self.blocks.partition_point(|BlockHandle { first_key: (start, length), .. }| {
             before(&self.first_keys[*start as usize..][..*length as usize])
         })
     }

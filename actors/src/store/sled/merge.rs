@@ -12,7 +12,7 @@ use super::{
     block::Block,
     bounds::Bounds,
     files::RunFolder,
-    run::{Run, RunWriter},
+    sorted_run::{Run, RunWriter},
 };
 use crate::store::StoreError;
 

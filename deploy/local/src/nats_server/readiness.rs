@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-use shop_nats::{access::Access, connection::Connection};
+use shop_nats::connection::{Connection, access::Access};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,

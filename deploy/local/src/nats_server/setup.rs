@@ -6,9 +6,8 @@ use std::{
 };
 
 use shop_nats::{
-    access::Access,
-    permissions::Role,
-    server::{self, CLUSTER, LOCAL},
+    connection::access::Access,
+    server::{self, CLUSTER, LOCAL, permissions::Role},
 };
 
 use crate::keys::{Keys, KeysError};

@@ -50,11 +50,11 @@ test-of crate:
 
 # Simulate with fresh seeds for so many seconds: crashes, holes, lost acknowledgements, second hosts
 sim seconds="60":
-    SHOP_SIM_SECONDS={{ seconds }} cargo test --profile dist -p shop-tests --test simulation -- --ignored --nocapture fresh_seeds
+    SHOP_SIM_SECONDS={{ seconds }} cargo test --profile dist -p shop-simulation --test simulation -- --ignored --nocapture fresh_seeds
 
 # Try every pair of troubles at any two moments of an order, and every interleaving of two that are cancelled
 sim-all:
-    cargo test --profile dist -p shop-domain -p shop-tests --test shop --test simulation -- --ignored --nocapture any_two two_rivals
+    cargo test --profile dist -p shop-domain -p shop-simulation --test shop --test simulation -- --ignored --nocapture any_two two_rivals
 
 # Plant one fault after the other, and see that the simulation finds each
 mutants:

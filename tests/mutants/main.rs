@@ -144,7 +144,7 @@ fn finding(line: &str) -> Option<Finding> {
 async fn build(tree: &Path, target: &str) -> Result<PathBuf, String> {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.arg("test").args(["--message-format", "json-render-diagnostics"]);
-    cargo.args(["--package", "shop-tests", "--test", target, "--no-run"]);
+    cargo.args(["--test", target, "--no-run"]);
     // What the cargo around this test says about this test is not true of that one.
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO")) {
         if name != "CARGO_HOME" && name != "CARGO_NET_OFFLINE" {

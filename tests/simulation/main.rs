@@ -170,7 +170,7 @@ impl Tally {
             let (runs, seconds) = (self.total.runs + 1, self.start.elapsed().as_secs_f64());
             eprintln!(
                 "\nfound by {variable} after {runs} runs in {seconds:.1} s; run it again with\n\
-                 {variable} cargo test -p shop-tests --test simulation {test}\n"
+                 {variable} cargo test --test simulation {test}\n"
             );
             std::panic::resume_unwind(panic)
         })

@@ -39,13 +39,19 @@ async fn open(options: Options) -> Result<(), Error> {
         shop = Shop::start(options) => shop?,
         name = stop.next() => return Err(format!("{name} before the shop was open").into()),
     };
-    println!("{}", Banner::of(&shop));
-    let outcome = tokio::select! {
-        error = serve(&mut shop, ports.as_ref(), telling) => Err(error),
-        name = stop.next() => {
-            println!("\n{name}: finishing what has begun, then stopping (once more: at once)");
-            Ok(())
+    // Who reads that the shop is open finds the file.
+    let outcome = match ports.as_ref().map_or(Ok(()), |file| file.write(&shop)) {
+        Ok(()) => {
+            println!("{}", Banner::of(&shop));
+            tokio::select! {
+                error = serve(&mut shop, telling) => Err(error),
+                name = stop.next() => {
+                    println!("\n{name}: finishing what has begun, then stopping (once more: at once)");
+                    Ok(())
+                }
+            }
         }
+        Err(error) => Err(error.into()),
     };
     drop(ports);
     tokio::select! {
@@ -57,11 +63,8 @@ async fn open(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns only when the shop cannot go on, or cannot say where it is, or when the demo saw a wrong number.
-async fn serve(shop: &mut Shop, ports: Option<&PortsFile>, telling: Option<Telling>) -> Error {
-    if let Some(Err(error)) = ports.map(|file| file.write(shop)) {
-        return error.into();
-    }
+/// Returns only when the shop cannot go on, or when the demo saw a wrong number.
+async fn serve(shop: &mut Shop, telling: Option<Telling>) -> Error {
     if let Some(telling) = telling {
         if let Err(error) = demo::play(shop, telling).await {
             return error.into();

@@ -1,5 +1,6 @@
 """The whole of it: applied, and used as in the README."""
 
+import http.client
 import time
 
 from shop import KINDS, Customer, demand
@@ -14,7 +15,7 @@ def story(cluster):
     ready = round(time.monotonic() - began, 1)
     customer = Customer(cluster.address())
     # Two pods of each kind are ready, and the Service may still be on its way to this node.
-    cluster.until("the Service leads to a bridge", lambda: is_answered(customer), 30)
+    cluster.until("the Service leads to a bridge", lambda: is_ready_at(cluster.address()), 30)
     if customer.ask("GET", "/orders/o-1")[0] == 404:
         play(customer)
     demand(customer.expect(200, "GET", "/orders/o-1")["status"] == "CANCELLED", "o-1 is not as it was left")
@@ -60,8 +61,8 @@ def backup(cluster):
     return {"it says": printed.strip().splitlines()[-1]}
 
 
-def is_answered(customer):
+def is_ready_at(address):
     try:
-        return customer.ask("GET", "/readyz")[0] == 200
-    except OSError:
+        return Customer(address).ask("GET", "/readyz")[0] == 200
+    except (OSError, http.client.HTTPException):
         return False

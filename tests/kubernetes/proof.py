@@ -47,7 +47,7 @@ def main():
     parser.add_argument("--schemas", help="a folder with schemas of KEDA, Istio and the Gateway API")
     parser.add_argument("--power-off", help="the program that ends a node at once, and is given its number")
     parser.add_argument("--power-on", help="the one that starts it again")
-    parser.add_argument("--seconds", type=int, default=60, help="how long a siege takes")
+    parser.add_argument("--seconds", type=int, default=60, help="how long a siege takes at least")
     parser.add_argument("rows", nargs="+", choices=ROWS, metavar="ROW", help=", ".join(ROWS))
     options = parser.parse_args()
     cluster, failed = Cluster(options), []
@@ -58,7 +58,7 @@ def main():
             seen = ROWS[name](cluster)
             print(json.dumps(seen, indent=2, ensure_ascii=False))
             verdict = "holds"
-        except (Failed, OSError, http.client.HTTPException, subprocess.SubprocessError) as failure:
+        except (Failed, OSError, http.client.HTTPException, ValueError, LookupError, subprocess.SubprocessError) as failure:
             print(f"FAILED: {type(failure).__name__}: {failure}")
             cluster.show()
             failed.append(name)

@@ -1,5 +1,3 @@
-echo "MESSAGE FROM THE LEAD (16:05): the machine is overloaded (load 75), the landing is in danger. The cluster has been taken down by me; do not start it again. Do now: git checkout tests/kubernetes/env.sh, write into deploy/README.md and deploy/kubernetes/README.md what was really seen (story 23.2 s, scaled-to-0 40 ms, ...) and what was not run yet, commit what is whole, report." >&2; exit 1
-
 # shellcheck shell=bash disable=SC2034
 # What the scripts of the test cluster share; sourced, never run.
 #

@@ -95,12 +95,15 @@ mod tests {
 
     #[test]
     fn a_file_system_that_a_program_serves_is_remote_if_the_program_brings_it_from_elsewhere() {
-        let of = |what: &str| remote_fuse(&format!("61 40 0:52 / /data rw,nosuid shared:9 - {what} rw,user_id=0"), "0:52");
+        let of =
+            |what: &str| remote_fuse(&format!("61 40 0:52 / /data rw,nosuid shared:9 - {what} rw,user_id=0"), "0:52");
         assert_eq!(of("fuse.nfs nfs"), Some("NFS"));
         assert_eq!(of("fuse.sshfs shop@machine:/data"), Some("SSHFS"));
         assert_eq!(of("fuse blobfuse2"), Some("a bucket (blobfuse2)"));
         // Encrypted folders and layers of containers, disks of virtual machines, and a disk that is called like a program.
-        for local in ["fuse.gocryptfs /crypt", "fuse.fuse-overlayfs fuse-overlayfs", "virtiofs data", "fuse.ntfs-3g nfs"] {
+        for local in
+            ["fuse.gocryptfs /crypt", "fuse.fuse-overlayfs fuse-overlayfs", "virtiofs data", "fuse.ntfs-3g nfs"]
+        {
             assert_eq!(of(local), None, "{local}");
         }
         let elsewhere = "61 40 0:53 / /other rw shared:9 - fuse.nfs nfs rw";

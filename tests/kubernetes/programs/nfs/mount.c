@@ -68,23 +68,20 @@ static int readdir_(const char *path, void *list, fuse_fill_dir_t add, off_t at,
     return 0;
 }
 
-static int keep(int failed, struct nfsfh *opened, struct fuse_file_info *file)
-{
-    if (!failed)
-        file->fh = (uintptr_t)opened;
-    return failed;
-}
-
 static int open_(const char *path, struct fuse_file_info *file)
 {
     struct nfsfh *opened = 0;
-    return keep(nfs_open(nfs(), path, file->flags & ~(O_NOFOLLOW | O_CREAT | O_EXCL), &opened), opened, file);
+    int failed = nfs_open(nfs(), path, file->flags & ~(O_NOFOLLOW | O_CREAT | O_EXCL), &opened);
+    file->fh = (uintptr_t)opened;
+    return failed;
 }
 
 static int create(const char *path, mode_t mode, struct fuse_file_info *file)
 {
     struct nfsfh *opened = 0;
-    return keep(nfs_create(nfs(), path, file->flags & ~O_NOFOLLOW, mode & 07777, &opened), opened, file);
+    int failed = nfs_create(nfs(), path, file->flags & ~O_NOFOLLOW, mode & 07777, &opened);
+    file->fh = (uintptr_t)opened;
+    return failed;
 }
 
 static int read_(const char *path, char *to, size_t size, off_t at, struct fuse_file_info *file)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fills FOLDER with all that an image of PROGRAM needs, and nothing else: the program as /NAME, the shared libraries that
-# it is linked to, and a user who is not root.
+# it is linked to, a user who is not root, and the authorities that this machine trusts, for buckets.
 #
 #   deploy/image/root.sh PROGRAM FOLDER [NAME]
 set -eu
@@ -20,5 +20,7 @@ fi
     while read -r library; do
         install -D -m 755 "$library" "$folder$library"
     done
+authorities=/etc/ssl/certs/ca-certificates.crt
+[ ! -e "$authorities" ] || install -D -m 644 "$authorities" "$folder$authorities"
 echo "shop:x:$USER_ID:$USER_ID:shop:/:/sbin/nologin" >"$folder/etc/passwd"
 echo "shop:x:$USER_ID:" >"$folder/etc/group"

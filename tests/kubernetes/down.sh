@@ -15,12 +15,15 @@ main() {
     for node in "${NODES[@]}"; do
         power_off "$node"
     done
+    stop nfs KILL
     for program in scheduler controllers apiserver etcd; do
         stop "$program" TERM
     done
     ip netns del "$NAME" 2>/dev/null
     [ ! -s "$STATE/sysctl" ] || sysctl -qp "$STATE/sysctl"
-    rm -rf "${STATE:?}"/{etc,etcd,pid,images,volumes,sysctl,shop}
+    rm -rf "${STATE:?}"/{etc,etcd,pid,images,volumes,share,sysctl,shop,nfs*}
+    # Mount points of the nodes, where there was nothing before.
+    rmdir /run/containerd /var/lib/kubelet /var/lib/cni /var/log/containers 2>/dev/null || true
 }
 
 # With the first process of its namespaces all of a node ends, and its mounts go with them.
@@ -29,9 +32,14 @@ power_off() {
     stop "node-$node" KILL
     ip netns del "$NAME-$node" 2>/dev/null
     for tree in /sys/fs/cgroup/*/; do
-        [ ! -d "$tree$NAME-$node" ] || find "$tree$NAME-$node" -depth -type d -exec rmdir {} + 2>/dev/null
+        [ ! -d "$tree$NAME-$node" ] || wait_for 10 "the processes of $tree$NAME-$node" no_groups "$tree$NAME-$node"
     done
     rm -rf "${STATE:?}/$node"
+}
+
+# The last processes of a namespace end a moment after its first one.
+no_groups() {
+    find "$1" -depth -type d -exec rmdir {} +
 }
 
 main "$@"

@@ -14,7 +14,8 @@ MINE=$STATE/$NODE
 SOCKET=$MINE/containerd.sock
 
 main() {
-    mkdir -p "$MINE"/{cni,containerd,run,kubelet,logs,container-logs,plugins}
+    mkdir -p "$MINE"/{cni,containerd,run,kubelet,logs,container-logs,plugins,sbin}
+    [ ! -x "$BIN/mount.nfs" ] || cp "$BIN/mount.nfs" "$MINE/sbin/"
     [ -e "/run/netns/$ME" ] || network
     configure
     cgroups
@@ -51,7 +52,7 @@ cgroups() {
 configure() {
     cat >"$MINE/cni/pods.conflist" <<JSON
 {"cniVersion": "0.4.0", "name": "pods", "plugins": [
-    {"type": "bridge", "bridge": "pods", "isGateway": true, "hairpinMode": true, "ipam": {"type": "host-local",
+    {"type": "bridge", "bridge": "pods", "isGateway": true, "ipMasq": false, "hairpinMode": true, "ipam": {"type": "host-local",
         "dataDir": "$MINE/addresses", "ranges": [[{"subnet": "$PODS.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
     {"type": "portmap", "capabilities": {"portMappings": true}}]}
 JSON
@@ -110,8 +111,14 @@ YAML
 set -eu
 hostname node-$NODE
 mount --make-rshared /
-mkdir -p /var/log/containers
+mkdir -p /var/log/containers /run/containerd /var/lib/kubelet /var/lib/cni
 mount --bind "$MINE/container-logs" /var/log/containers
+# Places that are in the programs: each node has its own, which end with it.
+for folder in /run/containerd /var/lib/kubelet /var/lib/cni; do
+    mount -t tmpfs node "\$folder"
+done
+# The kernel has no client for NFS.
+mount -t overlay overlay -o "lowerdir=$MINE/sbin:/usr/sbin" /usr/sbin
 containerd --config "$MINE/containerd.toml" >"$STATE/log/containerd-$NODE" 2>&1 &
 until ctr -a "$SOCKET" version >/dev/null 2>&1; do sleep 0.2; done
 for image in "$STATE"/images/*.tar; do

@@ -6,15 +6,20 @@ is not so. proof.sh starts it in a node's network, where the addresses of Servic
 """
 
 import argparse
+import http.client
 import json
+import subprocess
 import sys
 import time
 
 import rows.change
 import rows.full
+import rows.mesh
 import rows.nodes
+import rows.restore
 import rows.rollout
 import rows.scale
+import rows.shared
 from shop import Cluster, Failed
 
 ROWS = {
@@ -27,7 +32,10 @@ ROWS = {
     "power-off": rows.nodes.power_off,
     "settings": rows.change.settings,
     "backup": rows.full.backup,
+    "restore": rows.restore.from_backup,
     "validation": rows.change.validation,
+    "nfs": rows.shared.nfs,
+    "mutual-tls": rows.mesh.mutual_tls,
 }
 
 
@@ -36,9 +44,10 @@ def main():
     parser.add_argument("--kubectl", default="kubectl")
     parser.add_argument("--kubeconfig")
     parser.add_argument("--manifests", required=True, help="the overlay that is applied")
+    parser.add_argument("--schemas", help="a folder with schemas of KEDA, Istio and the Gateway API")
     parser.add_argument("--power-off", help="the program that ends a node at once, and is given its number")
     parser.add_argument("--power-on", help="the one that starts it again")
-    parser.add_argument("--seconds", type=int, default=60, help="how long a siege takes")
+    parser.add_argument("--seconds", type=int, default=60, help="how long a siege takes at least")
     parser.add_argument("rows", nargs="+", choices=ROWS, metavar="ROW", help=", ".join(ROWS))
     options = parser.parse_args()
     cluster, failed = Cluster(options), []
@@ -49,8 +58,8 @@ def main():
             seen = ROWS[name](cluster)
             print(json.dumps(seen, indent=2, ensure_ascii=False))
             verdict = "holds"
-        except Failed as failure:
-            print(f"FAILED: {failure}")
+        except (Failed, OSError, http.client.HTTPException, ValueError, LookupError, subprocess.SubprocessError) as failure:
+            print(f"FAILED: {type(failure).__name__}: {failure}")
             cluster.show()
             failed.append(name)
             verdict = "does not hold"

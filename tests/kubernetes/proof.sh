@@ -7,7 +7,7 @@
 set -euo pipefail
 # shellcheck source=env.sh
 source "$(dirname "$0")/env.sh"
-ALL=(story scaled-to-0 rollouts nats-restart drain power-off autoscaling settings backup validation)
+ALL=(story scaled-to-0 rollouts nats-restart drain power-off autoscaling settings backup restore validation nfs mutual-tls)
 KEEP=
 SHOP=${CARGO_TARGET_DIR:-$ROOT/target}/dist/shop
 SECONDS_OF_SIEGE=60
@@ -70,13 +70,16 @@ YAML
 # From a node that stays: the one whose power goes off has one of the three nats-servers.
 prove() {
     local from=1
-    if [ "$1" = power-off ]; then
+    if [ "$1" = nfs ]; then
+        "$HERE/nfs.sh"
+    fi
+    if [ "$1" = power-off ] || [ "$1" = nfs ]; then
         from=$(k get pods --namespace shop --selector app.kubernetes.io/component=nats \
             --output jsonpath='{range .items[*]}{.spec.nodeName}{"\n"}{end}' | sort | uniq -d | head -1)
         from=${from#node-}
     fi
     in_node "$from" python3 "$HERE/proof.py" --kubectl "$(kubectl_program)" --kubeconfig "$SECRETS/admin.conf" \
-        --manifests "$HERE/overlays/full" --power-off "$HERE/down.sh" --power-on "$HERE/node.sh" --seconds "$SECONDS_OF_SIEGE" "$1"
+        --manifests "$HERE/overlays/full" --schemas "$PROGRAMS/schemas" --power-off "$HERE/down.sh" --power-on "$HERE/node.sh" --seconds "$SECONDS_OF_SIEGE" "$1"
 }
 
 main "$@"

@@ -13,9 +13,8 @@ main() {
     network
     control_plane
     for node in "${NODES[@]}"; do
-        "$HERE/node.sh" "$node" &
+        "$HERE/node.sh" "$node"
     done
-    wait
     for node in "${NODES[@]}"; do
         wait_for 120 "node-$node" k wait --for=condition=Ready "node/node-$node" --timeout=1s
     done

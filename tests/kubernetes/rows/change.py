@@ -1,5 +1,6 @@
 """Settings that change, and manifests that Kubernetes looks at."""
 
+import json
 import os
 import subprocess
 import tempfile
@@ -35,16 +36,51 @@ def settings(cluster):
 
 
 def validation(cluster):
-    """the API server takes every object of every overlay as it is, and refuses what it does not know"""
-    root = os.path.join(os.path.dirname(os.path.realpath(__file__)), "../../../deploy/kubernetes/overlays")
+    """the API server takes every object of every overlay and component as it is, those of KEDA, Istio and the Gateway API by their own schemas, and refuses what it does not know"""
+    cluster.k("apply", "--server-side", "--filename", cluster.options.schemas)
+    cluster.k("wait", "--for=condition=Established", "--timeout=60s", "--filename", cluster.options.schemas)
+    cluster.k("apply", "--filename", "-", text=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ELSEWHERE}}))
     seen = {}
-    for overlay in ("small", "full"):
-        rendered = subprocess.run([cluster.options.kubectl, "kustomize", os.path.join(root, overlay)], capture_output=True, text=True, check=True).stdout
-        said = cluster.k("apply", "--dry-run=server", "--validate=strict", "--filename", "-", text=rendered)
-        seen[overlay] = f"{len(said.splitlines())} objects are taken"
-        wrong = rendered.replace("terminationGracePeriodSeconds", "terminationGraceSeconds", 1)
-        refused = cluster.k("apply", "--dry-run=server", "--validate=strict", "--filename", "-", text=wrong, check=False)
-        demand(refused.returncode != 0 and "terminationGraceSeconds" in refused.stderr, f"a wrong field is taken: {refused.stderr}")
+    for name, misspelt in TAKEN.items():
+        rendered = render(cluster, *name.split(" + "))
+        said = dry_run(cluster, rendered)
+        demand(said.returncode == 0, f"{name} is refused: {said.stderr[-1500:]}")
+        seen[name] = f"{len(said.stdout.splitlines())} objects are taken"
+        demand(misspelt in rendered, f"{name} has no {misspelt}")
+        refused = dry_run(cluster, rendered.replace(misspelt, f"{misspelt[:-1]}x:", 1))
+        demand(refused.returncode != 0 and f"{misspelt[:-1]}x" in refused.stderr, f"a wrong field is taken: {refused.stderr[-1500:]}")
+    cluster.k("delete", "namespace", ELSEWHERE)
     privileged = cluster.k("run", "intruder", "--image=test.local/shop:1", "--privileged", "--dry-run=server", check=False)
     demand("violates PodSecurity" in privileged.stderr, f"a privileged pod is let in: {privileged.stderr}")
-    return {**seen, "a wrong field": "is refused", "a privileged pod": "is refused"}
+    return {**seen, "a wrong field in each": "is refused", "a privileged pod": "is refused"}
+
+
+# Where nothing is yet, so that all of it is new.
+ELSEWHERE = "shop-elsewhere"
+# What is applied, and a field of what makes it different, which is misspelt in turn.
+TAKEN = {
+    "small": "terminationGracePeriodSeconds:",
+    "full": "terminationGracePeriodSeconds:",
+    "full + autoscaling": "scaleTargetRef:",
+    "full + keda": "cooldownPeriod:",
+    "full + istio": "principals:",
+    "full + gateway": "parentRefs:",
+    "full + snapshots": "claimName:",
+}
+
+
+def render(cluster, overlay, *components):
+    """What kustomize makes of what is shipped."""
+    shipped = "../../../../deploy/kubernetes"
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.realpath(cluster.options.manifests))) as folder:
+        with open(os.path.join(folder, "kustomization.yaml"), "w", encoding="ascii") as file:
+            file.write(
+                "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+                f"namespace: {ELSEWHERE}\nresources: [{shipped}/overlays/{overlay}]\ncomponents: [{', '.join(f'{shipped}/components/{one}' for one in components)}]\n"
+            )
+        return subprocess.run([*cluster.command, "kustomize", folder], capture_output=True, text=True, check=True).stdout
+
+
+def dry_run(cluster, text):
+    command = [*cluster.command, "apply", "--dry-run=server", "--validate=strict", "--filename", "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=300)

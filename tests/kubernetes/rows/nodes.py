@@ -43,6 +43,7 @@ def drain(cluster):
     figures = rush.figures()
     cluster.k("uncordon", node)
     cluster.audit()
+    spread(cluster)
     return {"node": node, "pods moved": before, "drained in, s": round(took, 1), "all ready after, s": back, **figures, "audit": "clean"}
 
 
@@ -54,10 +55,8 @@ def power_off(cluster):
         time.sleep(2)
         subprocess.run([cluster.options.power_off, number], check=True)
         cut = time.monotonic()
-        noticed = cluster.until("the node is known to be away", lambda: "NotReady" in cluster.k("get", "node", node))
-        # What an operator says who knows that it is off: its pods may run elsewhere.
-        cluster.k("taint", "node", node, "node.kubernetes.io/out-of-service=off:NoExecute")
-        moved = cluster.until("all is ready elsewhere", lambda: not on(cluster, node) and all_ready(cluster), 600)
+        noticed = until_known(cluster, node)
+        moved = cluster.until("all is ready elsewhere", lambda: all_ready(cluster, without=node), 600)
         took = time.monotonic() - cut
         time.sleep(2)
     figures = rush.figures()
@@ -65,6 +64,7 @@ def power_off(cluster):
     subprocess.run([cluster.options.power_on, number], check=True)
     cluster.k("taint", "node", node, "node.kubernetes.io/out-of-service-")
     cluster.until("the node is back", lambda: " Ready" in cluster.k("get", "node", node))
+    spread(cluster)
     return {"node": node, "known after, s": noticed, "ready elsewhere after, s": round(took, 1), "of that moving, s": moved, **figures, "audit": "clean"}
 
 
@@ -72,10 +72,30 @@ def servers(cluster):
     return {one["metadata"]["name"]: one["metadata"]["uid"] for one in cluster.pods("nats")}
 
 
-def all_ready(cluster):
+def all_ready(cluster, without=None):
+    """Whether there are as many pods as there are to be, all of them ready, and none on a node that is away."""
     pods = [one for one in cluster.pods() if one["metadata"]["labels"]["app.kubernetes.io/component"] != "tools"]
     wanted = sum(one["spec"]["replicas"] for one in cluster.objects("statefulsets") + cluster.objects("deployments"))
-    return len(pods) == wanted and all(is_ready(one) for one in pods)
+    return len(pods) == wanted and all(is_ready(one) and one["spec"].get("nodeName") != without for one in pods)
+
+
+def until_known(cluster, node):
+    """Waits until Kubernetes knows that a node is away, and says what an operator says who knows that it is off: its pods
+    may run elsewhere."""
+    took = cluster.until("the node is known to be away", lambda: "NotReady" in cluster.k("get", "node", node))
+    cluster.k("taint", "node", node, "node.kubernetes.io/out-of-service=off:NoExecute")
+    return took
+
+
+def spread(cluster):
+    """Kubernetes moves no pod to a node that is back, so that an operator has to: here before the next row."""
+    servers_on = [one["spec"]["nodeName"] for one in cluster.pods("nats")]
+    if len(set(servers_on)) == 1:
+        cluster.k("delete", "pod", cluster.pods("nats")[0]["metadata"]["name"])
+        cluster.until("the nats-servers are ready", lambda: all_ready(cluster))
+    for workload in cluster.workloads():
+        cluster.k("rollout", "restart", workload)
+    cluster.wait_for_rollouts(cluster.workloads())
 
 
 def on(cluster, node):

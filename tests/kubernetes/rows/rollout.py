@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -29,7 +30,8 @@ def under_siege(cluster):
         image = next_image(cluster)
         before = {one["metadata"]["uid"] for one in pods_of_the_shop(cluster)}
         with tempfile.TemporaryDirectory() as folder:
-            running = start(siege, folder, connection, requests, cluster.options.seconds)
+            running = start(siege, folder, connection, requests)
+            started = time.monotonic()
             time.sleep(2)
             began = time.monotonic()
             workloads = cluster.workloads()
@@ -38,8 +40,11 @@ def under_siege(cluster):
                 cluster.k("set", "image", workload, f"{container}={image}")
             cluster.wait_for_rollouts(workloads)
             rolled = time.monotonic() - began
-            demand(running.poll() is None, f"the rollout took {rolled:.0f} s, and siege had ended: give --seconds")
-            said, errors = running.communicate(timeout=cluster.options.seconds + 60)
+            # For as long as it was to take, and for some seconds after the last pod was replaced.
+            time.sleep(max(5, cluster.options.seconds - (time.monotonic() - started)))
+            demand(running.poll() is None, f"siege ended by itself: {running.communicate()}")
+            running.send_signal(signal.SIGINT)
+            said, errors = running.communicate(timeout=120)
         figures = json.loads(said[said.index("{") : said.rindex("}") + 1])
         flawless = figures["availability"] == 100 and figures["failed_transactions"] == 0
         demand(flawless and figures["successful_transactions"] == figures["transactions"] > 0, f"siege says {figures} {errors[-800:]}")
@@ -56,16 +61,16 @@ def under_siege(cluster):
     return {**seen, "requests in all": answered, "orders among them": left, "audit": "clean"}
 
 
-def start(siege, folder, connection, requests, seconds):
+def start(siege, folder, connection, requests):
     rc, urls = os.path.join(folder, "rc"), os.path.join(folder, "urls")
     with open(rc, "w", encoding="ascii") as file:
         file.write(
             f"protocol = HTTP/1.1\nconnection = {connection}\njson_output = true\nverbose = false\nshow-logfile = false\n"
-            "logging = false\nparser = false\nfailures = 1000000\nlimit = 1000\nbenchmark = true\n"
+            "logging = false\nparser = false\nfailures = 1000000\nlimit = 1000\nbenchmark = false\ndelay = 0.3\n"
         )
     with open(urls, "w", encoding="ascii") as file:
         file.write("\n".join(requests))
-    command = [siege, "-R", rc, "-f", urls, "-c", "6", "-t", f"{seconds}S", "-T", "application/json"]
+    command = [siege, "-R", rc, "-f", urls, "-c", "6", "-t", "1H", "-T", "application/json"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -81,5 +86,5 @@ def next_image(cluster):
 
 
 def kept(figures):
-    names = ["transactions", "availability", "successful_transactions", "failed_transactions", "longest_transaction"]
+    names = ["transactions", "availability", "successful_transactions", "failed_transactions", "elapsed_time", "longest_transaction"]
     return {name: figures[name] for name in names}

@@ -1,5 +1,7 @@
 """More hosts, and fewer, and none."""
 
+import http.client
+import re
 import subprocess
 import time
 
@@ -10,7 +12,6 @@ def to_0(cluster):
     """ordering scaled to 0: 503 within a second, my page answers; scaled back, ordering works"""
     order_host = workload_of(cluster, "order")
     address = cluster.address()
-    customer = Customer(address, wait=0)
     user, product = f"bob-{time.time_ns()}", f"plum-{time.time_ns()}"
     customer = Customer(address)
     customer.expect(201, "POST", "/products", {"id": product, "name": "plum", "price": 1, "stock": 9})
@@ -47,11 +48,13 @@ def by_itself(cluster):
     cluster.until("one host takes orders", lambda: replicas(cluster) == 1)
     cluster.until("the autoscaler has numbers", lambda: has_numbers(cluster))
     began, seen = time.monotonic(), []
+    owned = {"before": settled_owners(cluster, 1)}
     with Rush(cluster.address(), customers=16) as rush:
         def grown():
             note(seen, began, replicas(cluster))
             return replicas(cluster) == 3
         up = cluster.until("there are three hosts", grown)
+        owned["under load"] = settled_owners(cluster, 3)
         time.sleep(20)
     figures = rush.figures()
 
@@ -59,8 +62,41 @@ def by_itself(cluster):
         note(seen, began, replicas(cluster))
         return replicas(cluster) == 1
     down = cluster.until("there is one host again", shrunk, 600)
+    owned["after"] = settled_owners(cluster, 1)
     cluster.audit()
-    return {"seconds from load to three": up, "seconds from quiet to one": down, "ready hosts, by seconds": seen, **figures}
+    cluster.k("delete", "horizontalpodautoscaler", "--all")
+    cluster.k("apply", "--kustomize", cluster.options.manifests)
+    cluster.wait_for_rollouts(cluster.workloads())
+    return {"seconds from load to three": up, "seconds from quiet to one": down, "ready hosts, by seconds": seen, "partitions owned": owned, **figures, "audit": "clean"}
+
+
+def settled_owners(cluster, hosts):
+    """Which partitions of orders each host owns, once each partition has one owner and each host has some."""
+    found = {}
+
+    def are_settled():
+        found.clear()
+        found.update(owners(cluster))
+        owned = sorted(partition for partitions in found.values() for partition in partitions)
+        return len(found) == hosts and all(found.values()) and owned == list(range(len(owned)))
+    cluster.until(f"{hosts} hosts share the partitions of orders", are_settled, 60)
+    return found
+
+
+def owners(cluster):
+    found = {}
+    for one in cluster.pods("host", "order"):
+        if not is_ready(one):
+            continue
+        try:
+            connection = http.client.HTTPConnection(one["status"]["podIP"], 9090, timeout=5)
+            connection.request("GET", "/metrics")
+            page = connection.getresponse().read().decode()
+        except (OSError, http.client.HTTPException):
+            return {}
+        owned = re.findall(r'^shop_host_partition_owned\{kind="order",partition="(\d+)"\} 1$', page, re.MULTILINE)
+        found[one["metadata"]["name"]] = sorted(map(int, owned))
+    return found
 
 
 def workload_of(cluster, kind):

@@ -28,7 +28,7 @@ fresh:
 cluster *options:
     cargo run --profile dist -p shop-tests --example cluster -- {{ options }}
 
-# Restart every process twice under siege, first in good order, then by kill -9, and count who was turned away (siege and haproxy are needed: apt-get install siege haproxy)
+# Restart every process twice under siege, first in good order, then by kill -9, and count who was turned away (siege and haproxy are needed: apt-get install siege haproxy); `just rolling --access keys`: with keys, TLS and tokens
 rolling *options:
     cargo run --profile dist -p shop-tests --example rolling -- {{ options }}
 
@@ -64,21 +64,21 @@ mutants:
 mutants-domain:
     CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=false cargo mutants -p shop-domain --timeout 60 -o target -- --lib --test shop -- --skip interleavings
 
-# Kill, freeze, starve and cut a real shop under load for so many seconds; prints what was survived
-torture seconds="300":
-    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --profile dist -p shop-tests --test torture -- --ignored --nocapture fresh_seeds
+# Kill, freeze, starve and cut a real shop under load for so many seconds; prints what was survived. `just torture 300 keys`: with keys, TLS and tokens; `none`: without; otherwise with every other seed
+torture seconds="300" access="":
+    SHOP_TORTURE_SECONDS={{ seconds }} SHOP_TORTURE_ACCESS={{ access }} cargo test --profile dist -p shop-tests --test torture -- --ignored --nocapture fresh_seeds
 
 # The same with three nats-servers: killed, frozen, cut off, robbed of their leadership, and hosts killed as well
-torture-cluster seconds="300":
-    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --profile dist -p shop-tests --test torture -- --ignored --nocapture three_servers
+torture-cluster seconds="300" access="":
+    SHOP_TORTURE_SECONDS={{ seconds }} SHOP_TORTURE_ACCESS={{ access }} cargo test --profile dist -p shop-tests --test torture -- --ignored --nocapture three_servers
 
 # The same with three hosts for all kinds: killed, stopped, frozen, cut off, and lied to about each other for a minute
-torture-hosts seconds="300":
-    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --profile dist -p shop-tests --test torture -- --ignored --nocapture several_hosts
+torture-hosts seconds="300" access="":
+    SHOP_TORTURE_SECONDS={{ seconds }} SHOP_TORTURE_ACCESS={{ access }} cargo test --profile dist -p shop-tests --test torture -- --ignored --nocapture several_hosts
 
 # The same on three machines, made of network namespaces (it takes root and iproute2): cut off one by one, all at once, again and again
-torture-partition seconds="300":
-    SHOP_TORTURE_SECONDS={{ seconds }} cargo test --profile dist -p shop-tests --test torture -- --ignored --nocapture three_machines
+torture-partition seconds="300" access="":
+    SHOP_TORTURE_SECONDS={{ seconds }} SHOP_TORTURE_ACCESS={{ access }} cargo test --profile dist -p shop-tests --test torture -- --ignored --nocapture three_machines
 
 # Measure the shop beside PostgreSQL and the limits of this machine, in a quarter of an hour (`just bench --quick`: a minute)
 bench *options:

@@ -14,7 +14,7 @@ pub const LOCAL: &str = include_str!("../server/local.conf");
 /// One of three.
 pub const CLUSTER: &str = include_str!("../server/cluster.conf");
 
-/// Where `cluster.conf` says that certificates are.
+/// Where the configurations say that certificates are.
 pub const CERTIFICATES: &str = "/etc/nats";
 
 /// A client that a server knows.
@@ -222,5 +222,8 @@ mod tests {
         assert_eq!(on.matches("\ntls {\n").count() + on.matches("\n    tls {\n").count(), 2, "{on}");
         assert!(on.contains(r#"    ca_file: "/my \"own\" folder/ca.crt""#), "{on}");
         assert!(!on.contains("/etc/nats"), "{on}");
+        let on = with_certificates(&with_keys(LOCAL, &examples()), Path::new("/etc/shop"));
+        assert!(on.contains("\naccounts {\n    SHOP {\n") && on.contains("\ntls {\n"), "{on}");
+        assert!(on.contains("    key_file: \"/etc/shop/server.key\"") && !on.contains("ca_file"), "{on}");
     }
 }

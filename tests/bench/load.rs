@@ -39,10 +39,12 @@ impl Orders {
             Load::Hot => "hot",
         };
         let price = if self.quote { "quote".to_owned() } else { PRICE.to_string() };
-        let (prefix, wallets, products) = (shop.next_prefix(), shop.wallets.to_string(), shop.products.to_string());
+        let (prefix, wallets, products) = (shop.next_prefix(), shop.customers().to_string(), shop.products.to_string());
+        let tokens = shop.tokens().map(|tokens| tokens.file().display().to_string());
         let url = format!("http://{}", shop.http);
         async move {
-            let words = [&prefix, load, &wallets, &products, &price];
+            let words = [&*prefix, load, &wallets, &products, &price];
+            let words: Vec<&str> = words.into_iter().chain(tokens.as_deref()).collect();
             wrk(self.connections, self.seconds, &url, &words).await
         }
     }

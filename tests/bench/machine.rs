@@ -10,7 +10,11 @@ use std::{
 use shop_domain::timestamp::Timestamp;
 use shop_tests::bench::{report::Machine, text::count};
 
-use crate::{load, matrix, nats, options::Options, postgres};
+use crate::{
+    load, matrix, nats,
+    options::{AuthName, Options},
+    postgres,
+};
 
 /// What stands above the figures.
 pub(crate) fn describe(options: &Options) -> Machine {
@@ -35,8 +39,12 @@ pub(crate) fn describe(options: &Options) -> Machine {
 fn method(options: &Options) -> String {
     let (wallets, products) = matrix::SIZE;
     let price = if options.quote { "quoted by the shop" } else { "named by the customer" };
+    let tokens = match options.auth {
+        AuthName::None => "",
+        AuthName::Jwt => ", each customer with a token",
+    };
     format!(
-        "{} wallets, {} products, orders of one piece whose price is {price}; closed loop, keep-alive, {} s each",
+        "{} wallets, {} products, orders of one piece whose price is {price}{tokens}; closed loop, keep-alive, {} s each",
         count(wallets),
         count(products),
         options.seconds,

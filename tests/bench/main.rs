@@ -1,6 +1,7 @@
 //! `just bench`: measures the whole shop as a user starts it, beside one PostgreSQL and the limits
 //! of the machine. See `cargo bench --profile dist -p shop-tests --bench shop -- --help`.
 
+mod auth;
 mod builds;
 mod growth;
 mod limits;
@@ -13,6 +14,7 @@ mod overload;
 mod postgres;
 mod recovery;
 mod shop;
+mod tokens;
 mod usage;
 
 use std::{fs, path::Path};
@@ -57,6 +59,9 @@ async fn measure(options: &Options) -> Report {
     }
     if has(Part::Builds) {
         report.builds = builds::measure(options).await;
+    }
+    if has(Part::Auth) {
+        report.auth = Some(auth::measure(options).await);
     }
     if has(Part::Overload) {
         report.overload = Some(overload::measure(options).await);

@@ -10,7 +10,7 @@ use shop_tests::bench::report::{Load, Sync};
 #[command(name = "shop")]
 pub(crate) struct Options {
     /// What to measure
-    #[arg(long, value_delimiter = ',', default_value = "limits,postgres,matrix,builds,overload,growth,recovery")]
+    #[arg(long, value_delimiter = ',', default_value = "limits,postgres,matrix,builds,auth,overload,growth,recovery")]
     pub(crate) parts: Vec<Part>,
 
     /// Callers at a time, of the shop and (up to 256) of PostgreSQL
@@ -28,6 +28,10 @@ pub(crate) struct Options {
     /// Any product, or always the same one
     #[arg(long, value_delimiter = ',', default_value = "uniform,hot")]
     pub(crate) loads: Vec<LoadName>,
+
+    /// How the bridge knows who asks, but in the part that compares both
+    #[arg(long, value_enum, value_name = "MODE", default_value = "none")]
+    pub(crate) auth: AuthName,
 
     /// Orders do not name a price, so that each is quoted first
     #[arg(long)]
@@ -89,6 +93,8 @@ pub(crate) enum Part {
     Matrix,
     /// The same orders by the program of each profile
     Builds,
+    /// The same orders with and without tokens, in turns
+    Auth,
     /// More orders than the shop can take
     Overload,
     /// More wallets, longer logs
@@ -104,6 +110,15 @@ pub(crate) enum SyncName {
     Always,
     /// Every two minutes
     Default,
+}
+
+/// How the bridge knows who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AuthName {
+    /// It does not
+    None,
+    /// Each customer has a token
+    Jwt,
 }
 
 /// What is ordered.

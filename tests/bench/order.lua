@@ -1,7 +1,7 @@
 -- What wrk sends: an order that nobody has sent before, each time. What it counts: answers other
--- than 201. At the end it prints one line of JSON, which tests/src/bench/wrk.rs reads.
+-- than 201. TOKENS is a file with the token of each wallet's owner in a line. At the end it prints one line of JSON, which tests/src/bench/wrk.rs reads.
 --
---   wrk ... -s order.lua URL -- PREFIX uniform|hot WALLETS PRODUCTS UNIT_PRICE|quote
+--   wrk ... -s order.lua URL -- PREFIX uniform|hot WALLETS PRODUCTS UNIT_PRICE|quote [TOKENS]
 --   wrk ... -s order.lua URL/healthz -- healthz
 
 local threads = {}
@@ -22,15 +22,22 @@ function init(args)
   local price = args[5] == "quote" and "" or ',"unit_price":' .. args[5]
   local head = "POST /orders HTTP/1.1\r\nHost: " .. wrk.headers["Host"]
     .. "\r\nContent-Type: application/json\r\nContent-Length: "
+  local lines = {}
+  if args[6] then
+    for token in io.lines(args[6]) do
+      lines[#lines + 1] = "\r\nAuthorization: Bearer " .. token
+    end
+  end
   local made = 0
   math.randomseed(number)
 
   function request()
     made = made + 1
     local product = is_hot and 1 or math.random(products)
-    local body = '{"id":"' .. prefix .. made .. '","user":"u' .. math.random(wallets)
+    local wallet = math.random(wallets)
+    local body = '{"id":"' .. prefix .. made .. '","user":"u' .. wallet
       .. '","product":"p' .. product .. '","quantity":1' .. price .. "}"
-    return head .. #body .. "\r\n\r\n" .. body
+    return head .. #body .. (lines[wallet] or "") .. "\r\n\r\n" .. body
   end
 
   function response(status)

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{
     Request,
     client::conn::http1::{self, SendRequest},
-    header::{CONTENT_TYPE, HOST, RETRY_AFTER},
+    header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER},
 };
 use hyper_util::rt::TokioIo;
 use shop_tests::bench::report::{Latency, Overload, Sync};
@@ -23,6 +23,7 @@ use crate::{
     matrix::SIZE,
     options::Options,
     shop::OpenShop,
+    tokens::Tokens,
     usage,
 };
 
@@ -47,6 +48,8 @@ struct Caller {
     address: SocketAddr,
     prefix: String,
     size: (u64, u64),
+    /// Of the customers, where the bridge asks who they are.
+    tokens: Option<Arc<Vec<String>>>,
     idle: Arc<Mutex<Vec<Connection>>>,
 }
 
@@ -71,8 +74,9 @@ pub(crate) async fn measure(options: &Options) -> Overload {
 
     let memory_before_mb = usage::memory_mb(shop.pid());
     usage::forget_peak(shop.pid());
-    let (address, size) = (shop.http, (shop.wallets, shop.products));
-    let caller = Caller { address, prefix: shop.next_prefix(), size, idle: Arc::default() };
+    let (address, size) = (shop.http, (shop.customers(), shop.products));
+    let tokens = shop.tokens().map(Tokens::all);
+    let caller = Caller { address, prefix: shop.next_prefix(), size, tokens, idle: Arc::default() };
     let time = Duration::from_secs(options.seconds.into());
     let mut flood = Flood::default();
     flood.send(&caller, offered_per_second, time).await;
@@ -151,11 +155,12 @@ impl Caller {
         let body = format!(
             r#"{{"id":"{prefix}-{number}","user":"u{user}","product":"p{product}","quantity":1,"unit_price":{PRICE}}}"#
         );
-        let request = Request::post("/orders")
-            .header(HOST, self.address.to_string())
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .expect("a valid request");
+        let mut request =
+            Request::post("/orders").header(HOST, self.address.to_string()).header(CONTENT_TYPE, "application/json");
+        if let Some(tokens) = &self.tokens {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", tokens[user as usize - 1]));
+        }
+        let request = request.body(Full::new(Bytes::from(body))).expect("a valid request");
         let response = connection.send_request(request).await.ok()?;
         let (status, has_retry_after) = (response.status().as_u16(), response.headers().contains_key(RETRY_AFTER));
         response.into_body().collect().await.ok()?;

@@ -28,7 +28,12 @@ use shop_tests::{
 };
 use tokio::time::sleep;
 
-use crate::{load::PRICE, nats::Nats, options::Options};
+use crate::{
+    load::PRICE,
+    nats::Nats,
+    options::{AuthName, Options},
+    tokens::{CUSTOMERS_MAX, Tokens},
+};
 
 /// How often one looks whether a shop that starts is ready.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
@@ -50,6 +55,8 @@ pub(crate) struct OpenShop {
     pub(crate) products: u64,
     runs: u32,
     partitions: Option<u16>,
+    /// Of the customers, where the bridge asks who they are.
+    tokens: Option<Tokens>,
     launcher: Launcher,
     folder: Folder,
 }
@@ -87,11 +94,13 @@ impl OpenShop {
         };
         let url = relaxed.as_ref().map(|nats| nats.url().to_owned());
         let launcher = Launcher { program: options.program.clone(), ..Launcher::default() };
-        let mut process = spawn(&launcher, &folder, ["127.0.0.1:0"; 2], options.partitions, url.as_deref());
+        let tokens = (options.auth == AuthName::Jwt).then(|| Tokens::new(folder.path()));
+        let auth = tokens.as_ref().map_or_else(Vec::new, Tokens::options);
+        let mut process = spawn(&launcher, &folder, ["127.0.0.1:0"; 2], options.partitions, url.as_deref(), auth);
         let ([http, inside], own) = opened(&mut process).await;
         let nats = relaxed.map_or_else(|| own.expect("the shop names its own nats-server"), Server::Relaxed);
         let partitions = options.partitions;
-        Self { process, nats, http, inside, wallets: 0, products: 0, runs: 0, partitions, launcher, folder }
+        Self { process, nats, http, inside, wallets: 0, products: 0, runs: 0, partitions, tokens, launcher, folder }
     }
 
     /// Starts one with so many wallets and products.
@@ -107,6 +116,20 @@ impl OpenShop {
         fill::wallets(&nats, self.wallets + 1..=wallets).await;
         fill::products(&nats, self.products + 1..=products, PRICE).await;
         (self.wallets, self.products) = (self.wallets.max(wallets), self.products.max(products));
+        if let Some(tokens) = &mut self.tokens {
+            tokens.make(self.wallets);
+            tokens.show(self.http).await;
+        }
+    }
+
+    /// How many customers order: `u1`, `u2`, …
+    pub(crate) fn customers(&self) -> u64 {
+        if self.tokens.is_some() { self.wallets.min(CUSTOMERS_MAX) } else { self.wallets }
+    }
+
+    /// Their tokens, where the bridge asks who they are.
+    pub(crate) fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_ref()
     }
 
     /// The beginning of order ids that nobody has used yet.
@@ -206,7 +229,8 @@ impl OpenShop {
         let began = Instant::now();
         let addresses = [self.http, self.inside].map(|address| address.to_string());
         let addresses = addresses.each_ref().map(String::as_str);
-        self.process = spawn(&self.launcher, &self.folder, addresses, self.partitions, None);
+        let auth = self.tokens.as_ref().map_or_else(Vec::new, Tokens::options);
+        self.process = spawn(&self.launcher, &self.folder, addresses, self.partitions, None, auth);
         let start = self.wait_until_ready(began).await;
         self.nats = opened(&mut self.process).await.1.expect("the shop names its own nats-server");
         start
@@ -244,12 +268,14 @@ fn spawn(
     [http, inside]: [&str; 2],
     partitions: Option<u16>,
     nats_url: Option<&str>,
+    auth: Vec<String>,
 ) -> Process {
     let data_dir = folder.path().join("data").display().to_string();
     let options = ["--http-addr", http, "--observe-addr", inside, "--data-dir", &data_dir];
     let mut options = options.map(str::to_owned).to_vec();
     options.extend(partitions.map(|partitions| format!("--partitions={partitions}")));
     options.push(nats_url.map_or("--nats-port=0".to_owned(), |url| format!("--nats-url={url}")));
+    options.extend(auth);
     Process::spawn_by(launcher, folder.path(), "shop", options)
 }
 

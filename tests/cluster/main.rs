@@ -46,7 +46,7 @@ async fn run(Options { data_dir }: Options) -> Result<(), Error> {
     let _lock = FolderLock::take(&data_dir)?;
     let folder = data_dir.canonicalize()?;
     let open = async {
-        let servers = Servers::three(&folder, false).await?;
+        let servers = Servers::three(&folder, false, None).await?;
         let cluster = Cluster::of(servers, Folder::kept(&folder), None).apart().with(&TWO_PROCESSES_PER_KIND).await;
         let second = Bridge::beside(&cluster, SocketAddr::from(([127, 0, 0, 1], 0))).await;
         Ok::<_, Error>((cluster, second))

@@ -2,16 +2,14 @@
 
 mod exposure;
 mod gateways;
-mod issuer;
 mod owasp;
 mod owners;
+mod place;
 mod programs;
 mod rates;
 mod routes;
 mod tls_place;
 mod tokens;
-
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use futures::stream;
 use http_body_util::StreamBody;
@@ -27,6 +25,10 @@ use shop_bridge_http::{
     routes::{ROUTES, Route},
 };
 use shop_local::Options;
+use shop_tests::{
+    issuer::{self, Issuer},
+    login::write_private,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -34,7 +36,6 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::shop::{Answer, Ask, TestShop};
-use issuer::Issuer;
 
 /// A shop that takes the tokens of an issuer, whose keys are in a file.
 async fn shop_of(issuer: &Issuer, change: impl FnOnce(Auth) -> Auth) -> TestShop {
@@ -68,11 +69,6 @@ fn ask(shop: &TestShop, route: &Route) -> Ask {
 /// What a guarded route answers to who was let in: there is no such order.
 fn let_in(answer: Answer) -> Answer {
     answer.refused(404, "not_found")
-}
-
-fn write_private(file: &Path, text: &str) {
-    fs::write(file, text).unwrap();
-    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// Sends lines from an address of this machine, and returns the status of what comes back, and all of it.

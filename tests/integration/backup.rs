@@ -50,7 +50,7 @@ impl Elsewhere {
     /// With three, which keep every log together.
     async fn of_three() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { servers: Servers::three(folder.path(), false).await.unwrap(), folder }
+        Self { servers: Servers::three(folder.path(), false, None).await.unwrap(), folder }
     }
 
     fn url(&self) -> String {

@@ -1,16 +1,13 @@
 //! Callers over NATS: who is named in the subject sees and moves what is its own, or everybody's.
 
-use std::path::Path;
-
-use async_nats::{Client, ConnectOptions, HeaderMap, Message};
+use async_nats::{Client, HeaderMap, Message};
 use serde_json::{Value, json};
-use shop_nats::connection::access::read_seed;
 use shop_tests::wait::until;
 
 use crate::{
     nats_face::Format,
     operator::{tool, tool_at},
-    permissions::shop_with_keys,
+    permissions::{client, shop_with_keys},
     shop::TestShop,
     upgrade::OldShop,
 };
@@ -184,9 +181,8 @@ async fn before_the_shop_is_upgraded_no_caller_moves_anything_and_each_sees_only
 async fn with_the_key_of_a_customer_a_program_speaks_as_that_customer_and_as_nobody_else() {
     let shop = shop_with_keys(&["customer-alice", "staff-mary"]).await;
     shop_of_two(&shop).await;
-    let folder = shop.shop.folder().join("keys");
-    let alice = come(&shop, &folder, "customer-alice", "shop.by.alice").await;
-    let mary = come(&shop, &folder, "staff-mary", "shop.staff.mary").await;
+    let alice = come(&shop, "customer-alice", "shop.by.alice").await;
+    let mary = come(&shop, "staff-mary", "shop.staff.mary").await;
     let none = json!({});
     assert_eq!(alice.ask("wallet.alice.get", &none).await.0, 200);
     assert_eq!(alice.ask("wallet.bob.get", &none).await.0, 404);
@@ -200,9 +196,6 @@ async fn with_the_key_of_a_customer_a_program_speaks_as_that_customer_and_as_nob
     shop.close().await;
 }
 
-async fn come(shop: &TestShop, folder: &Path, key: &str, prefix: &str) -> Caller {
-    let (seed, public) = read_seed(&folder.join(format!("{key}.nk"))).unwrap();
-    let options = ConnectOptions::with_nkey(seed).custom_inbox_prefix(format!("_INBOX.{public}.test"));
-    let nats = options.connect(shop.shop.nats_url()).await.unwrap();
-    Caller { nats, prefix: prefix.to_owned(), format: Format::Json }
+async fn come(shop: &TestShop, key: &str, prefix: &str) -> Caller {
+    Caller { nats: client(shop, key).await, prefix: prefix.to_owned(), format: Format::Json }
 }

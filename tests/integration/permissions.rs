@@ -11,6 +11,7 @@ use nkeys::KeyPair;
 use serde_json::{Value, json};
 use shop_local::keys::Keys;
 use shop_nats::server::permissions::Role;
+use shop_tests::issuer::base64;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -30,7 +31,7 @@ impl Raw {
         socket.read_line(&mut line).await.unwrap();
         let info: Value = serde_json::from_str(line.trim_start_matches("INFO ")).unwrap();
         let key = KeyPair::from_seed(std::fs::read_to_string(seed).unwrap().trim()).unwrap();
-        let signature = base64_url(&key.sign(info["nonce"].as_str().unwrap().as_bytes()).unwrap());
+        let signature = base64(&key.sign(info["nonce"].as_str().unwrap().as_bytes()).unwrap());
         let connect = json!({ "nkey": key.public_key(), "sig": signature, "verbose": false, "headers": true });
         socket.write_all(format!("CONNECT {connect}\r\n").as_bytes()).await.unwrap();
         let mut raw = Self { socket };
@@ -63,16 +64,6 @@ impl Raw {
     }
 }
 
-fn base64_url(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let digits = |chunk: &[u8]| {
-        let number = chunk.iter().fold(0_u32, |number, byte| number << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        let digit = move |place: usize| char::from(DIGITS[(number >> (18 - 6 * place) & 63) as usize]);
-        (0..=chunk.len()).map(digit).collect::<String>()
-    };
-    bytes.chunks(3).map(digits).collect()
-}
-
 /// A shop whose nats-server lets in who has a key; `more` keys are there besides one for each role.
 pub(crate) async fn shop_with_keys(more: &[&str]) -> TestShop {
     TestShop::open_as(|options| {
@@ -92,7 +83,7 @@ fn key_named<'a>(keys: &'a Keys, name: &str) -> &'a shop_nats::server::Key {
 }
 
 /// A client with the key of that name.
-async fn client(shop: &TestShop, name: &str) -> Client {
+pub(crate) async fn client(shop: &TestShop, name: &str) -> Client {
     let keys = keys(shop);
     let key = key_named(keys, name);
     let seed = std::fs::read_to_string(keys.seed(key)).unwrap().trim().to_owned();

@@ -11,9 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use shop_tests::{
     balancer::installed,
+    login::Login,
     process::Process,
     siege::{Connections, Figures, Siege},
 };
@@ -44,6 +45,27 @@ struct Options {
     /// Keep the logs on three nats-servers instead of one
     #[arg(long)]
     three_servers: bool,
+    /// Who is let in
+    #[arg(long, value_enum, default_value = "none")]
+    access: Access,
+}
+
+/// Who is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Access {
+    /// Everybody
+    None,
+    /// To the nats-servers who has a key, over TLS; to the bridges who has a token
+    Keys,
+}
+
+impl Access {
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::None => "without a login",
+            Self::Keys => "with keys and TLS for NATS and tokens over HTTP",
+        }
+    }
 }
 
 #[tokio::main]
@@ -66,10 +88,11 @@ async fn main() -> ExitCode {
 
 /// Returns what was not as promised.
 async fn run(options: &Options, siege: &Path, haproxy: &Path) -> Vec<String> {
-    let mut shop = Shop::open(haproxy, options.three_servers).await;
+    let mut shop = Shop::open(haproxy, options.three_servers, options.access).await;
     println!(
-        "{} nats-server(s), 2 hosts for every kind, 2 bridges behind haproxy; siege with {} customers, {} s each time\n",
+        "{} nats-server(s), 2 hosts for every kind, 2 bridges behind haproxy, {}; siege with {} customers, {} s each time\n",
         if options.three_servers { 3 } else { 1 },
+        options.access.in_words(),
         options.customers,
         options.seconds
     );
@@ -77,8 +100,10 @@ async fn run(options: &Options, siege: &Path, haproxy: &Path) -> Vec<String> {
     for end in [End::Terminated, End::Killed] {
         for connections in [Connections::Kept, Connections::New] {
             let plan = Siege { customers: options.customers, time: Duration::from_secs(options.seconds), connections };
-            let besieging = plan.start(siege, &shop.folder(), &shop.requests());
-            let observer = Observer::begin(shop.client(), format!("{}-{}", end.name(), connections.name()));
+            let caller = shop.login().map(Login::staff);
+            let besieging = plan.start(siege, &shop.folder(), &shop.requests(), caller.as_ref());
+            let prefix = format!("{}-{}", end.name(), connections.name());
+            let observer = Observer::begin(shop.client(), shop.customers(), prefix);
             let figures = besiege(&mut shop, plan, besieging, end).await;
             let seen = observer.end().await;
             println!("{seen}\n");

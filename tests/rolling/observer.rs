@@ -9,14 +9,14 @@ use std::{
 use bytes::Bytes;
 use hyper::Method;
 use serde_json::{Value, json};
-use shop_tests::client::{Answer, Ask, Client};
+use shop_tests::client::{Answer, Ask, Caller, Client};
 use tokio::{
     sync::oneshot,
     task::{JoinHandle, JoinSet},
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use crate::shop::{CUSTOMERS, PRODUCTS};
+use crate::shop::{CUSTOMERS, PRODUCTS, customer};
 
 /// How often an order is placed.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -51,10 +51,10 @@ pub(crate) struct Observed {
 }
 
 impl Observer {
-    /// Places orders whose ids begin so.
-    pub(crate) fn begin(client: Client, prefix: String) -> Self {
+    /// Places orders whose ids begin so, for one customer after the other, each as itself where there is a login.
+    pub(crate) fn begin(client: Client, customers: Vec<Option<Caller>>, prefix: String) -> Self {
         let (stop, stopped) = oneshot::channel();
-        Self { placing: tokio::spawn(place_all(client, prefix, stopped)), stop }
+        Self { placing: tokio::spawn(place_all(client, customers, prefix, stopped)), stop }
     }
 
     /// Places no more, and waits until all that were placed are answered.
@@ -64,7 +64,12 @@ impl Observer {
     }
 }
 
-async fn place_all(client: Client, prefix: String, mut stopped: oneshot::Receiver<()>) -> Observed {
+async fn place_all(
+    client: Client,
+    customers: Vec<Option<Caller>>,
+    prefix: String,
+    mut stopped: oneshot::Receiver<()>,
+) -> Observed {
     let (told, again, wrong, last) = (vec![], vec![], vec![], Instant::now());
     let seen = Observed { told, again, wrong, longest_pause: Duration::ZERO, slowest: Duration::ZERO, last };
     let seen = Arc::new(Mutex::new(seen));
@@ -78,7 +83,8 @@ async fn place_all(client: Client, prefix: String, mut stopped: oneshot::Receive
         }
         while under_way.try_join_next().is_some() {}
         if under_way.len() < UNDER_WAY_MAX {
-            under_way.spawn(place(client.clone(), format!("{prefix}-{number}"), number, Arc::clone(&seen)));
+            let client = client.by(customers[number % CUSTOMERS].clone());
+            under_way.spawn(place(client, format!("{prefix}-{number}"), number, Arc::clone(&seen)));
         }
     }
     under_way.join_all().await;
@@ -88,7 +94,7 @@ async fn place_all(client: Client, prefix: String, mut stopped: oneshot::Receive
 /// Places one order until it is confirmed; every customer can pay, and there is enough of everything.
 async fn place(client: Client, id: String, number: usize, seen: Arc<Mutex<Observed>>) {
     let start = Instant::now();
-    let (user, product) = (format!("customer-{}", number % CUSTOMERS), format!("product-{}", number % PRODUCTS));
+    let (user, product) = (customer(number % CUSTOMERS), format!("product-{}", number % PRODUCTS));
     let order = json!({ "id": id, "user": user, "product": product, "quantity": 1 });
     let ask = Ask::new(Method::POST, "/orders").body(order).key(id.clone()).patiently();
     while start.elapsed() < PATIENCE {

@@ -10,16 +10,19 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
-use shop_local::nats_server::NatsServer;
+use shop_local::nats_server::{NatsServer, Setup};
 use shop_tests::{
     balancer::Balancer,
-    client::Client,
+    client::{Caller, Client},
     cluster::{Cluster, TWO_PROCESSES_PER_KIND},
     folder::Folder,
+    login::{Login, guarded},
     process::Process,
     servers::{Servers, address_of, reserve},
 };
 use tokio::net::TcpSocket;
+
+use crate::Access;
 
 /// How many customers buy.
 pub(crate) const CUSTOMERS: usize = 20;
@@ -39,6 +42,11 @@ const SECOND_BRIDGE: &str = "bridge-2";
 /// All that is restarted: the hosts, and the bridges.
 pub(crate) fn processes() -> Vec<&'static str> {
     TWO_PROCESSES_PER_KIND.iter().map(|(name, _)| *name).chain([BRIDGE, SECOND_BRIDGE]).collect()
+}
+
+/// What a customer is called.
+pub(crate) fn customer(number: usize) -> String {
+    format!("customer-{number}")
 }
 
 /// Partitions of each kind on one nats-server: more than one, for two hosts.
@@ -81,17 +89,19 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    pub(crate) async fn open(haproxy: &Path, on_three_servers: bool) -> Self {
+    pub(crate) async fn open(haproxy: &Path, on_three_servers: bool, access: Access) -> Self {
         let folder = Folder::new();
+        let login = (access == Access::Keys).then(|| Login::new([]));
         let servers = if on_three_servers {
-            Servers::three(folder.path(), false).await
+            Servers::three(folder.path(), false, login.as_ref()).await
         } else {
-            NatsServer::start(&folder.path().join("nats"), 0).await.map(Servers::one)
+            let setup = guarded(login.as_ref(), Setup::alone(0));
+            NatsServer::start_as(setup, &folder.path().join("nats")).await.map(Servers::one)
         };
         let servers = servers.unwrap_or_else(|error| panic!("{error}"));
         let partitions = (!on_three_servers).then_some(PARTITIONS);
         let cluster = Cluster::of(servers, folder, partitions).apart().whose_bridges_leave_in(LEAVE_TIME);
-        let cluster = cluster.with(&TWO_PROCESSES_PER_KIND).await;
+        let cluster = cluster.with_login(login).with(&TWO_PROCESSES_PER_KIND).await;
         let anywhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let (second, second_at) = cluster.spawn_bridge(SECOND_BRIDGE, anywhere).await;
         let ports = [reserve(), reserve()];
@@ -106,7 +116,7 @@ impl Shop {
     async fn stock_up(&self) {
         let client = self.client();
         for number in 0..CUSTOMERS {
-            let wallet = json!({ "id": format!("customer-{number}"), "balance": ENOUGH });
+            let wallet = json!({ "id": customer(number), "balance": ENOUGH });
             client.post("/wallets", &wallet).await.json(201);
         }
         for number in 0..PRODUCTS {
@@ -116,9 +126,18 @@ impl Shop {
         }
     }
 
-    /// A client of both bridges.
+    /// A client of both bridges; where there is a login, of who may do everything.
     pub(crate) fn client(&self) -> Client {
-        self.balancer.client()
+        self.balancer.client().by(self.login().map(Login::staff))
+    }
+
+    pub(crate) fn login(&self) -> Option<&Login> {
+        self.cluster.login()
+    }
+
+    /// Who the customers are, by number, where there is a login.
+    pub(crate) fn customers(&self) -> Vec<Option<Caller>> {
+        (0..CUSTOMERS).map(|number| self.login().map(|login| login.customer(&customer(number)))).collect()
     }
 
     pub(crate) fn folder(&self) -> PathBuf {
@@ -130,7 +149,7 @@ impl Shop {
         let shop = format!("http://{}", self.client().address());
         let mut requests = vec![];
         for number in 0..CUSTOMERS {
-            let (user, product) = (format!("customer-{number}"), format!("product-{}", number % PRODUCTS));
+            let (user, product) = (customer(number), format!("product-{}", number % PRODUCTS));
             let order = json!({ "user": user, "product": product, "quantity": 1 });
             let place = format!("{shop}/orders POST {order}");
             requests.extend([place.clone(), format!("{shop}/products/{product}"), place.clone()]);
@@ -193,9 +212,8 @@ impl Shop {
         wrong
     }
 
-    async fn audit(&mut self) -> (Value, bool) {
-        let arguments =
-            ["audit".to_owned(), "--json".to_owned(), "--nats-url".to_owned(), self.cluster.servers().url()];
+    async fn audit(&self) -> (Value, bool) {
+        let arguments = ["audit", "--json"].map(str::to_owned).into_iter().chain(self.cluster.nats_options("reader"));
         let mut audit = Process::spawn(self.cluster.folder(), "audit", arguments);
         let status = audit.ends_within(AUDIT_LIMIT).await;
         let report: Value = serde_json::from_str(audit.stdout().trim()).unwrap_or_default();

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     HeaderMap, Method, Request,
-    header::{CONTENT_TYPE, HeaderName},
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderName},
 };
 use hyper_util::{
     client::legacy::{Client as Hyper, connect::HttpConnector},
@@ -34,6 +35,38 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(5);
 pub struct Client {
     address: SocketAddr,
     hyper: Hyper<HttpConnector, Full<Bytes>>,
+    /// Who asks, unless a request says otherwise.
+    caller: Option<Caller>,
+}
+
+/// Who asks, with the token that shows it.
+#[derive(Clone)]
+pub struct Caller {
+    name: Arc<str>,
+    token: Arc<str>,
+}
+
+impl Caller {
+    /// The one of that name, which the token should say as well.
+    pub fn new(name: &str, token: &str) -> Self {
+        Self { name: name.into(), token: token.into() }
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What stands in `Authorization`.
+    pub fn authorization(&self) -> String {
+        format!("Bearer {}", self.token)
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Caller({})", self.name)
+    }
 }
 
 /// A request that may be sent again and again.
@@ -51,12 +84,19 @@ pub struct Ask {
     pub prefer: &'static str,
     /// Headers beside these.
     pub headers: Vec<(&'static str, String)>,
+    /// Who asks, if not whom the client asks for.
+    pub caller: Option<Caller>,
 }
 
 impl Ask {
     /// A request that waits a second for its outcome.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), body: None, key: None, prefer: WAIT, headers: vec![] }
+        Self { method, path: path.into(), body: None, key: None, prefer: WAIT, headers: vec![], caller: None }
+    }
+
+    /// From this caller; without one from whom the client asks for.
+    pub fn by(self, caller: Option<&Caller>) -> Self {
+        Self { caller: caller.cloned(), ..self }
     }
 
     /// With this body.
@@ -100,7 +140,7 @@ impl Ask {
 
 impl fmt::Display for Ask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { method, path, body, key, prefer, headers } = self;
+        let Self { method, path, body, key, prefer, headers, caller } = self;
         write!(f, "{method} {path}")?;
         if let Some(body) = body {
             write!(f, " {body}")?;
@@ -110,6 +150,9 @@ impl fmt::Display for Ask {
         }
         for (name, value) in headers {
             write!(f, " {name}: {value}")?;
+        }
+        if let Some(caller) = caller {
+            write!(f, " by {}", caller.name)?;
         }
         write!(f, " ({prefer})")
     }
@@ -133,7 +176,12 @@ impl Client {
     pub fn new(address: SocketAddr) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Self { address, hyper: Hyper::builder(TokioExecutor::new()).build(connector) }
+        Self { address, hyper: Hyper::builder(TokioExecutor::new()).build(connector), caller: None }
+    }
+
+    /// The same for a caller, or for nobody.
+    pub fn by(&self, caller: Option<Caller>) -> Self {
+        Self { caller, ..self.clone() }
     }
 
     /// Where the shop is.
@@ -156,7 +204,7 @@ impl Client {
 
     /// Any request; an error when there is no whole answer.
     pub async fn exchange(&self, ask: &Ask) -> Result<Answer, String> {
-        let Ask { method, path, body, key, prefer, headers } = ask;
+        let Ask { method, path, body, key, prefer, headers, caller } = ask;
         let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         if ask.says_how_long() {
             request = request.header("prefer", *prefer);
@@ -166,6 +214,9 @@ impl Client {
         }
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
+        }
+        if let Some(caller) = caller.as_ref().or(self.caller.as_ref()) {
+            request = request.header(AUTHORIZATION, caller.authorization());
         }
         for (name, value) in headers {
             request = request.header(*name, value);

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use async_nats::ConnectOptions;
 use shop_domain::kind::Kind;
 use shop_local::nats_server::{NatsServer, Setup};
 
@@ -15,6 +16,7 @@ use crate::{
     client::Client,
     disk::Disks,
     folder::Folder,
+    login::{Login, guarded},
     machines::Machines,
     process::{Launcher, Process},
     proxy::Proxy,
@@ -22,6 +24,8 @@ use crate::{
     wait::until,
 };
 
+/// How long a nats-server may take for one answer before another one is tried.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// How long a repartitioning may take on a busy machine.
 const REPARTITION_LIMIT: Duration = Duration::from_secs(120);
 
@@ -81,6 +85,8 @@ pub struct Cluster {
     lines: Option<Lines>,
     /// The machines on which its servers and hosts are, one each, by number.
     machines: Option<Machines>,
+    /// What lets programs and customers in, where not everybody is let in.
+    login: Option<Login>,
     /// How hosts are started.
     launcher: Launcher,
     /// In how many partitions every kind is to be cut, if that is said.
@@ -111,25 +117,37 @@ impl Cluster {
 
     /// Starts nothing but a nats-server.
     pub async fn without_processes(partitions: u16) -> Self {
+        Self::without_processes_behind(None, partitions).await
+    }
+
+    /// The same, with a login or without.
+    pub async fn without_processes_behind(login: Option<Login>, partitions: u16) -> Self {
         let folder = Folder::new();
-        let nats = NatsServer::start(&folder.path().join("nats"), 0).await;
+        let nats = NatsServer::start_as(guarded(login.as_ref(), Setup::alone(0)), &folder.path().join("nats")).await;
         let nats = nats.unwrap_or_else(|error| panic!("{error}"));
-        Self::of(Servers::one(nats), folder, Some(partitions))
+        Self::of(Servers::one(nats), folder, Some(partitions)).with_login(login)
     }
 
-    /// Starts three nats-servers with lines that can be cut, these hosts, and the bridge. Every
+    /// Starts three nats-servers with lines that can be cut, these hosts, and the bridge, with a login or without. Every
     /// kind has the partitions that it has by default.
-    pub async fn start_on_three_servers(hosts: &[(&'static str, &'static str)]) -> Self {
+    pub async fn start_on_three_servers(hosts: &[(&'static str, &'static str)], login: Option<Login>) -> Self {
         let folder = Folder::new();
-        let servers = Servers::three(folder.path(), true).await.unwrap_or_else(|error| panic!("{error}"));
-        Self::of(servers, folder, None).with(hosts).await
+        let servers = Servers::three(folder.path(), true, login.as_ref()).await;
+        let servers = servers.unwrap_or_else(|error| panic!("{error}"));
+        Self::of(servers, folder, None).with_login(login).with(hosts).await
     }
 
-    /// Starts three nats-servers and these hosts, one of each on each machine, and the bridge in the hub.
-    pub async fn start_on_machines(machines: Machines, hosts: &[(&'static str, &'static str); SERVERS]) -> Self {
+    /// Starts three nats-servers and these hosts, one of each on each machine, and the bridge in the hub; with a login or
+    /// without.
+    pub async fn start_on_machines(
+        machines: Machines,
+        hosts: &[(&'static str, &'static str); SERVERS],
+        login: Option<Login>,
+    ) -> Self {
         let folder = Folder::new();
-        let servers = Servers::on(&machines, folder.path()).await.unwrap_or_else(|error| panic!("{error}"));
-        let cluster = Self::of(servers, folder, None);
+        let servers = Servers::on(&machines, folder.path(), login.as_ref()).await;
+        let servers = servers.unwrap_or_else(|error| panic!("{error}"));
+        let cluster = Self::of(servers, folder, None).with_login(login);
         Self { machines: Some(machines), ..cluster }.with(hosts).await
     }
 
@@ -137,7 +155,7 @@ impl Cluster {
     pub fn of(servers: Servers, folder: Folder, partitions: Option<u16>) -> Self {
         let http = SocketAddr::from(([127, 0, 0, 1], 0));
         let (hosts, launcher) = (BTreeMap::new(), Launcher::default());
-        let (bridge, disks, lines, machines) = (None, None, None, None);
+        let (bridge, disks, lines, machines, login) = (None, None, None, None, None);
         let (keeps_snapshots, leave_time) = (false, Duration::ZERO);
         Self {
             hosts,
@@ -146,6 +164,7 @@ impl Cluster {
             disks,
             lines,
             machines,
+            login,
             launcher,
             partitions,
             keeps_snapshots,
@@ -156,11 +175,12 @@ impl Cluster {
         }
     }
 
-    /// Like [`Self::start`], with disks that can be filled and lines that can be cut. Without
+    /// Like [`Self::start`], with disks that can be filled and lines that can be cut, and with a login or without. Without
     /// disks where the machine does not let us mount them; then the second one says why.
     pub async fn start_on_disks_and_lines(
         partitions: u16,
         hosts: &[(&'static str, &'static str)],
+        login: Option<Login>,
     ) -> (Self, Option<String>) {
         let folder = Folder::new();
         let nats = folder.path().join("nats");
@@ -174,18 +194,22 @@ impl Cluster {
             Err(why_not) => (None, Some(why_not)),
         };
         let command = disks.as_ref().map(|disks| disks.launcher().to_vec()).unwrap_or_default();
-        let nats = NatsServer::start_as(Setup::alone(0).by(command.clone()), &nats).await;
-        let nats = nats.unwrap_or_else(|error| panic!("{error}"));
+        let setup = guarded(login.as_ref(), Setup::alone(0)).by(command.clone());
+        let nats = NatsServer::start_as(setup, &nats).await.unwrap_or_else(|error| panic!("{error}"));
         let server = SocketAddr::from(([127, 0, 0, 1], nats.port()));
-        let mut cluster = Self::of(Servers::one(nats), folder, Some(partitions));
+        let mut cluster = Self::of(Servers::one(nats), folder, Some(partitions)).with_login(login);
         cluster.launcher.command = command;
         (cluster.disks, cluster.lines) = (disks, Some(Lines::to(server).await));
         (cluster.with(hosts).await, why_not)
     }
 
-    /// Like [`Self::start`], with a line for each host that can be cut, and snapshots.
-    pub async fn start_on_lines_of_their_own(partitions: u16, hosts: &[(&'static str, &'static str)]) -> Self {
-        let mut cluster = Self::without_processes(partitions).await.that_keeps_snapshots();
+    /// Like [`Self::start`], with a line for each host that can be cut, and snapshots; with a login or without.
+    pub async fn start_on_lines_of_their_own(
+        partitions: u16,
+        hosts: &[(&'static str, &'static str)],
+        login: Option<Login>,
+    ) -> Self {
+        let mut cluster = Self::without_processes_behind(login, partitions).await.that_keeps_snapshots();
         let server = SocketAddr::from(([127, 0, 0, 1], cluster.nats().port()));
         let mut lines = Lines::to(server).await;
         for (name, _) in hosts {
@@ -204,6 +228,12 @@ impl Cluster {
     /// From now on bridges are started that serve so long after SIGTERM.
     pub fn whose_bridges_leave_in(mut self, leave_time: Duration) -> Self {
         self.leave_time = leave_time;
+        self
+    }
+
+    /// From now on processes are started that come with what is in this login, which guards the nats-servers.
+    pub fn with_login(mut self, login: Option<Login>) -> Self {
+        self.login = login;
         self
     }
 
@@ -226,9 +256,37 @@ impl Cluster {
         self
     }
 
-    /// A client of the bridge.
+    /// A client of the bridge: where there is a login, of who may do everything.
     pub fn client(&self) -> Client {
-        Client::new(self.http)
+        Client::new(self.http).by(self.login.as_ref().map(Login::staff))
+    }
+
+    /// The login, where there is one.
+    pub fn login(&self) -> Option<&Login> {
+        self.login.as_ref()
+    }
+
+    /// Connects to the nats-servers; where there is a login, with the key of that name.
+    pub async fn connect(&self, key: &str) -> async_nats::Client {
+        let servers: Vec<String> = self.servers.url().split(',').map(str::to_owned).collect();
+        let options = self.connect_options(key);
+        until("a nats-server can be reached", async || options.clone().connect(&servers).await.ok()).await
+    }
+
+    /// What it takes for that: one that is frozen is not waited for.
+    pub fn connect_options(&self, key: &str) -> ConnectOptions {
+        let options = self.login.as_ref().map_or_else(ConnectOptions::new, |login| login.connect_options(key));
+        options.connection_timeout(ANSWER_LIMIT).ping_interval(ANSWER_LIMIT)
+    }
+
+    /// What a tool or a part of the shop is told that comes to the nats-servers with the key of that name.
+    pub fn nats_options(&self, key: &str) -> Vec<String> {
+        self.nats_options_at(self.servers.url(), key)
+    }
+
+    fn nats_options_at(&self, url: String, key: &str) -> Vec<String> {
+        let login = self.login.as_ref().map_or_else(Vec::new, |login| login.options(key));
+        ["--nats-url".to_owned(), url].into_iter().chain(login).collect()
     }
 
     /// The nats-server, to stop, kill and start it again; of several, the first.
@@ -291,11 +349,12 @@ impl Cluster {
     /// Runs `shop serve` beside the cluster's own hosts.
     pub fn spawn_host(&self, name: &str, kinds: &str, data_dir: &Path, partitions: impl Into<Option<u16>>) -> Process {
         let nats_url = self.nats_url(|lines| lines.of_hosts.get(name).unwrap_or(&lines.hosts));
+        let nats = self.nats_options_at(nats_url, "host");
         let partitions = partitions.into().map(|count| ["--partitions".to_owned(), count.to_string()]);
         let data_dir = data_dir.to_str().expect("a folder for tests has a plain name");
-        let options = ["--kinds", kinds, "--nats-url", &nats_url, "--data-dir", data_dir];
+        let options = ["--kinds", kinds, "--data-dir", data_dir];
         let snapshots = self.snapshot_options();
-        let more = partitions.iter().flatten().chain(&snapshots).map(String::as_str);
+        let more = nats.iter().chain(partitions.iter().flatten()).chain(&snapshots).map(String::as_str);
         let options = options.into_iter().chain(more);
         let number = self.hosts.keys().position(|host| *host == name);
         let command = match self.machines.as_ref().zip(number) {
@@ -362,11 +421,12 @@ impl Cluster {
 
     /// Runs `shop bridge` beside the cluster's own bridge, and says where it listens.
     pub async fn spawn_bridge(&self, name: &str, http: SocketAddr) -> (Process, SocketAddr) {
-        let (nats_url, http) = (self.nats_url(|lines| &lines.bridge), http.to_string());
-        let leave_ms = self.leave_time.as_millis().to_string();
+        let nats = self.nats_options_at(self.nats_url(|lines| &lines.bridge), "bridge");
+        let auth = self.login.as_ref().map_or_else(Vec::new, Login::bridge_options);
+        let (http, leave_ms) = (http.to_string(), self.leave_time.as_millis().to_string());
         let inside = ["--observe-addr", "127.0.0.1:0"];
-        let options = ["bridge", "--nats-url", &nats_url, "--http-addr", &http, "--leave-ms", &leave_ms];
-        let options = options.into_iter().chain(inside);
+        let options = ["bridge", "--http-addr", &http, "--leave-ms", &leave_ms];
+        let options = options.into_iter().chain(inside).chain(nats.iter().chain(&auth).map(String::as_str));
         let launcher = Launcher { command: vec![], ..self.launcher.clone() };
         let mut bridge = Process::spawn_by(&launcher, self.folder(), name, options);
         let http = bridge.says("where it listens", address_in).await;
@@ -423,9 +483,10 @@ impl Cluster {
 
     /// Cuts every kind into so many partitions, as an operator does.
     pub async fn repartition(&mut self, partitions: u16) {
-        let (nats_url, snapshots) = (self.servers.url(), self.snapshots().display().to_string());
+        let (nats, snapshots) = (self.nats_options("operator"), self.snapshots().display().to_string());
         let count = partitions.to_string();
-        let arguments = ["repartition", "--to", &count, "--snapshots", &snapshots, "--nats-url", &nats_url];
+        let arguments = ["repartition", "--to", &count, "--snapshots", &snapshots];
+        let arguments = arguments.into_iter().chain(nats.iter().map(String::as_str));
         let mut tool = Process::spawn(self.folder(), "repartition", arguments);
         let status = tool.ends_within(REPARTITION_LIMIT).await;
         assert!(status.success(), "{}{}", tool.stdout(), tool.stderr());

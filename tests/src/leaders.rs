@@ -8,7 +8,7 @@ use serde_json::Value;
 use shop_domain::kind::Kind;
 use tokio::time::{Instant, timeout};
 
-use crate::wait::until;
+use crate::{cluster::Cluster, login::ADMINISTRATOR, wait::until};
 
 /// How long a server may take for one answer before it is asked again; without a leader nobody answers.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
@@ -34,13 +34,9 @@ pub fn stream_of(kind: Kind) -> String {
 }
 
 impl Leaders {
-    /// Asks these servers, several separated by commas.
-    pub async fn at(url: &str) -> Self {
-        let servers: Vec<String> = url.split(',').map(str::to_owned).collect();
-        // One that is frozen must not be waited for.
-        let options = async_nats::ConnectOptions::new().connection_timeout(ANSWER_LIMIT).ping_interval(ANSWER_LIMIT);
-        let client = until("a nats-server can be reached", async || options.clone().connect(&servers).await.ok());
-        Self { client: client.await }
+    /// Asks the servers of this shop.
+    pub async fn at(cluster: &Cluster) -> Self {
+        Self { client: cluster.connect(ADMINISTRATOR).await }
     }
 
     /// The name of the server that leads a stream, as soon as there is one.

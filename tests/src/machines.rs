@@ -109,6 +109,11 @@ impl Drop for Machines {
     }
 }
 
+/// The addresses that machines have, wherever they are made.
+pub fn addresses() -> impl Iterator<Item = IpAddr> {
+    (0..SERVERS).map(|number| address(number + 1))
+}
+
 /// In the hub the bridge has the first address, and each machine the next one.
 fn address(number: usize) -> IpAddr {
     Ipv4Addr::new(10, 77, 0, number as u8 + 1).into()

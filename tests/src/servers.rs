@@ -9,6 +9,7 @@ use shop_local::nats_server::{Member, NatsServer, NatsServerError, Setup};
 use tokio::net::TcpSocket;
 
 use crate::{
+    login::{Login, guarded},
     machines::Machines,
     proxy::{Line, Proxy},
 };
@@ -53,8 +54,8 @@ impl Servers {
     }
 
     /// Three on free ports, each with a folder of its own in `folder`; with lines that can be cut
-    /// or without. They do not have to be new: whatever they kept is there again.
-    pub async fn three(folder: &Path, with_lines: bool) -> Result<Self, NatsServerError> {
+    /// or without; guarded by a login, or not. They do not have to be new: whatever they kept is there again.
+    pub async fn three(folder: &Path, with_lines: bool, login: Option<&Login>) -> Result<Self, NatsServerError> {
         let ports: Vec<TcpSocket> = (0..2 * SERVERS).map(|_| reserve()).collect();
         let addresses: Vec<SocketAddr> = ports.iter().map(address_of).collect();
         let (for_clients, for_servers) = addresses.split_at(SERVERS);
@@ -68,15 +69,15 @@ impl Servers {
                 routes: lines.as_ref().map_or_else(|| for_servers.to_vec(), |lines| lines.from(number)),
                 keeps_to_routes: with_lines,
             };
-            let folder = folder.join(name(number));
-            async move { NatsServer::start_as(Setup::member(member), &folder).await }
+            let (setup, folder) = (guarded(login, Setup::member(member)), folder.join(name(number)));
+            async move { NatsServer::start_as(setup, &folder).await }
         };
         let servers = try_join_all((0..SERVERS).map(start)).await?;
         Ok(Self { servers, lines, _ports: ports })
     }
 
-    /// Three, one on each of these machines.
-    pub async fn on(machines: &Machines, folder: &Path) -> Result<Self, NatsServerError> {
+    /// Three, one on each of these machines; guarded by a login, or not.
+    pub async fn on(machines: &Machines, folder: &Path, login: Option<&Login>) -> Result<Self, NatsServerError> {
         let routes: Vec<_> =
             (0..SERVERS).map(|number| SocketAddr::new(machines.address(number), CLUSTER_PORT)).collect();
         let start = |number: usize| {
@@ -88,7 +89,8 @@ impl Servers {
                 routes: routes.clone(),
                 keeps_to_routes: false,
             };
-            let (setup, folder) = (Setup::member(member).by(machines.launcher(number)), folder.join(name(number)));
+            let setup = guarded(login, Setup::member(member)).by(machines.launcher(number));
+            let folder = folder.join(name(number));
             async move { NatsServer::start_as(setup, &folder).await }
         };
         let servers = try_join_all((0..SERVERS).map(start)).await?;

@@ -1,10 +1,10 @@
 //! siege: many customers who ask for the same few things over and over again, and count.
 
-use std::{fmt, fs, path::Path, time::Duration};
+use std::{fmt, path::Path, time::Duration};
 
 use serde::Deserialize;
 
-use crate::process::Process;
+use crate::{client::Caller, login::write_private, process::Process};
 
 /// Whether customers keep their connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,15 +61,19 @@ pub struct Siege {
 }
 
 impl Siege {
-    /// Starts siege, with requests as it reads them: an address, or an address, `POST` and a body of JSON.
-    pub fn start(self, program: &Path, folder: &Path, requests: &[String]) -> Process {
+    /// Starts siege, with requests as it reads them: an address, or an address, `POST` and a body of JSON. All of them are
+    /// of this caller, or of nobody.
+    pub fn start(self, program: &Path, folder: &Path, requests: &[String], caller: Option<&Caller>) -> Process {
         let (rc, urls) = (folder.join("siegerc"), folder.join("urls"));
         for (file, text) in [(&rc, self.rc()), (&urls, requests.join("\n"))] {
-            fs::write(file, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
+            write_private(file, &text);
         }
         let (customers, time) = (self.customers.to_string(), format!("{}S", self.time.as_secs()));
         let mut arguments = vec!["-R".into(), rc.into_os_string(), "-f".into(), urls.into_os_string()];
         arguments.extend(["-c", &customers, "-t", &time, "-T", "application/json"].map(Into::into));
+        if let Some(caller) = caller {
+            arguments.extend([format!("--header=Authorization: {}", caller.authorization()).into()]);
+        }
         Process::spawn_other(program, folder, "siege", arguments)
     }
 

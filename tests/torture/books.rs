@@ -100,6 +100,18 @@ pub(crate) fn outcomes<'l>(ledgers: impl Iterator<Item = &'l Ledger>) -> BTreeMa
     outcomes
 }
 
+/// The same as `shop audit` counts them.
+pub(crate) fn by_status(outcomes: &BTreeMap<String, usize>) -> [(&'static str, usize); 4] {
+    let count =
+        |status: &str| outcomes.iter().filter(|(outcome, _)| outcome.starts_with(status)).map(|(_, count)| count).sum();
+    [
+        ("confirmed", count("CONFIRMED")),
+        ("rejected", count("REJECTED")),
+        ("cancelled", count("CANCELLED")),
+        ("under_way", 0),
+    ]
+}
+
 /// How an order ended, as it is shown.
 pub(crate) fn outcome(view: &Value) -> String {
     let status = view["status"].as_str().unwrap_or_default();

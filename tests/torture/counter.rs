@@ -2,27 +2,38 @@
 
 use std::{
     collections::BTreeSet,
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use shop_tests::client::{Answer, Ask, Client};
 use tokio::{sync::watch, time::sleep};
 
-use crate::goods::Goods;
+use crate::{callers::Callers, goods::Goods, others::Others};
 
 /// How long a request may take to be answered definitely: the longest fault and the way back from it.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// The pause before a request is repeated.
 const PAUSE: Duration = Duration::from_millis(20);
+/// One of so many requests goes over NATS, where it can.
+const OVER_NATS: u64 = 4;
 /// How some order at least has to end before a run has shown much.
 const OUTCOMES: [&str; 3] = ["CONFIRMED", "CANCELLED", "REJECTED price_changed"];
 
-/// What all customers share.
-#[derive(Debug)]
+/// Where a customer asks. Clones, and those for others, share what is on sale and what is counted.
+#[derive(Clone, Debug)]
 pub(crate) struct Counter {
+    /// For the customer, where there is a login.
     client: Client,
-    pub(crate) goods: Goods,
+    /// Who asks what a customer may not ask, and where a request may go over NATS instead.
+    callers: Option<Arc<Callers>>,
+    pub(crate) goods: Arc<Goods>,
+    tally: Arc<Tally>,
+}
+
+/// What is counted of all customers together.
+#[derive(Debug)]
+struct Tally {
     figures: Mutex<Figures>,
     /// The request whose outcome was known last, with all that it was repeated.
     slowest: Mutex<(Duration, String)>,
@@ -31,6 +42,7 @@ pub(crate) struct Counter {
     /// How orders ended, once each.
     outcomes: Mutex<BTreeSet<String>>,
     confirmed: watch::Sender<u64>,
+    others: Others,
 }
 
 /// What was counted.
@@ -40,6 +52,8 @@ pub(crate) struct Figures {
     pub(crate) requests: u64,
     /// Definite answers.
     pub(crate) answered: u64,
+    /// Of these, those that came over NATS.
+    pub(crate) over_nats: u64,
     /// Answers to reads that were held against the ledgers.
     pub(crate) reads_checked: u64,
     /// Writes that were repeated later, and answered with the same bytes.
@@ -56,25 +70,47 @@ pub(crate) struct Untrue(pub(crate) String);
 pub(crate) type Found<T> = Result<T, Untrue>;
 
 impl Counter {
+    /// For whom this client asks.
     pub(crate) fn new(client: Client, goods: Goods) -> Self {
         let figures = Figures {
             requests: 0,
             answered: 0,
+            over_nats: 0,
             reads_checked: 0,
             repeats_checked: 0,
             longest_pause: Duration::ZERO,
             last_confirmed: Instant::now(),
         };
-        let (slowest, latest, outcomes) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self {
-            client,
-            goods,
+        let tally = Tally {
             figures: Mutex::new(figures),
-            slowest,
-            latest,
-            outcomes,
+            slowest: Mutex::default(),
+            latest: Mutex::default(),
+            outcomes: Mutex::default(),
             confirmed: watch::Sender::new(0),
-        }
+            others: Others::default(),
+        };
+        Self { client, callers: None, goods: Arc::new(goods), tally: Arc::new(tally) }
+    }
+
+    /// For a customer: where there is a login, with what the customer has.
+    pub(crate) fn of(&self, callers: Option<Callers>) -> Self {
+        let client = callers.as_ref().map_or_else(|| self.client.clone(), |of| self.client.by(Some(of.own.clone())));
+        Self { client, callers: callers.map(Arc::new), ..self.clone() }
+    }
+
+    /// What a customer has, where there is a login.
+    pub(crate) fn callers(&self) -> Option<&Callers> {
+        self.callers.as_deref()
+    }
+
+    /// A request that is the staff's, where there is a login.
+    pub(crate) fn by_staff(&self, ask: Ask) -> Ask {
+        ask.by(self.callers().map(|callers| &callers.staff))
+    }
+
+    /// What customers know of each other.
+    pub(crate) fn others(&self) -> &Others {
+        &self.tally.others
     }
 
     /// Asks until the outcome is known.
@@ -98,10 +134,23 @@ impl Counter {
         answer
     }
 
+    /// Now and then over NATS, where that can be: so that what is repeated is asked over both.
+    async fn exchange_over_any(&self, ask: &Ask) -> Result<Answer, String> {
+        let direct = self.callers().and_then(|callers| callers.direct(ask));
+        let Some(direct) = direct.filter(|_| self.figures().requests.is_multiple_of(OVER_NATS)) else {
+            return self.exchange(ask).await;
+        };
+        let answer = direct.exchange(ask).await;
+        if answer.is_ok() {
+            self.count(|figures| figures.over_nats += 1);
+        }
+        answer
+    }
+
     async fn exchange(&self, ask: &Ask) -> Result<Answer, String> {
         let answer = self.client.exchange(ask).await;
         if let Ok(answer) = &answer {
-            note_longer(&self.latest, ask, answer.took.saturating_sub(ask.wait()));
+            note_longer(&self.tally.latest, ask, answer.took.saturating_sub(ask.wait()));
         }
         answer
     }
@@ -110,7 +159,7 @@ impl Counter {
         let start = Instant::now();
         loop {
             self.count(|figures| figures.requests += 1);
-            let answer = self.exchange(ask).await;
+            let answer = self.exchange_over_any(ask).await;
             let last = match answer {
                 // Nobody knows whether it was taken, or nobody is there.
                 Ok(answer) if answer.status == 503 => {
@@ -122,7 +171,7 @@ impl Counter {
                 Ok(answer) if answer.status >= 500 => return untrue(format!("{ask}: {}", said(&answer))),
                 Ok(answer) if is_enough(&answer) => {
                     self.count(|figures| figures.answered += 1);
-                    note_longer(&self.slowest, ask, start.elapsed());
+                    note_longer(&self.tally.slowest, ask, start.elapsed());
                     return Ok(answer);
                 }
                 Ok(answer) => said(&answer),
@@ -142,19 +191,24 @@ impl Counter {
             figures.longest_pause = figures.longest_pause.max(now - figures.last_confirmed);
             figures.last_confirmed = now;
         });
-        self.confirmed.send_modify(|confirmed| *confirmed += 1);
+        self.tally.confirmed.send_modify(|confirmed| *confirmed += 1);
     }
 
     /// A customer has learned how an order ended.
     pub(crate) fn order_has_ended(&self, outcome: String) {
-        self.outcomes.lock().expect("nobody panics while counting").insert(outcome);
+        self.tally.outcomes.lock().expect("nobody panics while counting").insert(outcome);
     }
 
     /// Whether customers were told enough that something untrue would be among it.
     pub(crate) fn has_told_much(&self) -> bool {
-        let outcomes = self.outcomes.lock().expect("nobody panics while counting");
+        let outcomes = self.tally.outcomes.lock().expect("nobody panics while counting");
         let Figures { reads_checked, repeats_checked, .. } = self.figures();
         OUTCOMES.iter().all(|wanted| outcomes.contains(*wanted)) && reads_checked > 100 && repeats_checked > 10
+    }
+
+    /// Whether customers have tried enough that is not theirs, and asked over NATS as well.
+    pub(crate) fn has_refused_much(&self) -> bool {
+        self.tally.others.has_refused_much() && self.figures().over_nats > 100
     }
 
     /// Measures pauses from now on.
@@ -164,7 +218,7 @@ impl Counter {
 
     /// How many orders were confirmed.
     pub(crate) fn confirmed(&self) -> watch::Receiver<u64> {
-        self.confirmed.subscribe()
+        self.tally.confirmed.subscribe()
     }
 
     /// A read was as it had been told.
@@ -180,21 +234,21 @@ impl Counter {
     }
 
     pub(crate) fn figures(&self) -> Figures {
-        *self.figures.lock().expect("nobody panics while counting")
+        *self.tally.figures.lock().expect("nobody panics while counting")
     }
 
     /// The single answer that came latest after the end of its caller's wait, and by how much.
     pub(crate) fn latest(&self) -> (Duration, String) {
-        self.latest.lock().expect("nobody panics while counting").clone()
+        self.tally.latest.lock().expect("nobody panics while counting").clone()
     }
 
     /// The request that took longest until its outcome was known, and how long that was with all that it was repeated.
     pub(crate) fn slowest(&self) -> (Duration, String) {
-        self.slowest.lock().expect("nobody panics while counting").clone()
+        self.tally.slowest.lock().expect("nobody panics while counting").clone()
     }
 
     fn count(&self, count: impl FnOnce(&mut Figures)) {
-        count(&mut self.figures.lock().expect("nobody panics while counting"));
+        count(&mut self.tally.figures.lock().expect("nobody panics while counting"));
     }
 }
 

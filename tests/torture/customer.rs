@@ -1,12 +1,10 @@
 //! A customer: does one thing after the other, drawn from his own random numbers, repeats
 //! whatever has no answer, and holds every answer against his ledger.
 
+mod meddling;
 mod outcome;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use futures::future::try_join_all;
@@ -32,12 +30,16 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_millis(50);
 /// After what time he looks who was told nothing, because the bridge died: the wait, and twice what clocks may differ.
 const UNTOLD: Duration = Duration::from_secs(6);
+/// One of so many things that a customer does, where there is a login, is about what is not its own.
+const MEDDLING: u8 = 12;
+/// One of so many things that customers do themselves is done by the staff, where there is a login.
+const BY_STAFF: u8 = 6;
 /// An order of so many pieces cannot be paid.
 const TOO_MANY: u64 = 1_000_000;
 
 /// Somebody with a wallet.
 pub(crate) struct Customer {
-    counter: Arc<Counter>,
+    counter: Counter,
     rng: Rng,
     ledger: Ledger,
     /// Numbers the ids and the keys.
@@ -53,7 +55,7 @@ struct Draft {
 
 impl Customer {
     /// Opens a wallet.
-    pub(crate) async fn open(counter: Arc<Counter>, user: String, rng: Rng) -> Found<Self> {
+    pub(crate) async fn open(counter: Counter, user: String, rng: Rng) -> Found<Self> {
         let key = format!("open-{user}");
         let ledger = Ledger {
             balance: BALANCE,
@@ -65,7 +67,8 @@ impl Customer {
         };
         let mut customer = Self { counter, rng, ledger, number: 0 };
         let body = json!({ "id": user, "balance": BALANCE });
-        customer.tell(Ask::new(Method::POST, "/wallets").body(body).key(key), 201).await?;
+        let open = customer.counter.by_staff(Ask::new(Method::POST, "/wallets"));
+        customer.tell(open.body(body).key(key), 201).await?;
         Ok(customer)
     }
 
@@ -81,6 +84,9 @@ impl Customer {
     }
 
     async fn act(&mut self) -> Found<()> {
+        if self.counter.callers().is_some() && self.rng.u8(0..MEDDLING) == 0 {
+            return self.meddle().await;
+        }
         if self.ledger.balance < LITTLE && self.rng.bool() {
             return self.top_up().await;
         }
@@ -130,7 +136,8 @@ impl Customer {
     async fn top_up(&mut self) -> Found<()> {
         let (amount, key) = (self.rng.u64(1..40_000), self.fresh("top-up"));
         let path = format!("/wallets/{}/top-up", self.ledger.user);
-        let wallet = self.tell(Ask::new(Method::POST, path).body(json!({ "amount": amount })).key(&key), 200).await?;
+        let ask = self.counter.by_staff(Ask::new(Method::POST, path)).body(json!({ "amount": amount })).key(&key);
+        let wallet = self.tell(ask, 200).await?;
         self.ledger.balance += amount;
         self.ledger.top_ups.push((key, amount));
         if wallet["balance"] != self.ledger.balance {
@@ -143,7 +150,7 @@ impl Customer {
     async fn top_up_without_key(&mut self) -> Found<()> {
         let amount = self.rng.u64(1..40_000);
         let path = format!("/wallets/{}/top-up", self.ledger.user);
-        let ask = Ask::new(Method::POST, path).body(json!({ "amount": amount }));
+        let ask = self.counter.by_staff(Ask::new(Method::POST, path)).body(json!({ "amount": amount }));
         let before = self.ledger.balance;
         self.ledger.balance += amount;
         self.ledger.top_ups_without_key.push(amount);
@@ -180,7 +187,8 @@ impl Customer {
         let number = self.rng.usize(..self.counter.goods.products.len());
         let quantity = self.rng.u64(1..40);
         let path = format!("/products/{}/restock", self.counter.goods.products[number].id);
-        let ask = Ask::new(Method::POST, path).body(json!({ "quantity": quantity })).key(self.fresh("restock"));
+        let ask = self.counter.by_staff(Ask::new(Method::POST, path)).body(json!({ "quantity": quantity }));
+        let ask = ask.key(self.fresh("restock"));
         let before = self.counter.goods.before(number);
         self.counter.goods.restock_begins(number, quantity);
         let product = self.tell(ask, 200).await?;
@@ -204,6 +212,7 @@ impl Customer {
         if self.rng.bool() || matches!(order.delivery, Some(Delivery::Dispatched | Delivery::Delivered)) {
             ask = ask.key(self.fresh("cancel"));
         }
+        let ask = self.perhaps_by_staff(ask);
         self.cancel(number, ask).await
     }
 
@@ -219,7 +228,8 @@ impl Customer {
             Some(Delivery::Scheduled | Delivery::Dispatched) => 200,
             Some(Delivery::Delivered | Delivery::Cancelled) => 409,
         };
-        let ask = Ask::new(Method::POST, format!("/deliveries/{}/{verb}", order.id)).key(self.fresh(verb));
+        let ask = self.counter.by_staff(Ask::new(Method::POST, format!("/deliveries/{}/{verb}", order.id)));
+        let ask = ask.key(self.fresh(verb));
         self.tell(ask, status).await?;
         if status == 200 {
             self.ledger.orders[number].delivery = Some(after);
@@ -235,7 +245,8 @@ impl Customer {
         };
         let id = self.ledger.orders[number].id.clone();
         let cancel = Ask::new(Method::DELETE, format!("/orders/{id}")).key(self.fresh("cancel"));
-        let dispatch = Ask::new(Method::POST, format!("/deliveries/{id}/dispatch")).key(self.fresh("dispatch"));
+        let dispatch = self.counter.by_staff(Ask::new(Method::POST, format!("/deliveries/{id}/dispatch")));
+        let dispatch = dispatch.key(self.fresh("dispatch"));
         self.counter.goods.cancel_begins(&self.ledger.orders[number].lines);
         let (cancelled, dispatched) = tokio::join!(self.counter.settled(&cancel), self.counter.settled(&dispatch));
         let (cancelled, dispatched) = (cancelled?, dispatched?);
@@ -326,7 +337,8 @@ impl Customer {
         }
         self.counter.goods.order_begins(&lines);
         let body = json!({ "id": id, "user": self.ledger.user, "lines": self.in_json(&lines) });
-        Draft { id, lines, place: Ask::new(Method::POST, "/orders").body(body) }
+        let place = self.perhaps_by_staff(Ask::new(Method::POST, "/orders").body(body));
+        Draft { id, lines, place }
     }
 
     fn in_json(&self, lines: &[Line]) -> Vec<Value> {
@@ -343,7 +355,15 @@ impl Customer {
 
     /// Under a key: one that comes before the order must not take effect behind it.
     fn cancel_of(&mut self, draft: &Draft) -> Ask {
-        Ask::new(Method::POST, format!("/orders/{}/cancel", draft.id)).body(json!({})).key(self.fresh("cancel"))
+        let ask = Ask::new(Method::POST, format!("/orders/{}/cancel", draft.id)).body(json!({}));
+        let ask = ask.key(self.fresh("cancel"));
+        self.perhaps_by_staff(ask)
+    }
+
+    /// Where there is a login, now and then the staff does it for the customer.
+    fn perhaps_by_staff(&mut self, ask: Ask) -> Ask {
+        let is_by_staff = self.counter.callers().is_some() && self.rng.u8(0..BY_STAFF) == 0;
+        if is_by_staff { self.counter.by_staff(ask) } else { ask }
     }
 
     /// The newest order of a sort within sight, or now and then any.

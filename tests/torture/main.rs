@@ -4,15 +4,18 @@
 //! `shop audit` have to agree with them.
 
 mod books;
+mod callers;
 mod counter;
 mod customer;
+mod direct;
 mod faults;
 mod goods;
 mod ledger;
+mod others;
 mod run;
 mod table;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use fastrand::Rng;
 use futures::FutureExt;
@@ -20,6 +23,7 @@ use serde_json::json;
 use shop_local::nats_server::NatsServer;
 use shop_tests::{
     cluster::{ALL_KINDS, Cluster},
+    login::Login,
     machines::Machines,
     program,
     wait::{LIMIT, until},
@@ -28,17 +32,20 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    callers::Callers,
     counter::{Counter, Untrue},
     customer::Customer,
     faults::Fault,
     goods::Goods,
-    run::{On, Run, Until},
+    run::{Access, On, Run, Until},
 };
 
 /// For how long the long form runs, in seconds.
 const SECONDS: &str = "SHOP_TORTURE_SECONDS";
 /// The seed of a run that is to be repeated: the same faults in the same order.
 const SEED: &str = "SHOP_TORTURE_SEED";
+/// Who is let in, `keys` or `none`, if not the seed says so.
+const ACCESS: &str = "SHOP_TORTURE_ACCESS";
 /// Only the faults whose names contain this, in search of what one of them does.
 const ONLY: &str = "SHOP_TORTURE_ONLY";
 
@@ -86,7 +93,9 @@ async fn what_a_customer_was_told_stays_true_when_the_network_between_machines_i
     if Machines::around_us().is_some() {
         let (until, hold) = (Until::EachOnce, LONG_ENOUGH_FOR_AN_ELECTION);
         let faults = vec![Fault::CutOffLeadersMachine];
-        return Run { on: On::ThreeMachines, seed: 4, faults, until, hold, orders: 5, customers: 6 }.survive().await;
+        let (seed, access) = (4, access(4));
+        let run = Run { on: On::ThreeMachines, access, seed, faults, until, hold, orders: 5, customers: 6 };
+        return run.survive().await;
     }
     match Machines::make() {
         Ok(machines) => {
@@ -125,7 +134,7 @@ async fn find_nats_server() {
 async fn customers_notice_what_happens_behind_their_backs() {
     let cluster = Cluster::start(1, &[("host", ALL_KINDS)]).await;
     let client = cluster.client();
-    let counter = Arc::new(Counter::new(client.clone(), Goods::offer(&client).await));
+    let counter = Counter::new(client.clone(), Goods::offer(&client).await);
     let stranger = |path: String, body| {
         let client = client.clone();
         async move { until("it is done", async || (client.post(&path, &body).await.status == 200).then_some(())).await }
@@ -153,12 +162,33 @@ async fn customers_notice_what_happens_behind_their_backs() {
         }
     };
     for (user, harm) in [("robbed-0", top_up.boxed_local()), ("robbed-1", cancel.boxed_local())] {
-        let customer = Customer::open(Arc::clone(&counter), user.into(), Rng::with_seed(3)).await;
+        let customer = Customer::open(counter.clone(), user.into(), Rng::with_seed(3)).await;
         let life = customer.unwrap_or_else(|Untrue(what)| panic!("{what}")).live(CancellationToken::new());
         let found = tokio::select! { found = timeout(LIMIT, life) => found, never = harm => never };
         let Untrue(what) = found.expect("he looks often enough").expect_err("he lives until he finds something");
         assert!(what.contains(user), "{what}");
     }
+}
+
+/// Nothing can be found either by customers who do not try what is not allowed. Here one is let do it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn customers_notice_who_sees_or_moves_what_is_anothers() {
+    let users = ["honest", "thief"];
+    let login = Login::new(users.map(str::to_owned));
+    let cluster = Cluster::without_processes_behind(Some(login), 1).await.with(&[("host", ALL_KINDS)]).await;
+    let client = cluster.client();
+    let counter = Counter::new(client.clone(), Goods::offer(&client).await);
+    let [honest, thief] = [Callers::of(&cluster, "honest").await, Callers::of_thief(&cluster, "thief").await];
+    let live = async |user: &str, callers, seed| {
+        let customer = Customer::open(counter.of(callers), user.into(), Rng::with_seed(seed)).await;
+        customer.unwrap_or_else(|Untrue(what)| panic!("{what}")).live(CancellationToken::new()).await
+    };
+    let found = tokio::select! {
+        found = timeout(LIMIT, live("thief", thief, 5)) => found.expect("he tries often enough"),
+        found = live("honest", honest, 6) => found,
+    };
+    let Untrue(what) = found.expect_err("both live until something is found");
+    assert!(what.contains("thief") || what.contains("honest"), "{what}");
 }
 
 /// One fault after the other for as long as the environment says.
@@ -173,7 +203,23 @@ async fn long(on: On, faults: &[Fault]) {
     let faults: Vec<Fault> = faults.iter().copied().filter(|fault| fault.name().contains(&only)).collect();
     assert!(!faults.is_empty(), "{ONLY}={only:?} is part of no fault's name");
     let (until, hold) = (Until::Over(seconds), Duration::from_secs(20));
-    Run { on, seed, faults, until, hold, orders: 100, customers: 12 }.survive().await;
+    Run { on, access: access(seed), seed, faults, until, hold, orders: 100, customers: 12 }.survive().await;
+}
+
+/// As the environment says, or the seed: of seeds that are drawn, half are odd.
+fn access(seed: u64) -> Access {
+    match std::env::var(ACCESS).as_deref() {
+        Ok("keys") => Access::Keys,
+        Ok("none") => Access::None,
+        Ok("") | Err(_) => {
+            if seed.is_multiple_of(2) {
+                Access::None
+            } else {
+                Access::Keys
+            }
+        }
+        Ok(other) => panic!("{ACCESS} should be keys or none, not {other:?}"),
+    }
 }
 
 /// Every fault of a sort once.
@@ -184,5 +230,5 @@ async fn brief(seed: u64, is_of_that_sort: impl Fn(Fault) -> bool) {
 
 async fn brief_on(on: On, seed: u64, faults: Vec<Fault>) {
     let until = Until::EachOnce;
-    Run { on, seed, faults, until, hold: BRIEF, orders: 5, customers: 6 }.survive().await;
+    Run { on, access: access(seed), seed, faults, until, hold: BRIEF, orders: 5, customers: 6 }.survive().await;
 }

@@ -1,7 +1,7 @@
 //! One run: opens a shop, lets customers in, strikes, and in the end compares everything.
 
 use std::{
-    sync::Arc,
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -9,6 +9,7 @@ use fastrand::Rng;
 use serde_json::Value;
 use shop_tests::{
     cluster::{A_PROCESS_PER_KIND, ALL_KINDS, Cluster, panics},
+    login::Login,
     machines::Machines,
     process::Process,
     wait::until,
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     books,
+    callers::Callers,
     counter::{Counter, Figures, Found, Untrue},
     customer::Customer,
     faults::{Fault, Stage},
@@ -40,6 +42,7 @@ const AUDIT_LIMIT: Duration = Duration::from_secs(300);
 /// What is to be survived.
 pub(crate) struct Run {
     pub(crate) on: On,
+    pub(crate) access: Access,
     pub(crate) seed: u64,
     pub(crate) faults: Vec<Fault>,
     pub(crate) until: Until,
@@ -63,6 +66,16 @@ pub(crate) enum On {
     ThreeMachines,
 }
 
+/// Who is let in.
+#[derive(Clone, Copy)]
+pub(crate) enum Access {
+    /// Everybody, to the nats-servers and to the bridge.
+    None,
+    /// To the nats-servers who has a key, over TLS; to the bridge who has a token. Each customer has both, the staff as
+    /// well, and customers try what is not theirs.
+    Keys,
+}
+
 /// When it is enough.
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
@@ -72,35 +85,29 @@ pub(crate) enum Until {
     Over(Duration),
 }
 
-type Customers = JoinSet<Found<Ledger>>;
+/// Customers at work, who end with where they have asked and what they were told.
+type Customers = JoinSet<Found<(Counter, Ledger)>>;
 
 impl Run {
     /// Fails when anything that a customer was told is not true any more.
     pub(crate) async fn survive(self) {
         let seed = self.seed;
-        eprintln!("seed {seed}: SHOP_TORTURE_SEED={seed} strikes in the same order");
-        let (mut cluster, no_disks) = match self.on {
-            On::OneServer => Cluster::start_on_disks_and_lines(PARTITIONS, &A_PROCESS_PER_KIND).await,
-            On::ThreeServers => (Cluster::start_on_three_servers(&A_PROCESS_PER_KIND).await, None),
-            On::SeveralHosts => {
-                let hosts = HOSTS.map(|name| (name, ALL_KINDS));
-                (Cluster::start_on_lines_of_their_own(PARTITIONS_OF_SEVERAL, &hosts).await, None)
-            }
-            On::ThreeMachines => {
-                let machines = Machines::around_us().expect("the run was started in the hub of machines");
-                (Cluster::start_on_machines(machines, &HOSTS.map(|name| (name, ALL_KINDS))).await, None)
-            }
-        };
+        let access = self.access;
+        eprintln!(
+            "seed {seed}, access {access}: SHOP_TORTURE_SEED={seed} SHOP_TORTURE_ACCESS={access} strikes in the same order"
+        );
+        let (mut cluster, no_disks) = self.open().await;
         let (client, start) = (cluster.client(), Instant::now());
-        let counter = Arc::new(Counter::new(client.clone(), Goods::offer(&client).await));
+        let counter = Counter::new(client.clone(), Goods::offer(&client).await);
         let stop = CancellationToken::new();
         let mut customers = Customers::new();
         for number in 0..self.customers {
-            let (counter, stop) = (Arc::clone(&counter), stop.clone());
+            let (user, stop) = (user(number), stop.clone());
+            let counter = counter.of(Callers::of(&cluster, &user).await);
             let rng = Rng::with_seed(seed.wrapping_mul(1_000).wrapping_add(number as u64));
             customers.spawn(async move {
-                let customer = Customer::open(counter, format!("user-{number:02}"), rng).await?;
-                customer.live(stop).await
+                let customer = Customer::open(counter.clone(), user, rng).await?;
+                Ok((counter, customer.live(stop).await?))
             });
         }
         let table = tokio::select! {
@@ -116,11 +123,44 @@ impl Run {
             }
         }
         let ledgers = compare(ledgers, &counter, start, seed).await;
-        let audit = audit(&mut cluster).await;
+        let audit = audit(&cluster).await;
         report(&table, &ledgers, &counter, &audit, start);
+        let outcomes = books::outcomes(ledgers.iter());
+        for (status, count) in books::by_status(&outcomes) {
+            assert_eq!(audit["books"]["orders"][status], count, "the orders that customers have placed: {outcomes:?}");
+        }
         assert_eq!(dead_letters(&audit), table.dead_letters, "what was published and is no frame, and what is dead");
         assert_eq!(panics(cluster.folder()), Vec::<String>::new(), "processes that panicked");
         cluster.stop().await;
+    }
+
+    /// Opens the shop; of one without disks that can be filled also why, if there should be some.
+    async fn open(&self) -> (Cluster, Option<String>) {
+        let login = match self.access {
+            Access::None => None,
+            Access::Keys => Some(Login::new((0..self.customers).map(user))),
+        };
+        let hosts = HOSTS.map(|name| (name, ALL_KINDS));
+        match self.on {
+            On::OneServer => Cluster::start_on_disks_and_lines(PARTITIONS, &A_PROCESS_PER_KIND, login).await,
+            On::ThreeServers => (Cluster::start_on_three_servers(&A_PROCESS_PER_KIND, login).await, None),
+            On::SeveralHosts => {
+                (Cluster::start_on_lines_of_their_own(PARTITIONS_OF_SEVERAL, &hosts, login).await, None)
+            }
+            On::ThreeMachines => {
+                let machines = Machines::around_us().expect("the run was started in the hub of machines");
+                (Cluster::start_on_machines(machines, &hosts, login).await, None)
+            }
+        }
+    }
+
+    /// Whether customers were told enough for something untrue to be among it.
+    fn is_much(&self, counter: &Counter) -> bool {
+        let is_refused = match self.access {
+            Access::None => true,
+            Access::Keys => counter.has_refused_much(),
+        };
+        is_refused && counter.has_told_much()
     }
 
     /// Strikes again and again, each time in another order.
@@ -138,7 +178,7 @@ impl Run {
                     Until::Over(time) => round > 0 && start.elapsed() >= time,
                 };
                 if is_over {
-                    until("customers are told much", async || counter.has_told_much().then_some(())).await;
+                    until("customers are told much", async || self.is_much(counter).then_some(())).await;
                     return table;
                 }
                 stage.some_orders().await;
@@ -171,10 +211,9 @@ async fn progress<T>(fault: Fault, counter: &Counter, start: Instant) -> T {
 }
 
 /// All that the customers were told, against all that they are shown.
-async fn compare(ledgers: Vec<Ledger>, counter: &Arc<Counter>, start: Instant, seed: u64) -> Vec<Ledger> {
-    let mut closing = Customers::new();
-    for ledger in ledgers {
-        let counter = Arc::clone(counter);
+async fn compare(ledgers: Vec<(Counter, Ledger)>, counter: &Counter, start: Instant, seed: u64) -> Vec<Ledger> {
+    let mut closing = JoinSet::new();
+    for (counter, ledger) in ledgers {
         closing.spawn(async move {
             ledger.close(&counter).await?;
             Ok(ledger)
@@ -187,18 +226,20 @@ async fn compare(ledgers: Vec<Ledger>, counter: &Arc<Counter>, start: Instant, s
             found @ (Ok(Err(_)) | Err(_)) => panic!("{}", at(start, seed, Some(found))),
         }
     }
-    if let Err(Untrue(what)) = counter.goods.all_are_true(counter).await {
+    let end = async {
+        counter.goods.all_are_true(counter).await?;
+        counter.others().are_unharmed(counter).await
+    };
+    if let Err(Untrue(what)) = end.await {
         panic!("after {:?} with seed {seed}: {what}", start.elapsed());
     }
     closed
 }
 
 /// `shop audit`, as an operator runs it.
-async fn audit(cluster: &mut Cluster) -> Value {
-    let nats_url = cluster.servers().url();
-    let snapshots = cluster.snapshot_options();
-    let arguments =
-        ["audit", "--json", "--nats-url", &nats_url].into_iter().chain(snapshots.iter().map(String::as_str));
+async fn audit(cluster: &Cluster) -> Value {
+    let options = [cluster.nats_options("reader"), cluster.snapshot_options()].concat();
+    let arguments = ["audit", "--json"].into_iter().chain(options.iter().map(String::as_str));
     let mut audit = Process::spawn(cluster.folder(), "audit", arguments);
     let status = audit.ends_within(AUDIT_LIMIT).await;
     let said = audit.stdout();
@@ -217,12 +258,17 @@ fn dead_letters(audit: &Value) -> u64 {
 
 fn report(table: &Table, ledgers: &[Ledger], counter: &Counter, audit: &Value, start: Instant) {
     let (figures, slowest) = (&counter.figures(), counter.slowest());
-    let Figures { requests, answered, reads_checked, repeats_checked, .. } = figures;
+    let Figures { requests, answered, over_nats, reads_checked, repeats_checked, .. } = figures;
     let ((longest, slowest), (late, latest)) = (slowest, counter.latest());
     let seconds = start.elapsed().as_secs();
     println!("\n{table}");
     println!("{seconds} s, {} processes killed, {} customers", table.kills, ledgers.len());
-    println!("{requests} requests, {answered} answered");
+    println!("{requests} requests, {answered} answered, {over_nats} of them over NATS");
+    let refusals = counter.others().refusals();
+    if !refusals.is_empty() {
+        let refusals: Vec<_> = refusals.iter().map(|(status, count)| format!("{count} × {status}")).collect();
+        println!("asked for and refused, because it is another's: {}", refusals.join(", "));
+    }
     println!("the slowest after {:.1} s, repeated until it was definite: {slowest}", longest.as_secs_f64());
     println!("the latest answer {:.1} s after the end of its wait: {latest}", late.as_secs_f64());
     println!("{reads_checked} reads and {repeats_checked} repeated writes were as they had been told");
@@ -233,6 +279,20 @@ fn report(table: &Table, ledgers: &[Ledger], counter: &Counter, audit: &Value, s
         ["messages", "duplicates", "beyond_holes", "dead_letters"].map(|column| sum(audit, column));
     println!("logs: {messages} messages, {duplicates} duplicates, {beyond_holes} beyond a hole, {dead} dead letters");
     println!("shop audit: no differences");
+}
+
+/// What the customers are called, by number.
+fn user(number: usize) -> String {
+    format!("user-{number:02}")
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Keys => "keys",
+        })
+    }
 }
 
 fn at<T: std::fmt::Debug>(

@@ -10,10 +10,7 @@ use shop_tests::{
     process::{Launcher, Process},
 };
 
-use super::{
-    issuer::{AUDIENCE, ISSUER, Issuer},
-    over_http2, shop_of, with, write_private,
-};
+use super::{issuer::Issuer, over_http2, shop_of, with, write_private};
 use crate::shop::Customer;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -46,29 +43,18 @@ async fn a_shop_with_a_login_listens_wherever_it_is_told_to() {
 async fn however_much_is_logged_no_token_and_no_key_is() {
     let (folder, issuer) = (Folder::new(), Issuer::new("a"));
     let [data, jwks, keys, ports] = ["data", "jwks", "api-keys", "ports"].map(|name| folder.path().join(name));
-    write_private(&jwks, &issuer.jwks());
     let new = ["keys", "new", "--name", "reports", "--scopes", "orders:read:any", "--owner", "tests"];
     let said = Process::spawn(folder.path(), "new", new).explains().await;
     let (key, line) = said.trim().split_once('\n').unwrap();
     write_private(&keys, line);
-    let [data, jwks, keys, file] = [&data, &jwks, &keys, &ports].map(|path| path.display().to_string());
+    let [data, keys, file] = [&data, &keys, &ports].map(|path| path.display().to_string());
     let options =
         ["--http-addr", "127.0.0.1:0", "--nats-port", "0", "--data-dir", &data, "--ports-file", &file, "--http2"];
-    let auth = [
-        "--auth",
-        "jwt",
-        "--jwks-file",
-        &jwks,
-        "--jwt-issuer",
-        ISSUER,
-        "--jwt-audience",
-        AUDIENCE,
-        "--api-keys",
-        &keys,
-    ];
+    let options = options.map(str::to_owned).into_iter();
+    let auth = issuer.options(&jwks).into_iter().chain(["--api-keys".to_owned(), keys]);
     let command = ["env", "RUST_LOG=trace"].map(OsString::from).to_vec();
     let launcher = Launcher { command, ..Launcher::default() };
-    let mut shop = Process::spawn_by(&launcher, folder.path(), "shop", [&options[..], &auth].concat());
+    let mut shop = Process::spawn_by(&launcher, folder.path(), "shop", options.chain(auth));
     shop.says("that it is open", |words| words.contains("The shop is open").then_some(())).await;
     let told: Value = serde_json::from_slice(&fs::read(&ports).unwrap()).unwrap();
     let address = told["http"]["url"].as_str().unwrap().trim_start_matches("http://").to_owned();

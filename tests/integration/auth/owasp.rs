@@ -8,16 +8,15 @@ use shop_bridge_http::{
     routes::{PAGES, ROUTES},
 };
 use shop_local::Options;
+use shop_tests::login::{CUSTOMER, STAFF};
 
 use super::{
     demands,
-    issuer::{Issuer, Place, base64, claims, found, now},
+    issuer::{Issuer, base64, claims, now},
+    place::{Place, found},
     shop_of, with,
 };
 use crate::shop::TestShop;
-
-const CUSTOMER: &str = "orders:read orders:write wallets:read";
-const STAFF: &str = "catalog:write deliveries:write orders:read:any orders:write:any wallets:read:any wallets:fund:any";
 
 /// Apples, and bob with a wallet and an order.
 async fn shop_of_bob(issuer: &Issuer) -> TestShop {

@@ -2,12 +2,13 @@
 
 use hyper::Method;
 use serde_json::{Value, json};
+use shop_tests::login::STAFF;
 
 use super::{issuer::Issuer, shop_of, with};
 use crate::shop::{Answer, TestShop};
 
+/// Who also pays in by itself.
 const CUSTOMER: &str = "orders:read orders:write wallets:read wallets:fund";
-const STAFF: &str = "catalog:write deliveries:write orders:read:any orders:write:any wallets:read:any wallets:fund:any";
 
 /// A shop with two customers who have an order each, and the tokens of both and of staff.
 async fn shop_of_two(issuer: &Issuer) -> (TestShop, [String; 3]) {

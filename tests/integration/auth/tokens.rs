@@ -8,8 +8,10 @@ use shop_local::Options;
 
 use super::{
     demands,
-    issuer::{ALGORITHMS, AUDIENCE, ISSUER, Issuer, Place, base64, claims, found, now},
-    let_in, number, shop_of,
+    issuer::{ALGORITHMS, AUDIENCE, ISSUER, Issuer, base64, claims, now},
+    let_in, number,
+    place::{Place, found},
+    shop_of,
     tls_place::TlsPlace,
     with,
 };

@@ -1,35 +1,15 @@
 //! Three nats-servers that encrypt all that they say and let nobody in whom they do not know: all that is switched off
 //! in `nats/server/cluster.conf` is switched on.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::fs;
 
-use async_nats::{ConnectOptions, Event};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair as CertificateKey};
+use async_nats::Event;
 use serde_json::json;
-use shop_local::{
-    keys::{KeyName, Keys},
-    nats_server::find_program,
-};
-use shop_nats::{
-    connection::{
-        Connection,
-        access::{Access, Credentials, read_seed},
-    },
-    server::{CLUSTER, with_certificates, with_keys},
-};
+use shop_local::keys::Keys;
 use shop_tests::{
-    client::Client,
-    cluster::ALL_KINDS,
-    folder::Folder,
-    process::Process,
-    servers::{SERVERS, address_of, name, reserve},
-    wait::until,
+    client::Client, cluster::ALL_KINDS, folder::Folder, login::Login, process::Process, servers::Servers, wait::until,
 };
-use tokio::{net::TcpSocket, sync::mpsc};
+use tokio::sync::mpsc;
 
 #[tokio::test]
 async fn a_cluster_that_encrypts_and_lets_in_only_whom_it_knows_is_used_with_a_key_for_each_role() {
@@ -56,9 +36,7 @@ async fn a_cluster_that_encrypts_and_lets_in_only_whom_it_knows_is_used_with_a_k
     assert_eq!(client.read("/mypages/alice").await.json(200)["items"][0]["delivery_status"], "SCHEDULED");
 
     // What a bridge asks, which may not ask JetStream, to notice that its server is cut off from the others.
-    let (seed, public) = read_seed(Path::new(&cluster.path("keys/bridge.nk"))).unwrap();
-    let options = ConnectOptions::with_nkey(seed).custom_inbox_prefix(format!("_INBOX.{public}.test"));
-    let options = options.add_root_certificates(cluster.path("ca.crt").into());
+    let options = cluster.login.connect_options("bridge");
     let nats = options.connect(cluster.url.split(',').collect::<Vec<_>>()).await.unwrap();
     assert_eq!(&*nats.request("shop.servers.status", "".into()).await.unwrap().payload, b"{}");
 
@@ -92,7 +70,8 @@ async fn whoever_is_not_known_is_told_what_is_missing_and_a_bridge_cannot_write_
     let stranger = cluster.folder.path().join("stranger");
     Keys::make(&stranger, &["bridge".parse().unwrap()]).unwrap();
     let stranger = stranger.join("bridge.nk").display().to_string();
-    let (url, ca, nkey) = (&cluster.url, cluster.path("ca.crt"), cluster.path("keys/bridge.nk"));
+    let (url, ca, nkey) = (&cluster.url, cluster.login.ca(), cluster.login.seed_file("bridge"));
+    let (ca, nkey) = (ca.display(), nkey.display());
     for (options, missing) in [
         (format!("bridge --nats-url {url} --nats-ca {ca}"), "--nats-nkey"),
         (format!("bridge --nats-url {url} --nats-nkey {nkey}"), "--nats-ca"),
@@ -103,9 +82,7 @@ async fn whoever_is_not_known_is_told_what_is_missing_and_a_bridge_cannot_write_
         assert!(words.contains("do not trust each other") && words.contains(missing), "{words}");
     }
     let (events, mut heard) = mpsc::unbounded_channel();
-    let options =
-        ConnectOptions::with_nkey(fs::read_to_string(nkey).unwrap().trim().to_owned()).add_root_certificates(ca.into());
-    let options = options.event_callback(move |event| {
+    let options = cluster.login.connect_options("bridge").event_callback(move |event| {
         let _test_has_ended = events.send(event);
         async {}
     });
@@ -123,74 +100,28 @@ async fn whoever_is_not_known_is_told_what_is_missing_and_a_bridge_cannot_write_
     }
 }
 
-/// Three nats-servers, and the files of those who may come.
+/// Three nats-servers, and what lets programs in.
 struct Cluster {
     url: String,
-    _servers: Vec<Process>,
-    _ports: Vec<TcpSocket>,
+    _servers: Servers,
+    login: Login,
     folder: Folder,
 }
 
 impl Cluster {
     async fn start() -> Self {
-        let folder = Folder::new();
-        make_certificates(folder.path());
-        let keys = Keys::make(&folder.path().join("keys"), &KeyName::of_all_roles()).unwrap();
-        let configuration = with_keys(&with_certificates(CLUSTER, folder.path()), keys.known());
-        let program = find_program().await.unwrap();
-        let ports: Vec<TcpSocket> = (0..2 * SERVERS).map(|_| reserve()).collect();
-        let addresses: Vec<SocketAddr> = ports.iter().map(address_of).collect();
-        let (for_clients, for_servers) = addresses.split_at(SERVERS);
-        let routes: Vec<_> = for_servers.iter().map(|address| format!("nats://{address}")).collect();
-        let start = |number: usize| {
-            let name = name(number);
-            let store_dir = folder.path().join(&name).join("jetstream").display().to_string();
-            let values = [
-                ("$NATS_NAME", name.clone()),
-                ("$NATS_HOST", "127.0.0.1".to_owned()),
-                ("$NATS_PORT", for_clients[number].port().to_string()),
-                ("$NATS_CLUSTER_PORT", for_servers[number].port().to_string()),
-                ("$NATS_ROUTES", format!("[{}]", routes.join(", "))),
-                ("$NATS_STORE_DIR", format!("{store_dir:?}")),
-            ];
-            let text = values.iter().fold(configuration.clone(), |text, (name, value)| text.replace(name, value));
-            let file = folder.path().join(format!("{name}.conf"));
-            fs::write(&file, text).unwrap();
-            Process::spawn_other(&program, folder.path(), &name, [Path::new("--config"), &file])
-        };
-        let servers = (0..SERVERS).map(start).collect();
-        let urls: Vec<_> = for_clients.iter().map(|address| format!("tls://{address}")).collect();
-        let cluster = Self { url: urls.join(","), _servers: servers, _ports: ports, folder };
-        let operator = cluster.access("operator");
-        until("the servers let an operator in", async || Connection::connect(&operator, "test").await.ok()).await;
-        cluster
+        let (folder, login) = (Folder::new(), Login::new([]));
+        let servers = Servers::three(folder.path(), false, Some(&login)).await.unwrap();
+        Self { url: servers.url().replace("nats://", "tls://"), _servers: servers, login, folder }
     }
 
     fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
-    fn access(&self, role: &str) -> Access {
-        let nkey = Some(PathBuf::from(self.path(&format!("keys/{role}.nk"))));
-        Access { url: self.url.clone().into(), credentials: Credentials { nkey, ca: Some(self.path("ca.crt").into()) } }
-    }
-
     /// Starts a program that comes in this role.
     fn spawn(&self, name: &str, role: &str, line: &str) -> Process {
-        let (url, ca, nkey) = (&self.url, self.path("ca.crt"), self.path(&format!("keys/{role}.nk")));
-        let line = format!("{line} --nats-url {url} --nats-ca {ca} --nats-nkey {nkey}");
-        Process::spawn(self.folder.path(), name, line.split(' '))
-    }
-}
-
-/// Somebody who vouches for certificates, and one for all servers.
-fn make_certificates(folder: &Path) {
-    let mut params = CertificateParams::new([]).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = CertifiedIssuer::self_signed(params, CertificateKey::generate().unwrap()).unwrap();
-    let key = CertificateKey::generate().unwrap();
-    let server = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
-    for (file, pem) in [("ca.crt", ca.pem()), ("server.crt", server.pem()), ("server.key", key.serialize_pem())] {
-        fs::write(folder.join(file), pem).unwrap();
+        let words = line.split(' ').map(str::to_owned).chain(["--nats-url".to_owned(), self.url.clone()]);
+        Process::spawn(self.folder.path(), name, words.chain(self.login.options(role)))
     }
 }

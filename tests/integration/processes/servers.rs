@@ -85,8 +85,8 @@ struct Shop {
 
 impl Shop {
     async fn open(seed: u64) -> Self {
-        let mut cluster = Cluster::start_on_three_servers(&A_PROCESS_PER_KIND).await;
-        let leaders = Leaders::at(&cluster.servers().url()).await;
+        let cluster = Cluster::start_on_three_servers(&A_PROCESS_PER_KIND, None).await;
+        let leaders = Leaders::at(&cluster).await;
         leaders.wait_until_whole().await;
         let client = cluster.client();
         let market = Market::open(&client, rng(seed), ORDERS).await;

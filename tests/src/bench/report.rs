@@ -15,6 +15,8 @@ pub struct Report {
     pub limits: Option<Limits>,
     /// Orders by the programs of other profiles.
     pub builds: Vec<Build>,
+    /// Orders with and without tokens.
+    pub auth: Option<Auth>,
     /// More orders than the shop can take.
     pub overload: Option<Overload>,
     /// With more wallets, and with longer logs.
@@ -111,6 +113,39 @@ pub struct Build {
     pub errors: u64,
     /// From the request to the answer.
     pub latency: Latency,
+}
+
+/// The same orders where nobody says who asks, and where each customer has a token; in turns, in two shops.
+#[derive(Clone, Debug, Serialize)]
+pub struct Auth {
+    /// Callers, each of whom waits for an answer before the next order.
+    pub connections: u32,
+    /// How many customers have a token, which the bridge has seen before.
+    pub customers: u64,
+    /// One after the other.
+    pub pairs: Vec<AuthPair>,
+}
+
+/// Both, one right after the other.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct AuthPair {
+    /// Without tokens (`--auth none`).
+    pub none: AuthRun,
+    /// With tokens (`--auth jwt`).
+    pub jwt: AuthRun,
+}
+
+/// One of the two.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct AuthRun {
+    /// Confirmed orders per second.
+    pub per_second: f64,
+    /// Orders that were not confirmed, for whatever reason.
+    pub errors: u64,
+    /// From the request to the answer.
+    pub latency: Latency,
+    /// CPU seconds of the shop for 1,000 orders.
+    pub shop_cpu_s: f64,
 }
 
 /// What orders cost.
@@ -273,6 +308,27 @@ pub enum Before {
     CheckpointsDeleted,
 }
 
+impl AuthPair {
+    /// How many times as many orders with tokens.
+    pub fn times_none(&self) -> f64 {
+        self.jwt.per_second / self.none.per_second
+    }
+}
+
+impl Auth {
+    /// The pair with the middle ratio; none if there are no pairs.
+    pub fn middle(&self) -> Option<AuthPair> {
+        let mut pairs = self.pairs.clone();
+        pairs.sort_by(|one, other| one.times_none().total_cmp(&other.times_none()));
+        pairs.get(pairs.len() / 2).copied()
+    }
+
+    /// Orders that were not confirmed, with and without tokens.
+    pub fn errors(&self) -> u64 {
+        self.pairs.iter().map(|pair| pair.none.errors + pair.jwt.errors).sum()
+    }
+}
+
 impl Latency {
     /// Of times in microseconds, in order; none if there are none.
     pub fn of_sorted_us(times: &[u64]) -> Option<Self> {
@@ -326,6 +382,17 @@ mod tests {
         let one = Latency::of_sorted_us(&[7_000]).unwrap();
         assert_eq!(one, Latency { p50_ms: 7.0, p99_ms: 7.0, p999_ms: 7.0, max_ms: 7.0 });
         assert_eq!(Latency::of_sorted_us(&[]), None);
+    }
+
+    #[test]
+    fn of_pairs_that_differ_the_one_with_the_middle_ratio_counts() {
+        let run = |per_second| AuthRun { per_second, errors: 1, latency: Latency::default(), shop_cpu_s: 0.1 };
+        let pair = |none, jwt| AuthPair { none: run(none), jwt: run(jwt) };
+        let pairs = vec![pair(1_000.0, 2_000.0), pair(9_000.0, 8_900.0), pair(8_000.0, 7_600.0)];
+        let auth = Auth { connections: 256, customers: 10, pairs };
+        assert_eq!(auth.middle().unwrap().none.per_second, 9_000.0);
+        assert_eq!(auth.errors(), 6);
+        assert!(Auth { pairs: vec![], ..auth }.middle().is_none());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The figures as one table for a terminal.
 
 use super::{
-    report::{Before, Latency, Load, Orders, Report, Sync},
+    report::{AuthPair, AuthRun, Before, Latency, Load, Orders, Report, Sync},
     targets::{Bound, targets},
     text::{Columns, count, figure},
 };
@@ -15,6 +15,7 @@ pub fn table(report: &Report) -> String {
         postgres(report),
         limits(report),
         builds(report),
+        auth(report),
         overload(report),
         growth(report),
         recovery(report),
@@ -115,6 +116,31 @@ fn builds(report: &Report) -> Option<String> {
     }
     let title = "builds: uniform, fsync always, by `cargo run` (dev), by `cargo build --release`, and as above (dist)";
     (!report.builds.is_empty()).then(|| section(title, &columns))
+}
+
+fn auth(report: &Report) -> Option<String> {
+    let auth = report.auth.as_ref()?;
+    let head = ["orders/s: none", "jwt", "p50 ms: none", "jwt", "p99 ms: none", "jwt", "shop CPU: none", "jwt", "×"];
+    let mut columns = Columns::new(0, &head);
+    let mut line = |pair: AuthPair| {
+        let both = |of: fn(AuthRun) -> f64| [of(pair.none), of(pair.jwt)].map(figure);
+        let figures = [
+            both(|run| run.per_second),
+            both(|run| run.latency.p50_ms),
+            both(|run| run.latency.p99_ms),
+            both(|run| run.shop_cpu_s),
+        ];
+        columns.line(figures.into_iter().flatten().chain([format!("{:.3}", pair.times_none())]));
+    };
+    auth.pairs.iter().copied().for_each(&mut line);
+    auth.middle().into_iter().for_each(line);
+    let title = format!(
+        "auth: uniform at {}, fsync always, without tokens and with those of {} customers, in turns; the last line is the \
+         middle pair\n  CPU: seconds for 1,000 orders",
+        count(auth.connections.into()),
+        count(auth.customers),
+    );
+    Some(section(&title, &columns))
 }
 
 fn overload(report: &Report) -> Option<String> {

@@ -63,10 +63,21 @@ pub fn targets(report: &Report) -> Vec<Target> {
         at_most("uniform at 1: p99, ms", 12.0, one.map(|orders| orders.latency.p99_ms)),
         at_most("uniform at 256: JetStream messages per order", 1.0, at_256.map(|orders| orders.cost.messages)),
     ];
+    targets.extend(of_auth(report));
     targets.extend(of_overload(report));
     targets.extend(of_growth(report));
     targets.extend(of_recovery(report));
     targets.into_iter().flatten().collect()
+}
+
+fn of_auth(report: &Report) -> Vec<Option<Target>> {
+    let Some(auth) = &report.auth else { return vec![] };
+    let times = auth.middle().map(|pair| pair.times_none());
+    let target = |name, goal, got: Option<f64>, bound| got.map(|got| Target { name, got, goal, bound });
+    vec![
+        target("with tokens: times the same without", 0.95, times, Bound::AtLeast),
+        target("with and without tokens: errors", 0.0, Some(auth.errors() as f64), Bound::AtMost),
+    ]
 }
 
 fn of_overload(report: &Report) -> Vec<Option<Target>> {
@@ -121,7 +132,7 @@ fn ratio(a: Option<f64>, b: Option<f64>) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::bench::{
-        report::{Build, Cost, Growth, Latency, Postgres, Recovery},
+        report::{Auth, AuthPair, AuthRun, Build, Cost, Growth, Latency, Postgres, Recovery},
         table,
     };
 
@@ -180,6 +191,20 @@ mod tests {
     fn there_is_no_target_for_what_was_not_measured() {
         assert_eq!(targets(&Report::default()), []);
         assert!(targets(&report()).iter().all(|target| !target.name.contains("1,024")));
+    }
+
+    #[test]
+    fn tokens_may_cost_one_order_in_twenty() {
+        let run = |per_second| AuthRun { per_second, errors: 0, latency: Latency::default(), shop_cpu_s: 0.1 };
+        let with = |jwt| {
+            let pairs = vec![AuthPair { none: run(10_000.0), jwt: run(jwt) }];
+            Report { auth: Some(Auth { connections: 256, customers: 10, pairs }), ..Report::default() }
+        };
+        assert_eq!(got(&with(9_500.0), "with tokens: times the same without"), (0.95, true));
+        assert!(!got(&with(9_400.0), "with tokens: times the same without").1);
+        assert_eq!(got(&with(9_500.0), "with and without tokens: errors"), (0.0, true));
+        let text = table::table(&with(9_400.0));
+        assert!(text.lines().any(|line| line.contains("10,000") && line.ends_with("0.940")), "{text}");
     }
 
     #[test]

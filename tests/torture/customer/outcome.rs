@@ -62,6 +62,7 @@ impl Customer {
             (_, _, _) => return wrong("this does not go together"),
         }
         self.counter.order_has_ended(books::outcome(&view));
+        self.counter.others().learn(&self.ledger.user, &id);
         self.ledger.orders.push(Order { id, lines, view, delivery });
         self.ledger.told.push(Told { ask: place, answer: placed });
         self.ledger.told.extend(cancelled);

@@ -69,7 +69,8 @@ impl Stage<'_> {
     /// Each hears of every other one that it leaves, right after that one has said that it is there: so it owns
     /// what others own as well. Or it hears that every other one is far ahead, which would let it forget what it keeps.
     pub(super) async fn lie_about_hosts(&mut self) -> Survived {
-        let nats = async_nats::connect(self.cluster.nats().url()).await.expect("the nats-server runs");
+        // Who has the key of a host can say anything of other hosts.
+        let nats = self.cluster.connect("host").await;
         let mut announced = nats.subscribe("shop.hosts.*").await.expect("the nats-server takes subscriptions");
         let lie = async {
             while let Some(message) = announced.next().await {

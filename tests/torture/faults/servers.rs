@@ -79,6 +79,6 @@ impl Stage<'_> {
     }
 
     pub(super) async fn leaders(&mut self) -> Leaders {
-        Leaders::at(&self.cluster.servers().url()).await
+        Leaders::at(self.cluster).await
     }
 }

@@ -3,10 +3,11 @@
 use std::{
     ffi::OsString,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
 };
 
 use shop_nats::{
-    connection::access::Access,
+    connection::access::{Access, Credentials},
     server::{self, CLUSTER, LOCAL, permissions::Role},
 };
 
@@ -96,11 +97,33 @@ impl Setup {
     pub fn with_keys(self, keys: &Keys) -> Result<Self, KeysError> {
         let configuration = server::with_keys(&self.configuration, keys.known());
         let access = Some(keys.access(Role::Host, "".into())?);
-        Ok(Self { configuration, access, ..self })
+        Ok(Self { configuration, access: with_ca(access, self.ca()), ..self })
+    }
+
+    /// One that encrypts what is said to it, with the `server.crt` and `server.key` in that folder, for which `ca.crt`
+    /// vouches.
+    pub fn with_certificates(self, folder: &Path) -> Self {
+        let configuration = server::with_certificates(&self.configuration, folder);
+        let access = self.access.or_else(|| Some(Access::to("")));
+        Self { configuration, access: with_ca(access, Some(folder.join("ca.crt"))), ..self }
+    }
+
+    /// With what is made of its configuration file.
+    pub fn configured(self, change: impl FnOnce(String) -> String) -> Self {
+        Self { configuration: change(self.configuration), ..self }
     }
 
     /// By way of this launcher.
     pub fn by(self, launcher: Vec<OsString>) -> Self {
         Self { launcher, ..self }
     }
+
+    fn ca(&self) -> Option<PathBuf> {
+        self.access.as_ref().and_then(|access| access.credentials.ca.clone())
+    }
+}
+
+fn with_ca(access: Option<Access>, ca: Option<PathBuf>) -> Option<Access> {
+    let with_ca = |access: Access| Access { credentials: Credentials { ca, ..access.credentials }, ..access };
+    access.map(with_ca)
 }

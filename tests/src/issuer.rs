@@ -1,14 +1,6 @@
-//! An issuer of tokens with a key of each sort, who signs whatever a test wants, and a place on loopback where its keys
-//! are.
+//! An issuer of tokens with a key of each sort, which signs whatever a test wants.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::SystemTime,
-};
+use std::{fmt, path::Path, time::SystemTime};
 
 use ring::{
     rand::SystemRandom,
@@ -18,21 +10,21 @@ use ring::{
     },
 };
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-};
-use tokio_util::task::AbortOnDropHandle;
 
-pub(super) const ISSUER: &str = "https://issuer.example";
-pub(super) const AUDIENCE: &str = "shop";
+use crate::login::write_private;
+
+/// What a good token says of who has made it.
+pub const ISSUER: &str = "https://issuer.example";
+/// For whom.
+pub const AUDIENCE: &str = "shop";
 /// Made for these tests, and for nothing else.
-const RSA: &[u8] = include_bytes!("rsa.pk8");
+const RSA: &[u8] = include_bytes!("issuer/rsa.pk8");
 
 /// What a token says it is signed with.
-pub(super) const ALGORITHMS: [&str; 3] = ["EdDSA", "ES256", "RS256"];
+pub const ALGORITHMS: [&str; 3] = ["EdDSA", "ES256", "RS256"];
 
-pub(super) struct Issuer {
+/// Who signs tokens.
+pub struct Issuer {
     ed: Ed25519KeyPair,
     ec: EcdsaKeyPair,
     rsa: RsaKeyPair,
@@ -42,25 +34,26 @@ pub(super) struct Issuer {
 
 impl Issuer {
     /// With keys of its own, but for that of RSA, which takes long to make.
-    pub(super) fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let random = SystemRandom::new();
-        let ed = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
-        let ec = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        let ed = Ed25519KeyPair::generate_pkcs8(&random).expect("there is randomness");
+        let ec = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("there is randomness");
+        let ec = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, ec.as_ref(), &random);
         Self {
-            ed: Ed25519KeyPair::from_pkcs8(ed.as_ref()).unwrap(),
-            ec: EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, ec.as_ref(), &random).unwrap(),
-            rsa: RsaKeyPair::from_pkcs8(RSA).unwrap(),
+            ed: Ed25519KeyPair::from_pkcs8(ed.as_ref()).expect("it was just made"),
+            ec: ec.expect("it was just made"),
+            rsa: RsaKeyPair::from_pkcs8(RSA).expect("the file holds a key"),
             name: name.to_owned(),
         }
     }
 
     /// The name of its key for that algorithm.
-    pub(super) fn kid(&self, algorithm: &str) -> String {
+    pub fn kid(&self, algorithm: &str) -> String {
         format!("{}-{algorithm}", self.name)
     }
 
     /// Its public keys, and some that are for something else.
-    pub(super) fn jwks(&self) -> String {
+    pub fn jwks(&self) -> String {
         let point = self.ec.public_key().as_ref();
         let (modulus, exponent) = self.rsa_parts();
         let [ed, ec, rs] = ALGORITHMS.map(|algorithm| self.kid(algorithm));
@@ -77,13 +70,21 @@ impl Issuer {
         .to_string()
     }
 
+    /// What a bridge is told that lets in who has a token of this issuer, whose keys it finds in that file.
+    pub fn options(&self, file: &Path) -> Vec<String> {
+        write_private(file, &self.jwks());
+        let file = file.display().to_string();
+        let options = ["--auth", "jwt", "--jwks-file", &file, "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE];
+        options.map(str::to_owned).into()
+    }
+
     fn rsa_parts(&self) -> (Vec<u8>, Vec<u8>) {
         let RsaPublicKeyComponents { n, e } = self.rsa.public().into();
         (n, e)
     }
 
     /// The bytes of its public keys: what a forger has.
-    pub(super) fn public_bytes(&self) -> Vec<Vec<u8>> {
+    pub fn public_bytes(&self) -> Vec<Vec<u8>> {
         vec![
             self.ed.public_key().as_ref().to_vec(),
             self.ec.public_key().as_ref().to_vec(),
@@ -94,25 +95,26 @@ impl Issuer {
     }
 
     /// A token for that user with these scopes, good for an hour.
-    pub(super) fn token(&self, user: &str, scopes: &str) -> String {
+    pub fn token(&self, user: &str, scopes: &str) -> String {
         self.sign("EdDSA", claims(user, scopes))
     }
 
     /// A token with these claims, signed as its header says.
-    pub(super) fn sign(&self, algorithm: &str, claims: Value) -> String {
+    pub fn sign(&self, algorithm: &str, claims: Value) -> String {
         self.sign_as(algorithm, json!({ "typ": "JWT", "alg": algorithm, "kid": self.kid(algorithm) }), claims)
     }
 
     /// Signed with this key, whatever the header says.
-    pub(super) fn sign_as(&self, algorithm: &str, header: Value, claims: Value) -> String {
+    pub fn sign_as(&self, algorithm: &str, header: Value, claims: Value) -> String {
         let message = format!("{}.{}", base64(header.to_string().as_bytes()), base64(claims.to_string().as_bytes()));
         let random = SystemRandom::new();
         let signature = match algorithm {
             "EdDSA" => self.ed.sign(message.as_bytes()).as_ref().to_vec(),
-            "ES256" => self.ec.sign(&random, message.as_bytes()).unwrap().as_ref().to_vec(),
+            "ES256" => self.ec.sign(&random, message.as_bytes()).expect("there is randomness").as_ref().to_vec(),
             "RS256" => {
                 let mut signature = vec![0; self.rsa.public().modulus_len()];
-                self.rsa.sign(&RSA_PKCS1_SHA256, &random, message.as_bytes(), &mut signature).unwrap();
+                let signed = self.rsa.sign(&RSA_PKCS1_SHA256, &random, message.as_bytes(), &mut signature);
+                signed.expect("there is room for the signature");
                 signature
             }
             other => panic!("no key for {other}"),
@@ -121,18 +123,24 @@ impl Issuer {
     }
 }
 
+impl fmt::Debug for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issuer").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// What a good token says.
-pub(super) fn claims(user: &str, scopes: &str) -> Value {
+pub fn claims(user: &str, scopes: &str) -> Value {
     json!({ "iss": ISSUER, "aud": AUDIENCE, "sub": user, "scope": scopes, "exp": now() + 3_600 })
 }
 
 /// In seconds since 1970.
-pub(super) fn now() -> i64 {
-    SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() as i64
+pub fn now() -> i64 {
+    SystemTime::UNIX_EPOCH.elapsed().expect("it is after 1970").as_secs() as i64
 }
 
 /// For URLs, without padding.
-pub(super) fn base64(bytes: &[u8]) -> String {
+pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {
@@ -143,51 +151,4 @@ pub(super) fn base64(bytes: &[u8]) -> String {
         text.extend(digits.map(char::from));
     }
     text
-}
-
-/// Where an issuer's keys are: says what it is told to, and counts who asks.
-pub(super) struct Place {
-    pub(super) url: String,
-    says: Arc<Mutex<String>>,
-    asked: Arc<AtomicUsize>,
-    _serving: AbortOnDropHandle<()>,
-}
-
-impl Place {
-    /// With this answer.
-    pub(super) async fn open(answer: String) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address: SocketAddr = listener.local_addr().unwrap();
-        let (says, asked) = (Arc::new(Mutex::new(answer)), Arc::<AtomicUsize>::default());
-        let (answers, counts) = (Arc::clone(&says), Arc::clone(&asked));
-        let serving = tokio::spawn(async move {
-            loop {
-                let (mut socket, _) = listener.accept().await.unwrap();
-                let mut request = [0; 4_096];
-                let read = socket.read(&mut request).await.unwrap_or_default();
-                assert!(request[..read].starts_with(b"GET /keys HTTP/1.1\r\n"));
-                counts.fetch_add(1, Relaxed);
-                let answer = answers.lock().unwrap().clone();
-                let _told = socket.write_all(answer.as_bytes()).await;
-            }
-        });
-        Self { url: format!("http://{address}/keys"), says, asked, _serving: AbortOnDropHandle::new(serving) }
-    }
-
-    /// From now on it answers so.
-    pub(super) fn say(&self, answer: String) {
-        *self.says.lock().unwrap() = answer;
-    }
-
-    pub(super) fn asked(&self) -> usize {
-        self.asked.load(Relaxed)
-    }
-}
-
-/// An answer of HTTP with that body.
-pub(super) fn found(body: &str) -> String {
-    format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    )
 }

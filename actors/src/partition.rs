@@ -88,7 +88,7 @@ pub struct Partition {
     last: Bytes,
     /// How its entities behave behind the cursor.
     logic: Logic,
-    memory: Arc<Overlay>,
+    overlay: Arc<Overlay>,
     entities: Entities,
     outbox: Outbox,
     /// Whether this host sends and answers, or another one.
@@ -172,7 +172,7 @@ pub struct Handle {
     /// Which one it is.
     pub number: u16,
     /// What it knows.
-    pub memory: Arc<Overlay>,
+    pub overlay: Arc<Overlay>,
     /// The sequence up to which everything is settled, as far as this host has heard.
     pub settled: watch::Receiver<u64>,
     /// The sequence up to which all that follows is known to be in the logs.
@@ -238,14 +238,14 @@ impl Partition {
     ) -> (Self, impl Future<Output = Result<Settled, StoreError>> + Send + 'static, Handle) {
         let cursor = meta.cursor;
         let Identity { partitions, epoch, link_epoch, .. } = *logs.get(&kind).expect("every kind has a log");
-        let memory = Arc::new(Overlay::new(partition_store.clone(), cursor, logic));
+        let overlay = Arc::new(Overlay::new(partition_store.clone(), cursor, logic));
         let origin = Origin::Partition(kind, number);
         let source = Source { origin, epoch: link_epoch };
         let ((settled, settled_at), (saved, saved_at)) = (watch::channel(cursor), watch::channel(cursor));
         let ((proven, proven_to), (newest, receipt)) = (watch::channel(cursor), watch::channel(0));
         let (rounds, applied) = mpsc::channel(ROUNDS_MAX);
         let settler = Settler {
-            memory: Arc::clone(&memory),
+            overlay: Arc::clone(&overlay),
             partition_store,
             replies,
             settled,
@@ -260,11 +260,11 @@ impl Partition {
             last_record: cursor,
             written: (Instant::now(), cursor),
         };
-        let (known, active, kept) = (Arc::clone(&memory), Arc::default(), Arc::default());
+        let (shown, active, kept) = (Arc::clone(&overlay), Arc::default(), Arc::default());
         let logic_shown = Arc::new(AtomicU32::new(logic.number()));
         let handle = Handle {
             number,
-            memory: known,
+            overlay: shown,
             settled: settled_at,
             proven: proven_to,
             receipt,
@@ -278,13 +278,13 @@ impl Partition {
             kind,
             number,
             partitions,
-            entities: Entities::new(kind, Arc::clone(&memory)),
+            entities: Entities::new(kind, Arc::clone(&overlay)),
             outbox: Outbox::new(log.clone(), source, logs, Resent::clone(&counts.resent)),
             log,
             meta,
             last: Bytes::new(),
             logic,
-            memory,
+            overlay,
             role,
             backlog: Backlog::default(),
             receipts,
@@ -364,14 +364,14 @@ impl Partition {
         stop: &CancellationToken,
     ) -> Result<bool, PartitionError> {
         let Some(inputs) = unless_stuck(stop, self.accept(records)).await.transpose()? else { return Ok(false) };
-        if self.memory.cursor() == self.meta.cursor {
+        if self.overlay.cursor() == self.meta.cursor {
             return Ok(true);
         }
         let accepted = inputs.len() as u64;
         let Applied { changed, effects } = self.entities.apply(inputs).await?;
         self.counts.accepted.add(accepted);
         self.active.store(self.entities.active(), Relaxed);
-        self.memory.apply(self.meta.cursor, self.logic, changed);
+        self.overlay.apply(self.meta.cursor, self.logic, changed);
         let (mut messages, mut replies) = (Vec::new(), Vec::new());
         for effect in effects {
             match effect {
@@ -577,7 +577,7 @@ impl Partition {
     async fn checkpoint(&mut self) {
         self.meta.cursor_hash = hash(&self.last);
         (self.checkpointed, self.last_checkpoint) = (self.meta.cursor, Instant::now());
-        self.unproven = Some(Checkpoint { meta: self.meta.clone(), changes: self.memory.leave() });
+        self.unproven = Some(Checkpoint { meta: self.meta.clone(), changes: self.overlay.leave() });
         self.forget().await;
     }
 

@@ -96,7 +96,7 @@ impl Running {
         let (settled, settled_at) = watch::channel(settled);
         let handle = Handle {
             number: 0,
-            memory: Arc::new(Overlay::new(partition_store.clone(), 1, Logic::NEWEST)),
+            overlay: Arc::new(Overlay::new(partition_store.clone(), 1, Logic::NEWEST)),
             settled: settled_at,
             proven: watch::channel(0).1,
             receipt: watch::channel(0).1,

@@ -229,7 +229,7 @@ fn states_of(sim: &Sim, kind: Kind) -> States {
 fn states(view: &View, kind: Kind) -> States {
     let mut states = States::new();
     for partition in view.partitions.values() {
-        let found = partition.handle.memory.look(|look| look.states_after(None, usize::MAX));
+        let found = partition.handle.overlay.look(|look| look.states_after(None, usize::MAX));
         for (id, bytes) in found.expect("memory can be read") {
             states.insert((kind, id), State::decode(kind, &bytes).expect("a stored state decodes"));
         }
@@ -244,7 +244,7 @@ fn rows<T: serde::de::DeserializeOwned>(sim: &Sim, kind: Kind, id: &str, prefix:
     let found: Result<_, StoreError> = partition
         .expect("somebody holds it")
         .handle
-        .memory
+        .overlay
         .look(|look| look.rows_before(&id, prefix, None, usize::MAX));
     found.expect("memory can be read").iter().rev().map(|(_, bytes)| decode_row(bytes)).collect()
 }

@@ -261,7 +261,7 @@ impl Member {
         for ((number, before), now) in (0..).zip(before).zip(self.roles()) {
             self.life.is_now(number, now);
             if let Some(partition) = view.partitions.get(&number).filter(|_| before != now) {
-                let cursor = partition.handle.memory.cursor();
+                let cursor = partition.handle.overlay.cursor();
                 let has_more = cursor > *partition.handle.settled.borrow();
                 let keeps = partition.handle.kept.load(Relaxed) > 0;
                 self.life.count(match (now, has_more || keeps) {

@@ -226,7 +226,7 @@ impl Host {
         let view = self.view.borrow();
         for partition in view.partitions.values() {
             let handle = &partition.handle;
-            let cursor = handle.memory.cursor();
+            let cursor = handle.overlay.cursor();
             let (settled, saved) = (*handle.settled.borrow(), *handle.saved.borrow());
             let last = last(log, self.kind, handle.number);
             windows.extend((last > cursor).then_some(Fault::CrashUnread));

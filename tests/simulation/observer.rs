@@ -244,7 +244,7 @@ impl Observer {
         if !is_lied_to {
             self.settled(kind, handle.number, *handle.settled.borrow(), "what is settled");
         }
-        let compared = handle.memory.look(|look| {
+        let compared = handle.overlay.look(|look| {
             self.book().compare((kind, handle.number), partitions, look);
             Ok(())
         });

@@ -17,13 +17,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::snapshot::{
-    Kept, SnapshotError, Snapshots, Throttle,
-    retention::{self, Retention},
-};
 use crate::{
     kind_host::{PartitionView, View},
     partition::role::Role,
+    snapshot::{
+        Kept, SnapshotError, Snapshots, Throttle,
+        retention::{self, Retention},
+    },
     store::{CheckpointView, Item, ItemsError, Meta},
 };
 

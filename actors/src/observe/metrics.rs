@@ -60,7 +60,7 @@ const PARTITION_GAUGES: [Row<PartitionView>; 9] = [
         if is_standby { assigned.saturating_sub(*one.handle.settled.borrow()) } else { 0 }
     }),
     ("partition_assigned_sequence", "Last record that was handed to the partition", |one| one.assigned.load(Relaxed)),
-    ("partition_cursor_sequence", "Record up to which it has applied", |one| one.handle.memory.cursor()),
+    ("partition_cursor_sequence", "Record up to which it has applied", |one| one.handle.overlay.cursor()),
     ("partition_settled_sequence", "Record up to which all that follows is in the logs", |one| {
         *one.handle.settled.borrow()
     }),

@@ -164,7 +164,7 @@ impl Audit {
         Ok(Report { cut, tallies, books, messages, waiting, hosts, differences })
     }
 
-    /// Replays up to the end of the tape.
+    /// Replays up to the end of the merged log.
     async fn read(&mut self, mut seen: impl FnMut(&Step<Handled>, &Replay)) -> Result<(), OperatorError> {
         while let Some((kind, record)) = self.merged_log.next().await? {
             self.progress.iter_mut().for_each(Progress::step);

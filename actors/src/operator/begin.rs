@@ -138,7 +138,7 @@ impl Beginning {
         Some(meta.cursor)
     }
 
-    /// The tape, and the entities where it begins.
+    /// The merged log, and the entities where it begins.
     pub(super) fn replay(self) -> Result<(MergedLog, Replay), OperatorError> {
         let mut replay = Replay::new(self.course);
         for (place, (meta, entities)) in self.restored {

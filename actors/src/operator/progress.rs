@@ -34,7 +34,7 @@ impl Progress {
         Self { bar, since: Instant::now(), is_shown: false }
     }
 
-    /// All records of a tape are to be read.
+    /// All records of a merged log are to be read.
     pub(super) fn of(merged_log: &MergedLog) -> Self {
         Self::new("reading the logs", merged_log.remaining())
     }

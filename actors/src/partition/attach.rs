@@ -90,13 +90,12 @@ pub async fn misfit(log: &SharedLog, kind: Kind, meta: &Meta, identity: &Identit
         let (now, then) = (at(identity.created_unix_ns), at(meta.created_unix_ns));
         return Ok(Some(format!("the stream was made at {now}, that of the checkpoint at {then}")));
     }
-    // Since the log was looked at it may have grown, and another host have written a snapshot of that.
-    let last = match identity.last_sequence {
-        last if last < meta.cursor => log.last_sequence(kind).await?,
-        last => last,
-    };
-    if last < meta.cursor {
-        return Ok(Some(format!("the log ends at {last}, the checkpoint at {}", meta.cursor)));
+    if identity.last_sequence < meta.cursor {
+        // Since the log was looked at it may have grown, and another host have written a snapshot of that.
+        let last = log.last_sequence(kind).await?;
+        if last < meta.cursor {
+            return Ok(Some(format!("the log ends at {last}, the checkpoint at {}", meta.cursor)));
+        }
     }
     let is_cut_off = meta.cursor < identity.first_sequence && meta.cursor < meta.complete_to;
     let begins_behind = meta.cursor + 1 == identity.first_sequence;

@@ -30,8 +30,8 @@ const ACTIVE_MAX: usize = 128;
 #[derive(Debug)]
 pub struct Entities {
     kind: Kind,
-    memory: Arc<Overlay>,
-    known: Cache,
+    overlay: Arc<Overlay>,
+    cache: Cache,
     active: Vec<Active>,
     /// The actor that is looked at next when one is needed.
     hand: usize,
@@ -77,8 +77,8 @@ pub enum ApplyError {
 
 impl Entities {
     /// No actor is active yet.
-    pub fn new(kind: Kind, memory: Arc<Overlay>) -> Self {
-        Self { kind, memory, known: Cache::default(), active: Vec::new(), hand: 0 }
+    pub fn new(kind: Kind, overlay: Arc<Overlay>) -> Self {
+        Self { kind, overlay, cache: Cache::default(), active: Vec::new(), hand: 0 }
     }
 
     /// Applies a round: one mailbox message per touched entity, all entities at once.
@@ -87,8 +87,8 @@ impl Entities {
         let by_entity = by_entity(inputs);
         let mut touched: Vec<(Id, u64)> = Vec::with_capacity(by_entity.len());
         let (done, outcomes) = Outcomes::new(by_entity.len());
-        let memory = Arc::clone(&self.memory);
-        memory.look(|look| {
+        let overlay = Arc::clone(&self.overlay);
+        overlay.look(|look| {
             for (id, inputs) in by_entity {
                 let rows = load_rows(look, &id, &inputs)?;
                 let (actor, start) = self.activate(look, &id)?;
@@ -103,7 +103,7 @@ impl Entities {
         let mut effects: Vec<(Position, Vec<Effect>)> = Vec::new();
         for Outcome { changed: change, effects: more } in outcomes.await.unwrap_or_default() {
             if let Some(state) = &change.state {
-                self.known.put_state(&change.id, state);
+                self.cache.put_state(&change.id, state);
             }
             changed.push(change);
             effects.extend(more);
@@ -121,7 +121,7 @@ impl Entities {
 
     /// The entity's actor, and what it is to start from if it was not active.
     fn activate(&mut self, look: &Look<'_>, id: &Id) -> Result<(&ActorRef<Work>, Option<Start>), StoreError> {
-        let state = match self.known.get(id) {
+        let state = match self.cache.get(id) {
             Some(cache::Entity { actor: Some(number), .. }) => {
                 let active = &mut self.active[*number];
                 active.was_used = true;
@@ -131,7 +131,7 @@ impl Entities {
             None => look.state(id)?,
         };
         let number = self.actor_for(id);
-        self.known.put(id.clone(), cache::Entity { state: state.clone(), actor: Some(number) });
+        self.cache.put(id.clone(), cache::Entity { state: state.clone(), actor: Some(number) });
         Ok((&self.active[number].actor, Some(Start { kind: self.kind, id: id.clone(), state })))
     }
 
@@ -151,7 +151,7 @@ impl Entities {
         // What the other entity still has in the mailbox comes before the start of this one.
         let other = std::mem::replace(&mut active.id, id.clone());
         active.was_used = true;
-        self.known.passivate(&other, number);
+        self.cache.passivate(&other, number);
         number
     }
 

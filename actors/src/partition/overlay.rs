@@ -78,11 +78,11 @@ impl Overlay {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Fresh> {
-        self.fresh.read().expect("nobody panics while changing the memory")
+        self.fresh.read().expect("nobody panics while changing it")
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Fresh> {
-        self.fresh.write().expect("nobody panics while changing the memory")
+        self.fresh.write().expect("nobody panics while changing it")
     }
 }
 

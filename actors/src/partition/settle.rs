@@ -47,7 +47,7 @@ pub enum Settled {
 #[derive(Debug)]
 pub struct Settler {
     /// What the partition knows.
-    pub memory: Arc<Overlay>,
+    pub overlay: Arc<Overlay>,
     /// Where checkpoints go.
     pub partition_store: SharedPartitionStore,
     /// Where answers go.
@@ -110,14 +110,14 @@ impl Settler {
     }
 
     fn save(&self, checkpoint: Checkpoint) -> impl FnOnce() -> Result<(), StoreError> + 'static {
-        let (partition_store, memory, saved) =
-            (Arc::clone(&self.partition_store), Arc::clone(&self.memory), self.saved.clone());
+        let (partition_store, overlay, saved) =
+            (Arc::clone(&self.partition_store), Arc::clone(&self.overlay), self.saved.clone());
         let counts = Arc::clone(&self.counts);
         move || {
             let begin = Instant::now();
             partition_store.write(&checkpoint)?;
             counts.checkpoint(begin.elapsed());
-            memory.saved(checkpoint.meta.cursor);
+            overlay.saved(checkpoint.meta.cursor);
             // Before it counts as saved, because the next one waits for that.
             partition_store.tidy()?;
             saved.send_replace(checkpoint.meta.cursor);

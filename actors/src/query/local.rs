@@ -241,7 +241,7 @@ impl Local {
             let now = Arc::clone(&view.borrow_and_update());
             let partition = now.partitions.get(&number).ok_or(Unread::NotHere)?;
             if now.has_settled([partition], last).await {
-                let seen = partition.handle.memory.look(|moment| Ok((moment.cursor(), look(moment)?)));
+                let seen = partition.handle.overlay.look(|moment| Ok((moment.cursor(), look(moment)?)));
                 let (cursor, seen) = seen.map_err(|error| {
                     tracing::error!("{}: {error}", self.kind);
                     self.unavailable("its data cannot be read")

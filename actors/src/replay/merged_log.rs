@@ -1,4 +1,4 @@
-//! Logs as a tape: every record of some kinds from the first one on, or of each partition from behind
+//! Logs as one: every record of some kinds from the first one on, or of each partition from behind
 //! its snapshot on, in the order of their times, up to where the logs ended when they were looked at.
 //! Read-only.
 
@@ -19,7 +19,7 @@ pub struct MergedLog {
     tracks: Vec<Track>,
 }
 
-/// One kind's part of the tape.
+/// One kind's part of it.
 #[derive(Debug)]
 struct Track {
     kind: Kind,
@@ -35,7 +35,7 @@ struct Track {
     end: u64,
 }
 
-/// Why the tape does not go on.
+/// Why a merged log does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum TapeError {
     /// A log cannot be read.

@@ -178,7 +178,7 @@ impl Running {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let view = self.view.borrow().clone();
-        let state = view.partitions[&partition].handle.memory.look(|look| look.state(wallet)).unwrap().unwrap();
+        let state = view.partitions[&partition].handle.overlay.look(|look| look.state(wallet)).unwrap().unwrap();
         let State::Wallet(Wallet::Open(open)) = State::decode(KIND, &state).unwrap() else { panic!("{state:?}") };
         open.balance.get()
     }

@@ -191,7 +191,7 @@ mod tests {
 
     use super::*;
     use crate::store::{
-        Checkpoint, Meta,
+        Checkpoint, ItemsError, Meta,
         delta::{Changed, Delta},
     };
 
@@ -355,7 +355,7 @@ mod tests {
         partition_store.write(&checkpoint(17, &["a", "b"], &[])).unwrap();
         damage(folder.path(), -8);
         let read = partition_store.freeze().unwrap().unwrap().each(&mut |_| Ok(()));
-        assert!(matches!(read, Err(crate::store::ItemsError::Store(StoreError::Damaged(0)))), "{read:?}");
+        assert!(matches!(read, Err(ItemsError::Store(StoreError::Damaged(0)))), "{read:?}");
         assert!(matches!(partition_store.write(&checkpoint(18, &["c"], &[])), Err(StoreError::Damaged(0))));
         assert!(matches!(partition_store.freeze(), Err(StoreError::Damaged(0))));
         let partition_store = store.partition(0).unwrap();

@@ -12,8 +12,7 @@ use prometheus_client::{
 };
 use shop_limits::turns::Turns;
 
-use crate::limits::Limit;
-use crate::{body::Bodies, doors::Doors};
+use crate::{body::Bodies, doors::Doors, limits::Limit};
 
 type Number = Gauge<u64, AtomicU64>;
 
